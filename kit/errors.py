@@ -1,0 +1,65 @@
+"""Every error a user can meet, and the exit code it ends the program with.
+
+    KitError                     1  a check or command found something wrong
+    ├── UsageError               2  the command line or a setting is wrong
+    ├── EnvironmentNotReady      3  the machine lacks something: memory, disk, a free port, weights
+    ├── IntegrityError           4  checksum mismatch, damaged file, upstream drift
+    │   └── UnsafePickle         4  a checkpoint's pickle would call code
+    ├── BudgetExceeded           5  a measured memory peak passed its budget
+    └── ServiceError             6  the service did not start, died, or is unhealthy
+
+0 is success and 130 an interrupt (Ctrl-C). The CLI prints ``error: …`` and ``hint: …`` for these;
+any other exception that escapes is a bug and keeps its traceback.
+"""
+
+
+class KitError(Exception):
+    """An error with a remedy. ``hint`` says what to do next: a command or a concrete step."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+class UsageError(KitError):
+    """The command line or a setting is wrong."""
+
+    exit_code = 2
+
+
+class EnvironmentNotReady(KitError):
+    """The machine lacks something the command needs."""
+
+    exit_code = 3
+
+
+class IntegrityError(KitError):
+    """Data is not what it should be: checksum mismatch, damaged file, drift."""
+
+    exit_code = 4
+
+
+class UnsafePickle(IntegrityError):
+    """A checkpoint's pickle asks for code to be called."""
+
+
+class BudgetExceeded(KitError):
+    """A measured memory peak passed its budget."""
+
+    exit_code = 5
+
+
+class ServiceError(KitError):
+    """The service did not start, died, or is unhealthy."""
+
+    exit_code = 6
+
+
+def _rebuild(cls: type[KitError], message: str, hint: str) -> KitError:
+    return cls(message, hint=hint)

@@ -1,0 +1,1 @@
+"""Memory: plan (predict), probe (measure), hold (compare)."""

@@ -1,0 +1,78 @@
+"""Settings: defaults, overridden by KIT_* environment variables, and the folders the kit writes."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit import units
+from kit.errors import UsageError
+
+DEFAULT_MAX_VRAM_BYTES = 30 * units.GIB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says. The CLI's flags default to these values.
+
+    Attributes:
+        data_dir: converted weights (``KIT_DATA_DIR``, else ``$XDG_DATA_HOME/spark-kit``).
+        state_dir: run state and logs (``KIT_STATE_DIR``, else ``$XDG_STATE_HOME/spark-kit``).
+        host: address the server binds (``KIT_HOST``).
+        port: port the server binds (``KIT_PORT``).
+        max_vram_bytes: budget for the VRAM peak (``KIT_MAX_VRAM``, such as ``30GiB``).
+        max_ram_bytes: budget for the host RAM peak (``KIT_MAX_RAM``); None takes it from the plan.
+        api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
+    """
+
+    data_dir: Path
+    state_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_vram_bytes: int = DEFAULT_MAX_VRAM_BYTES
+    max_ram_bytes: int | None = None
+    api_key: str | None = None
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Read the settings.
+
+        Raises:
+            UsageError: a variable cannot be understood; the message names it.
+        """
+        home = Path(environ.get("HOME") or Path.home())
+
+        def folder(variable: str, xdg_variable: str, default: str) -> Path:
+            if chosen := environ.get(variable):
+                return Path(chosen).expanduser().absolute()
+            return Path(environ.get(xdg_variable) or home / default) / "spark-kit"
+
+        def size(variable: str) -> int | None:
+            text = environ.get(variable)
+            return units.parse_size(text) if text else None
+
+        return cls(
+            data_dir=folder("KIT_DATA_DIR", "XDG_DATA_HOME", ".local/share"),
+            state_dir=folder("KIT_STATE_DIR", "XDG_STATE_HOME", ".local/state"),
+            host=environ.get("KIT_HOST") or cls.host,
+            port=_port(environ.get("KIT_PORT") or str(cls.port)),
+            max_vram_bytes=size("KIT_MAX_VRAM") or DEFAULT_MAX_VRAM_BYTES,
+            max_ram_bytes=size("KIT_MAX_RAM"),
+            api_key=environ.get("KIT_API_KEY") or None,
+        )
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 65536:
+        return int(text)
+    raise UsageError(f"KIT_PORT is not a port: {text!r}", hint="set it to a number such as 8000")
+
+
+def bundled(name: str) -> Path:
+    """Path of a file or folder that comes with the kit: ``demo`` or ``kit.lock``.
+
+    In a checkout it lies at the repository's root, in an installed wheel under ``kit/bundled``.
+    """
+    package = Path(__file__).parent
+    packaged = package / "bundled" / name
+    return packaged if packaged.exists() else package.parent / name

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: where they come from, conversion, the weights folder."""
