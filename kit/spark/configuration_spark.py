@@ -1,0 +1,94 @@
+"""Configuration of iFlytekSpark models in transformers' conventions.
+
+This file travels with every converted model directory, so it imports nothing but transformers.
+"""
+
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+
+
+class SparkConfig(PreTrainedConfig):
+    """Shape and constants of an iFlytekSpark model; the defaults are those of iFlytekSpark-13B.
+
+    Attributes:
+        intermediate_size: width of the gated MLP after gating (upstream's ffn_hidden_size).
+        sliding_window: upstream's ``localsize``: how many keys a query sees at most, itself
+            included; None for plain causal attention.
+        window: ``"block"`` reproduces upstream's inference, whose window moves in whole blocks of
+            128 keys and 16 queries; ``"exact"`` is the tight window of upstream's training and of
+            flash kernels. The two differ only once a sequence is longer than ``sliding_window``.
+        rope_parameters: rotary embedding over the whole head, base 1e6, half-split rotation.
+        layer_types: per layer, whether its KV cache may forget what left the window.
+    """
+
+    model_type = "iflytekspark"
+    keys_to_ignore_at_inference = ("past_key_values",)
+    base_model_tp_plan = {  # noqa: RUF012  (transformers declares it so)
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {  # noqa: RUF012
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 60000
+    hidden_size: int = 5120
+    intermediate_size: int = 14336
+    num_hidden_layers: int = 40
+    num_attention_heads: int = 40
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 32768
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    attention_dropout: float = 0.0
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = 5
+    pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    sliding_window: int | None = 8192
+    window: str = "block"
+    layer_types: list[str] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in what follows from other fields; check the rest.
+
+        Raises:
+            ValueError: a field contradicts another.
+        """
+        if self.window not in ("block", "exact"):
+            raise ValueError(f"window must be 'block' or 'exact', not {self.window!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        self.rope_parameters = self.rope_parameters or {
+            "rope_type": "default",
+            "rope_theta": 1_000_000.0,
+        }
+        if self.layer_types is None:
+            self.layer_types = [self._layer_type()] * self.num_hidden_layers
+        super().__post_init__(**kwargs)
+
+    def _layer_type(self) -> str:
+        """Block windows reach past the tight window unless it is a multiple of the query block."""
+        if self.sliding_window is None or (self.window == "block" and self.sliding_window % 16):
+            return "full_attention"
+        return "sliding_attention"
+
+
+__all__ = ["SparkConfig"]
