@@ -1,0 +1,73 @@
+"""Hold a measured memory peak against its budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kit.errors import BudgetExceeded
+from kit.memory.unavailable import Unavailable
+from kit.units import format_gib
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was promised. ``max_vram_bytes`` is None where the model does not run on a GPU."""
+
+    max_ram_bytes: int
+    max_vram_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run took at its peak."""
+
+    host_peak_bytes: int | Unavailable
+    device_peak_bytes: int | Unavailable
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One figure held against its budget."""
+
+    what: str
+    flag: str
+    peak_bytes: int | Unavailable
+    budget_bytes: int
+
+    @property
+    def passed(self) -> bool:
+        """Measured, and within the budget."""
+        return isinstance(self.peak_bytes, int) and self.peak_bytes <= self.budget_bytes
+
+    def __str__(self) -> str:
+        budget = format_gib(self.budget_bytes)
+        if isinstance(self.peak_bytes, Unavailable):
+            return f"peak {self.what} could not be measured ({self.peak_bytes.reason})"
+        if self.passed:
+            return f"peak {self.what} {format_gib(self.peak_bytes)} within {budget}"
+        over = format_gib(self.peak_bytes - self.budget_bytes)
+        return f"peak {self.what} {format_gib(self.peak_bytes)}, {over} over the budget of {budget}"
+
+
+def hold(budget: Budget, measured: Measured) -> tuple[Verdict, ...]:
+    """A verdict for every figure that was promised."""
+    verdicts = [Verdict("host RAM", "--max-ram", measured.host_peak_bytes, budget.max_ram_bytes)]
+    if budget.max_vram_bytes is not None:
+        vram = Verdict("VRAM", "--max-vram", measured.device_peak_bytes, budget.max_vram_bytes)
+        verdicts.append(vram)
+    return tuple(verdicts)
+
+
+def require(verdicts: Sequence[Verdict]) -> None:
+    """Return when every verdict passed.
+
+    Raises:
+        BudgetExceeded: a peak passed its budget, or was promised and could not be measured.
+    """
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    if not failed:
+        return
+    flags = " and ".join(verdict.flag for verdict in failed)
+    raise BudgetExceeded(
+        "; ".join(str(verdict) for verdict in failed),
+        hint=f"ask for less (--context, --max-sequences), or allow more with {flags}",
+    )

@@ -1,0 +1,117 @@
+"""The shape of a converted model directory: its config.json, and its safetensors headers."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.errors import EnvironmentNotReady, IntegrityError
+
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the memory of a model follows from.
+
+    Attributes:
+        max_context: positions the model was made for.
+        window: keys a query sees at most (upstream's local window); None: all.
+        dtype_bytes: bytes of one number in the weights, the KV cache and the activations.
+        weights_bytes: of all tensors together.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    max_context: int
+    window: int | None
+    dtype_bytes: int
+    weights_bytes: int
+
+
+def read_shape(model_dir: Path) -> ModelShape:
+    """Shape of the model in ``model_dir``; reads headers only, never the tensors.
+
+    Raises:
+        EnvironmentNotReady: config.json or the safetensors files are missing.
+        IntegrityError: one of them is damaged or cut short.
+    """
+    config = _config(model_dir)
+    files = sorted(model_dir.glob("*.safetensors"))
+    if not files:
+        raise EnvironmentNotReady(
+            f"no safetensors files in {model_dir}", hint="convert a checkpoint: kit weights convert"
+        )
+    sizes: Counter[str] = Counter()
+    for path in files:
+        sizes.update(tensor_bytes(path))
+    floats = {dtype: size for dtype, size in sizes.items() if dtype in _DTYPE_BYTES}
+    try:
+        return ModelShape(
+            layers=int(config["num_hidden_layers"]),
+            hidden=int(config["hidden_size"]),
+            intermediate=int(config["intermediate_size"]),
+            vocabulary=int(config["vocab_size"]),
+            max_context=int(config["max_position_embeddings"]),
+            window=config.get("sliding_window"),
+            dtype_bytes=_DTYPE_BYTES[max(floats, key=floats.__getitem__)],
+            weights_bytes=sum(sizes.values()),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(model_dir / "config.json", f"no usable {error}") from error
+
+
+def tensor_bytes(path: Path) -> Counter[str]:
+    """Bytes of the tensors in a safetensors file, by dtype.
+
+    The format: 8 bytes little-endian header length, a JSON header with ``dtype`` and
+    ``data_offsets`` per tensor, the data (https://github.com/huggingface/safetensors#format).
+
+    Raises:
+        IntegrityError: the header is broken, or the file is not as long as it says.
+    """
+    sizes: Counter[str] = Counter()
+    end = 0
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        actual = path.stat().st_size
+        if not 0 < length <= actual - 8:
+            raise _damaged(path, "its header is cut short")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            for tensor in header.values():
+                begin, end_here = tensor["data_offsets"]
+                sizes[tensor["dtype"]] += end_here - begin
+                end = max(end, end_here)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, "its header cannot be read") from error
+    if actual != 8 + length + end:
+        raise _damaged(path, f"{actual} bytes long, its header says {8 + length + end}")
+    return sizes
+
+
+def _config(model_dir: Path) -> dict[str, Any]:
+    path = model_dir / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"{path} cannot be read ({error.strerror})",
+            hint="name a converted model directory; kit weights convert makes one",
+        ) from error
+    except ValueError as error:
+        raise _damaged(path, "not JSON") from error
+    if not isinstance(config, dict):
+        raise _damaged(path, "not a JSON object")
+    return config
+
+
+def _damaged(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is damaged: {why}",
+        hint=f"remove {path.parent} and convert again: kit weights convert",
+    )

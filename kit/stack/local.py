@@ -1,0 +1,181 @@
+"""The local process runtime: `kit serve` in a session of its own, with a state file and a log."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import kit
+from kit.errors import ServiceError
+from kit.memory.proc import process_stat
+from kit.memory.unavailable import Unavailable
+from kit.stack import state as states
+from kit.stack.runtime import Running, RuntimeName, ServeSpec
+from kit.stack.state import State
+from kit.units import MIB
+
+SERVER_COMMAND = (sys.executable, "-m", "kit", "serve")
+GRACE_SECONDS = 15.0
+_ROTATE_BYTES = 10 * MIB
+_POLL_SECONDS = 0.1
+
+
+class LocalRuntime:
+    """One service as a process of this machine.
+
+    ``server_command`` is what the arguments of :func:`serve_arguments` are appended to.
+    """
+
+    name: RuntimeName = "local"
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        server_command: Sequence[str] = SERVER_COMMAND,
+        environ: Mapping[str, str] = os.environ,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self._state_file = state_dir / "service.json"
+        self.log_file = state_dir / "service.log"
+        self._command = tuple(server_command)
+        self._environ = environ
+        self._grace_seconds = grace_seconds
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, spec: ServeSpec) -> Running:
+        """Start the server; its output goes to the log file.
+
+        Raises:
+            ServiceError: the server's program cannot be started, or ended at once.
+        """
+        command = (*self._command, *serve_arguments(spec))
+        log_offset = self._open_log(command)
+        self._child = self._spawn(command)
+        stat = process_stat(self._child.pid)
+        if isinstance(stat, Unavailable):
+            raise ServiceError(
+                f"the server's process cannot be watched: {stat.reason}", hint="mount /proc"
+            )
+        state = State(
+            spec=spec,
+            pid=self._child.pid,
+            start_ticks=stat.start_ticks,
+            boot_id=states.boot_id(),
+            started_at=time.time(),
+            log_offset=log_offset,
+            command=command,
+        )
+        states.write(self._state_file, state)
+        return self._running(state)
+
+    def status(self) -> Running | None:
+        """The service the state file tells of."""
+        state = states.read(self._state_file)
+        return None if state is None else self._running(state)
+
+    def stop(self) -> bool:
+        """SIGTERM, a time of grace, then SIGKILL for the whole process group."""
+        state = states.read(self._state_file)
+        was_alive = state is not None and states.is_alive(state)
+        if state is not None and was_alive:
+            self._end(state)
+        if self._child is not None:
+            self._child.wait()
+        self._state_file.unlink(missing_ok=True)
+        return was_alive
+
+    def logs(self, lines: int, *, follow: bool = False, this_run: bool = False) -> Iterator[str]:
+        """The last ``lines`` lines of the log, then new ones as they come."""
+        if not self.log_file.exists():
+            return
+        state = states.read(self._state_file)
+        with self.log_file.open(errors="replace") as file:
+            if this_run and state is not None:
+                file.seek(state.log_offset)
+            yield from (line.rstrip("\n") for line in deque(file, maxlen=lines))
+            while follow and state is not None and states.is_alive(state):
+                yield from (line.rstrip("\n") for line in file)
+                time.sleep(_POLL_SECONDS)
+            if follow:
+                yield from (line.rstrip("\n") for line in file)
+
+    def _end(self, state: State) -> None:
+        """End the process group of ``state``, whose leader is alive."""
+        _signal_group(state.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._grace_seconds
+        while states.is_alive(state) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        _signal_group(state.pid, signal.SIGKILL)  # the leader, or what it left behind
+        while states.is_alive(state):
+            time.sleep(_POLL_SECONDS)
+
+    def _running(self, state: State) -> Running:
+        child = self._child if self._child and self._child.pid == state.pid else None
+        code = child.poll() if child else None
+        if code is not None and code < 0:
+            code = 128 - code  # as shells write it: 137 is SIGKILL
+        return Running(
+            spec=state.spec,
+            alive=states.is_alive(state),
+            pid=state.pid,
+            started_at=state.started_at,
+            exit_code=Unavailable("started by an earlier command") if code is None else code,
+        )
+
+    def _open_log(self, command: Sequence[str]) -> int:
+        """Begin a run in the log; returns its offset. A log that has grown long is set aside."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self.log_file.stat().st_size > _ROTATE_BYTES:
+                self.log_file.replace(self.log_file.with_suffix(".log.1"))
+        self.log_file.touch(mode=0o600)
+        with self.log_file.open("a") as file:
+            offset = file.tell()
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            file.write(f"--- {now} {' '.join(command)}\n")
+        return offset
+
+    def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start ``command`` detached from this terminal, in the folder that holds the kit."""
+        environment = {**self._environ, "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        with self.log_file.open("ab") as log:
+            try:
+                return subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=Path(kit.__file__).parent.parent,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ServiceError(
+                    f"cannot start {command[0]}: {error.strerror}",
+                    hint="install the kit again: make setup",
+                ) from error
+
+
+def serve_arguments(spec: ServeSpec) -> tuple[str, ...]:
+    """The arguments of `kit serve` for ``spec``. The API key travels in the environment."""
+    options = {
+        "--host": spec.host,
+        "--port": spec.port,
+        "--name": spec.name,
+        "--context": spec.context,
+        "--max-sequences": spec.max_sequences,
+        "--device": spec.device,
+    }
+    return (str(spec.model_dir), *(str(part) for option in options.items() for part in option))
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended in between, which is what we want
+        os.killpg(group, number)

@@ -1,0 +1,75 @@
+"""Which model to serve: resolve `--model demo|DIR` into a converted directory."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady, KitError
+from kit.memory.shape import read_shape
+from kit.settings import bundled
+from kit.stack.listener import Listener
+
+DEMO = "demo"
+WEIGHTS_URL = "https://gitee.com/iflytekopensource/i-flytek-spark-13-b-model-gpu"
+CONVERT = "kit weights convert PATH_TO/mp_rank_00_model_states.pt spark-13b"
+SERVE = "kit up --model spark-13b"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A directory that can be served.
+
+    Attributes:
+        question: what to ask it first.
+    """
+
+    name: str
+    directory: Path
+    demo: bool
+    question: str
+
+
+def resolve(wanted: str | None, data_dir: Path, has_gpu: bool, listener: Listener) -> Model:
+    """The model to serve; without ``wanted`` the demo, but only where there is no GPU.
+
+    Raises:
+        EnvironmentNotReady: there is no such directory, it is not converted, or nothing was asked
+            for on a machine with a GPU.
+        IntegrityError: files of the demo are damaged.
+    """
+    if wanted is None and has_gpu:
+        raise EnvironmentNotReady(
+            "this machine has a GPU, and no model was named",
+            hint=f"get the weights from {WEIGHTS_URL}, then: {CONVERT} && {SERVE} "
+            "(or try the tiny demo: kit up --model demo)",
+        )
+    if wanted is None or wanted == DEMO:
+        return Model(DEMO, _demo(data_dir, listener), True, "What is spark-kit?")
+    directory = Path(wanted).expanduser().absolute()
+    _require_converted(directory)
+    return Model(directory.name, directory, False, "你好")
+
+
+def _require_converted(directory: Path) -> None:
+    if not directory.exists():
+        raise EnvironmentNotReady(
+            f"there is no {directory}",
+            hint=f"name a converted directory, or demo; to get one: {CONVERT}",
+        )
+    if not directory.is_dir():
+        raise EnvironmentNotReady(
+            f"{directory} is a file, not a converted directory",
+            hint=f"convert it first: kit weights convert {directory} DIRECTORY",
+        )
+    if (directory / "config.json").is_file() and any(directory.glob("*.safetensors")):
+        return
+    shards = sorted(directory.rglob("mp_rank_*.pt"))
+    if shards:
+        raise EnvironmentNotReady(
+            f"{directory} holds upstream's checkpoint, which is not served as it is",
+            hint=f"convert it first: kit weights convert {shards[0]} DIRECTORY",
+        )
+    raise EnvironmentNotReady(
+        f"{directory} holds no converted model (config.json and *.safetensors)",
+        hint=f"to make one: {CONVERT}",
+    )

@@ -1,0 +1,91 @@
+"""Wait until a started service is ready, or find out why it never will be."""
+
+import time
+
+from kit.errors import KitError, ServiceError
+from kit.stack import postmortem
+from kit.stack.listener import Listener
+from kit.stack.runtime import Running, Runtime
+from kit.stack.service import Failed, Loading, Ready, Service, Silent
+
+POLL_SECONDS = 0.1
+_HANGS = 3
+"""Probes in a row that a listening server may leave unanswered before it counts as hung."""
+_LAST_WORDS_SECONDS = 5.0
+_LOG_LINES = 12
+
+
+def wait_ready(
+    runtime: Runtime, service: Service, timeout_seconds: float, listener: Listener
+) -> Ready:
+    """Block until the service is ready, passing on phase and progress.
+
+    Raises:
+        ServiceError: it died, hangs, says that it failed, or took longer than ``timeout_seconds``.
+        EnvironmentNotReady, IntegrityError: it died and said so itself.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    phase, hangs = "starting", 0
+    while time.monotonic() < deadline:
+        require_alive(runtime, listener)
+        match service.health():
+            case Ready() as ready:
+                return ready
+            case Failed(error, hint):
+                _await_end(runtime, listener)
+                raise ServiceError(error, hint=hint)
+            case Loading(phase, fraction):
+                hangs = 0
+                listener.progress(phase, fraction)
+            case Silent(reason, refused):
+                hangs = 0 if refused else hangs + 1
+                if hangs == _HANGS:
+                    raise ServiceError(
+                        f"the server hangs: {reason}", hint="start it again: kit down, kit up"
+                    )
+                listener.progress("starting", None)
+        time.sleep(POLL_SECONDS)
+    show_log(runtime, listener)
+    raise ServiceError(
+        f"not ready after {timeout_seconds:.0f} s (phase: {phase})",
+        hint="see kit logs; if it only needs longer, give it more seconds with --timeout",
+    )
+
+
+def require_alive(runtime: Runtime, listener: Listener) -> Running:
+    """The running service.
+
+    Raises:
+        KitError: it was stopped by someone else, or died; then its last log lines are shown.
+    """
+    running = runtime.status()
+    if running is None:
+        raise ServiceError(
+            "the service was stopped by another command", hint="start it again: kit up"
+        )
+    if not running.alive:
+        raise death(runtime, running, listener)
+    return running
+
+
+def death(runtime: Runtime, running: Running, listener: Listener) -> KitError:
+    """Show the last log lines of a dead service; returns the error that explains them."""
+    log = show_log(runtime, listener)
+    return postmortem.explain(running.exit_code, log)
+
+
+def show_log(runtime: Runtime, listener: Listener) -> list[str]:
+    """Pass on the last lines that the present run logged, and return them."""
+    log = list(runtime.logs(_LOG_LINES, this_run=True))
+    for line in log:
+        listener.say(f"  log │ {line}")
+    return log
+
+
+def _await_end(runtime: Runtime, listener: Listener) -> None:
+    """A server that failed to load ends itself, with a better exit code than we could choose."""
+    deadline = time.monotonic() + _LAST_WORDS_SECONDS
+    while time.monotonic() < deadline:
+        require_alive(runtime, listener)
+        time.sleep(POLL_SECONDS)
+    show_log(runtime, listener)

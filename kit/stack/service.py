@@ -1,0 +1,124 @@
+"""The running service as its clients see it, over HTTP."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from kit.errors import ServiceError
+
+_PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model answers. The figures are the server's own, from ``/health/ready``."""
+
+    model: str
+    dtype: str
+    device: str
+    context_length: int
+    max_sequences: int
+    load_seconds: float
+    device_peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Not ready yet. ``fraction`` of ``phase`` is done, from 0.0 to 1.0."""
+
+    phase: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The server runs, but says that it cannot serve."""
+
+    error: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Silent:
+    """No usable reply. ``refused``: nothing listens (yet); otherwise something does and hangs."""
+
+    reason: str
+    refused: bool
+
+
+Health = Ready | Loading | Failed | Silent
+
+
+class Service:
+    """A client of the service at ``base_url`` (such as ``http://127.0.0.1:8000``).
+
+    Proxy settings of the environment are not followed: the service is on this machine.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+        self.base_url = base_url
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.Client(
+            base_url=base_url, headers=headers, timeout=_PROBE_SECONDS, trust_env=False
+        )
+
+    def health(self) -> Health:
+        """What ``/health/ready`` says now."""
+        try:
+            response = self._client.get("/health/ready")
+            body = response.json()
+            return _health(response.status_code, body)
+        except httpx.ConnectError as error:
+            return Silent(str(error), refused=True)
+        except httpx.HTTPError as error:
+            return Silent(f"{type(error).__name__} {error}".strip(), refused=False)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return Silent("another program answers on this port", refused=False)
+
+    def ask(self, model: str, question: str, *, max_tokens: int, timeout_seconds: float) -> str:
+        """The answer of ``model`` to one user message.
+
+        Raises:
+            ServiceError: it could not be had.
+        """
+        request = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": max_tokens,
+        }
+        try:
+            response = self._client.post(
+                "/v1/chat/completions", json=request, timeout=timeout_seconds
+            )
+            response.raise_for_status()
+            return str(response.json()["choices"][0]["message"]["content"])
+        except httpx.HTTPStatusError as error:
+            why = f"status {error.response.status_code}: {error.response.text[:300]}"
+        except httpx.HTTPError as error:
+            why = f"{type(error).__name__} {error}".strip()
+        except (ValueError, KeyError, IndexError, TypeError):
+            why = "it is not an OpenAI-style reply"
+        raise ServiceError(f"the service gave no answer: {why}", hint="read its log: kit logs")
+
+
+def base_url(host: str, port: int) -> str:
+    """URL under which this machine reaches a server that binds ``host``."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _health(status: int, body: dict[str, Any]) -> Health:
+    if status == 200 and body["status"] == "ready":
+        return Ready(
+            model=str(body["model"]),
+            dtype=str(body["dtype"]),
+            device=str(body["device"]),
+            context_length=int(body["context_length"]),
+            max_sequences=int(body["max_sequences"]),
+            load_seconds=float(body["load_seconds"]),
+            device_peak_bytes=body["memory"]["device_peak_bytes"],
+        )
+    if body["status"] == "loading":
+        return Loading(str(body["phase"]), float(body["progress"]))
+    return Failed(str(body["error"]), str(body["hint"]))
