@@ -1,0 +1,52 @@
+"""Arithmetic of chunks: which block of a tensor to read next, and where its rows go."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows ``first_row`` to ``last_row`` (exclusive), columns alike, of a tensor seen as a matrix.
+
+    Its elements are contiguous: either whole rows, or a piece of one row.
+    """
+
+    first_row: int
+    last_row: int
+    first_column: int
+    last_column: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the block."""
+        return self.last_row - self.first_row, self.last_column - self.first_column
+
+    @property
+    def size(self) -> int:
+        """Elements of the block."""
+        rows, columns = self.shape
+        return rows * columns
+
+
+def blocks(rows: int, width: int, max_elements: int) -> Iterator[Block]:
+    """Cut a ``[rows, width]`` matrix into blocks of at most ``max_elements``, in memory order."""
+    if width > max_elements:
+        for row in range(rows):
+            for column in range(0, width, max_elements):
+                yield Block(row, row + 1, column, min(column + max_elements, width))
+        return
+    step = max_elements // width
+    for row in range(0, rows, step):
+        yield Block(row, min(row + step, rows), 0, width)
+
+
+def wanted(rows: range, first: int, last: int) -> tuple[range, int]:
+    """Those of ``rows`` (ascending) that lie in ``first`` to ``last`` (exclusive).
+
+    Returns:
+        The rows, counted from ``first``, and the position of the first of them within ``rows``.
+    """
+    begin = len(range(rows.start, min(rows.stop, first), rows.step))
+    end = len(range(rows.start, min(rows.stop, last), rows.step))
+    found = rows[begin:end]
+    return range(found.start - first, found.stop - first, found.step), begin

@@ -1,0 +1,92 @@
+"""What a conversion has finished so far, kept on disk so that it can go on after any interruption.
+
+One small JSON file in the work directory, replaced atomically after each finished shard.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+JOURNAL_NAME = ".progress.json"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A finished shard: size, sha256 of each tensor's bytes in it, infinite and NaN elements."""
+
+    size_bytes: int
+    tensors: dict[str, str]
+    nonfinite_count: int
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The state of one conversion.
+
+    Attributes:
+        key: identifies source and plan; a journal with another key is of no use.
+        shards: the finished ones by file name.
+        source_sha256: of the whole source file, once all shards are finished.
+    """
+
+    key: str
+    shards: dict[str, ShardRecord]
+    source_sha256: str | None = None
+
+
+def open_journal(directory: Path, key: str) -> Journal:
+    """The journal of an interrupted conversion with this ``key``, or a new one.
+
+    Creates ``directory``. Whatever in it does not belong to a finished shard is removed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    found = _read(directory / JOURNAL_NAME)
+    journal = found if found is not None and found.key == key else Journal(key, {})
+    intact = {
+        name: record
+        for name, record in journal.shards.items()
+        if (directory / name).is_file() and (directory / name).stat().st_size == record.size_bytes
+    }
+    for path in directory.iterdir():
+        if path.name not in intact:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    journal = replace(journal, shards=intact)
+    write_journal(directory, journal)
+    return journal
+
+
+def write_journal(directory: Path, journal: Journal) -> None:
+    """Replace the journal on disk; it is there, whole, when this returns."""
+    write_durably(directory / JOURNAL_NAME, json.dumps(asdict(journal)).encode())
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file so that after a crash either the old or the new one is there, whole."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the directory's names (creations, renames) durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(path: Path) -> Journal | None:
+    try:
+        content = json.loads(path.read_bytes())
+        shards = {name: ShardRecord(**record) for name, record in content["shards"].items()}
+        return Journal(content["key"], shards, content["source_sha256"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

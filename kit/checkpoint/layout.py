@@ -1,0 +1,150 @@
+"""The mapping from upstream's tensors to the model's, which are named as Hugging Face models are.
+
+Upstream stores query, key and value as one matrix (three thirds of its rows) and the gated MLP's
+two projections as one matrix with interleaved rows: even rows feed the GELU (``gate_proj``), odd
+rows are the linear factor (``up_proj``). The output head shares the embedding table and is not
+stored. Dimensions are read from the tensors, never assumed.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kit.checkpoint.torchfile import TensorEntry
+from kit.errors import IntegrityError
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """What the tensors' shapes tell. ``ffn_size`` counts the MLP's inner width after gating."""
+
+    layers: int
+    hidden_size: int
+    ffn_size: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of the model: ``rows`` (dimension 0) of one upstream tensor, in that order."""
+
+    name: str
+    rows: range
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One upstream tensor and the tensors made of it. Every row goes into exactly one part."""
+
+    source: TensorEntry
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A pair of weight ``[out, in]`` (``[out]`` where ``inner`` is None) and bias ``[out]``.
+
+    ``interleaved`` tells how several targets share the rows: alternating, or in equal blocks.
+    """
+
+    upstream: str
+    outer: str
+    inner: str | None
+    targets: tuple[str, ...]
+    interleaved: bool = False
+
+
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_GATED = ("mlp.gate_proj", "mlp.up_proj")
+_LAYER = (
+    _Linear("input_layernorm", "h", None, ("input_layernorm",)),
+    _Linear("self_attention.query_key_value", "3h", "h", _QKV),
+    _Linear("self_attention.dense", "h", "h", ("self_attn.o_proj",)),
+    _Linear("post_attention_layernorm", "h", None, ("post_attention_layernorm",)),
+    _Linear("mlp.dense_h_to_4h", "2f", "h", _GATED, interleaved=True),
+    _Linear("mlp.dense_4h_to_h", "h", "f", ("mlp.down_proj",)),
+)
+_FINAL = _Linear("encoder.final_layernorm", "h", None, ("model.norm",))
+_EMBEDDING = "embedding.word_embeddings.weight"
+_LAYER_NAME = re.compile(r"encoder\.layers\.(0|[1-9]\d{0,5})\.")
+_HINT = (
+    "give upstream's full checkpoint: one mp_rank_00 file, neither a tensor-parallel shard "
+    "nor a LoRA adapter"
+)
+
+
+def map_tensors(tensors: Sequence[TensorEntry]) -> tuple[Dimensions, tuple[Mapping, ...]]:
+    """Map upstream's tensors to the model's.
+
+    Returns:
+        The dimensions, and one mapping per upstream tensor in the order of ``tensors``.
+
+    Raises:
+        IntegrityError: tensors are missing, unknown, or of shapes that disagree; it names them.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors}
+    dimensions = _dimensions(by_name)
+    expected = {name: (shape, parts) for name, shape, parts in _expected(dimensions)}
+    _refuse(sorted(expected.keys() - by_name.keys()), "the checkpoint lacks")
+    _refuse(sorted(by_name.keys() - expected.keys()), "the checkpoint has unknown tensors")
+    _refuse(
+        [
+            f"{name} {list(by_name[name].shape)} instead of {list(shape)}"
+            for name, (shape, _) in expected.items()
+            if by_name[name].shape != shape
+        ],
+        "tensors disagree in shape",
+    )
+    return dimensions, tuple(Mapping(t, expected[t.name][1]) for t in tensors)
+
+
+def _dimensions(tensors: dict[str, TensorEntry]) -> Dimensions:
+    layers = {match[1] for name in tensors if (match := _LAYER_NAME.match(name))}
+    vocab_size, hidden_size = _matrix(tensors, _EMBEDDING)
+    _, ffn_size = _matrix(tensors, "encoder.layers.0.mlp.dense_4h_to_h.weight")
+    return Dimensions(len(layers), hidden_size, ffn_size, vocab_size)
+
+
+def _matrix(tensors: dict[str, TensorEntry], name: str) -> tuple[int, int]:
+    if name not in tensors:
+        raise IntegrityError(f"the checkpoint lacks {name}", hint=_HINT)
+    shape = tensors[name].shape
+    if len(shape) != 2 or 0 in shape:
+        raise IntegrityError(f"{name} has the shape {list(shape)}, not a matrix", hint=_HINT)
+    return shape[0], shape[1]
+
+
+def _expected(dimensions: Dimensions) -> Iterator[tuple[str, tuple[int, ...], tuple[Part, ...]]]:
+    """Upstream name, shape and parts of every tensor such a model has."""
+    hidden, ffn, vocab = dimensions.hidden_size, dimensions.ffn_size, dimensions.vocab_size
+    sizes = {"h": hidden, "3h": 3 * hidden, "f": ffn, "2f": 2 * ffn}
+    yield _EMBEDDING, (vocab, hidden), (Part("model.embed_tokens.weight", range(vocab)),)
+    yield from _pair(_FINAL, sizes, "", "")
+    for layer in range(dimensions.layers):
+        for linear in _LAYER:
+            yield from _pair(linear, sizes, f"encoder.layers.{layer}.", f"model.layers.{layer}.")
+
+
+def _pair(
+    linear: _Linear, sizes: dict[str, int], upstream_prefix: str, prefix: str
+) -> Iterator[tuple[str, tuple[int, ...], tuple[Part, ...]]]:
+    outer = sizes[linear.outer]
+    rows = _share_rows(outer, len(linear.targets), interleaved=linear.interleaved)
+    weight = (outer,) if linear.inner is None else (outer, sizes[linear.inner])
+    for kind, shape in (("weight", weight), ("bias", (outer,))):
+        parts = zip(linear.targets, rows, strict=True)
+        named = tuple(Part(f"{prefix}{target}.{kind}", share) for target, share in parts)
+        yield f"{upstream_prefix}{linear.upstream}.{kind}", shape, named
+
+
+def _share_rows(rows: int, shares: int, *, interleaved: bool) -> list[range]:
+    if interleaved:
+        return [range(share, rows, shares) for share in range(shares)]
+    block = rows // shares
+    return [range(share * block, (share + 1) * block) for share in range(shares)]
+
+
+def _refuse(names: list[str], what: str) -> None:
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise IntegrityError(f"{what}: {shown}", hint=_HINT)

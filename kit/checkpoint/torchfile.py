@@ -1,0 +1,150 @@
+"""The tensors of an upstream checkpoint file: names, types, shapes and where their bytes lie.
+
+Layout of ``mp_rank_00_model_states.pt``: nested dictionaries
+``{"module": {"language_model": {"embedding": …, "encoder": …}}}`` with tensors at the leaves; the
+``module`` level is optional. Whatever else training saved beside them is not looked at.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kit.checkpoint.archive import Archive
+from kit.checkpoint.torch_objects import TensorRef
+from kit.checkpoint.unpickle import MAX_PICKLE_BYTES, read_pickle
+from kit.errors import IntegrityError
+
+DType = Literal["float32", "float16", "bfloat16"]
+ITEM_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+_STORAGES: dict[str, DType] = {
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+}
+_ROOT = "language_model."
+_MAX_NAME = 512
+_SAVE_HINT = "save the checkpoint again with contiguous float32, bfloat16 or float16 tensors"
+_AGAIN = "the file is damaged: get it again"
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor's bytes in a file: little-endian, row-major, contiguous.
+
+    Attributes:
+        name: upstream's dotted name below ``language_model``.
+        offset: absolute, from the start of ``path``.
+        nbytes: product of ``shape`` times the item size of ``dtype``.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """One indexed checkpoint file.
+
+    ``size_bytes``, ``mtime_ns`` and ``pickle_sha256`` together tell whether it changed.
+    """
+
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+    pickle_sha256: str
+    tensors: tuple[TensorEntry, ...]
+
+
+def index_checkpoint(path: Path) -> CheckpointFile:
+    """Index a checkpoint file. Reads its directory and pickle only; runs and builds nothing.
+
+    Raises:
+        EnvironmentNotReady: the file cannot be opened.
+        UnsafePickle: its pickle would call code.
+        IntegrityError: it is not an intact torch zip file, holds no ``language_model``, or a tensor
+            is not contiguous, of another type than fp32, fp16 and bf16, or larger than its bytes.
+    """
+    with Archive(path) as archive:
+        if "byteorder" in archive and archive.read("byteorder", 64) != b"little":
+            raise IntegrityError(f"{path} holds big-endian tensors", hint=_SAVE_HINT)
+        pickled = archive.read("data.pkl", MAX_PICKLE_BYTES)
+        root = read_pickle(pickled, source=str(path))
+        named = dict(_language_model(root))
+        if not named:
+            raise IntegrityError(
+                f"{path} holds no tensors under module.language_model",
+                hint="give an iFlytekSpark checkpoint as upstream's deepspeed-megatron writes it",
+            )
+        status = archive.stat()
+        return CheckpointFile(
+            path=path,
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            pickle_sha256=hashlib.sha256(pickled).hexdigest(),
+            tensors=tuple(_entry(archive, name, tensor) for name, tensor in named.items()),
+        )
+
+
+def _language_model(root: object) -> Iterator[tuple[str, TensorRef]]:
+    for name, tensor in _leaves(root):
+        name = name.removeprefix("module.")
+        if name.startswith(_ROOT):
+            yield name.removeprefix(_ROOT), tensor
+
+
+def _leaves(root: object) -> Iterator[tuple[str, TensorRef]]:
+    """Every tensor below ``root`` with its dotted name, in the pickle's order.
+
+    A dictionary is entered once and a name of absurd length not at all, so that one which contains
+    itself, or is shared a million times, costs nothing.
+    """
+    pending: list[tuple[str, object]] = [("", root)]
+    entered: set[int] = set()
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, TensorRef):
+            yield name, value
+        elif isinstance(value, dict) and id(value) not in entered:
+            entered.add(id(value))
+            prefix = name + "." if name else ""
+            short = [key for key in reversed(value) if len(prefix) + len(key) <= _MAX_NAME]
+            pending.extend((prefix + key, value[key]) for key in short)
+
+
+def _entry(archive: Archive, name: str, tensor: TensorRef) -> TensorEntry:
+    where = f"{archive.path}: {name}"
+    dtype = _STORAGES.get(tensor.storage.kind)
+    if dtype is None:
+        raise IntegrityError(f"{where} is of type {tensor.storage.kind[:100]!r}", hint=_SAVE_HINT)
+    if not _is_contiguous(tensor):
+        raise IntegrityError(
+            f"{where} is not contiguous (shape {tensor.shape}, stride {tensor.stride})",
+            hint=_SAVE_HINT,
+        )
+    item_bytes = ITEM_BYTES[dtype]
+    nbytes = math.prod(tensor.shape) * item_bytes
+    span = archive.span(f"data/{tensor.storage.key}")
+    start = tensor.offset * item_bytes
+    if start + nbytes > span.nbytes:
+        raise IntegrityError(
+            f"{where} needs bytes {start} to {start + nbytes} of a storage of {span.nbytes} bytes",
+            hint=_AGAIN,
+        )
+    return TensorEntry(name, dtype, tensor.shape, archive.path, span.offset + start, nbytes)
+
+
+def _is_contiguous(tensor: TensorRef) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
