@@ -21,7 +21,7 @@ def in_block_window(query: torch.Tensor, key: torch.Tensor, window: int) -> torc
 
 
 def rotate_half_split(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of x ``[..., T, d]``, pairing element i with i + d/2; each step in x's dtype."""
+    """Rotary embedding of x ``[..., T, d]``: element i turns with i + d/2. All in x's dtype."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 

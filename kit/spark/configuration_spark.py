@@ -12,6 +12,8 @@ class SparkConfig(PreTrainedConfig):
     """Shape and constants of an iFlytekSpark model; the defaults are those of iFlytekSpark-13B.
 
     Attributes:
+        num_key_value_heads: always the number of heads; 0 stands for it.
+        head_dim: 0 stands for hidden_size / num_attention_heads.
         intermediate_size: width of the gated MLP after gating (upstream's ffn_hidden_size).
         sliding_window: upstream's ``localsize``: how many keys a query sees at most, itself
             included; None for plain causal attention.
@@ -23,8 +25,8 @@ class SparkConfig(PreTrainedConfig):
     """
 
     model_type = "iflytekspark"
-    keys_to_ignore_at_inference = ("past_key_values",)
-    base_model_tp_plan = {  # noqa: RUF012  (transformers declares it so)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  (transformers declares it so)
+    base_model_tp_plan = {  # noqa: RUF012
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
         "layers.*.self_attn.v_proj": "colwise",
@@ -44,8 +46,8 @@ class SparkConfig(PreTrainedConfig):
     intermediate_size: int = 14336
     num_hidden_layers: int = 40
     num_attention_heads: int = 40
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    num_key_value_heads: int = 0
+    head_dim: int = 0
     hidden_act: str = "gelu"
     max_position_embeddings: int = 32768
     layer_norm_eps: float = 1e-5
@@ -58,8 +60,8 @@ class SparkConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     sliding_window: int | None = 8192
     window: str = "block"
-    layer_types: list[str] | None = None
-    rope_parameters: dict[str, Any] | None = None
+    layer_types: list[str] = None  # type: ignore[assignment]  # __post_init__ fills it in
+    rope_parameters: dict[str, Any] = None  # type: ignore[assignment]
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what follows from other fields; check the rest.

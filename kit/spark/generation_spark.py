@@ -28,13 +28,13 @@ class SparkGenerationMixin(GenerationMixin):
         processors = LogitsProcessorList(logits_processor or [])
         if presence or frequency:
             processors.insert(0, OutputTokenPenalties(presence, frequency))
-        return super().generate(
+        return super().generate(  # type: ignore[misc]
             inputs, generation_config=generation_config, logits_processor=processors, **kwargs
         )
 
 
 class OutputTokenPenalties(LogitsProcessor):
-    """Presence and frequency penalties on generated tokens, prompts excluded, as OpenAI defines them.
+    """Presence and frequency penalties as OpenAI defines them; prompts do not count.
 
     Upstream's repetition rule (repeat_penalty 1.2 once, num_repeat_penalty 0.1 per further
     occurrence) is presence 1.1 and frequency 0.1. One instance serves one call of ``generate``.

@@ -157,14 +157,14 @@ class SparkPreTrainedModel(PreTrainedModel):
     config_class = SparkConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("SparkDecoderLayer",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules = ["SparkDecoderLayer"]  # noqa: RUF012  (transformers declares it so)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {  # noqa: RUF012  (transformers declares it so)
+    _can_record_outputs = {  # noqa: RUF012
         "hidden_states": SparkDecoderLayer,
         "attentions": SparkAttention,
     }
@@ -196,6 +196,13 @@ class SparkModel(SparkPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
+        """input_ids ``[B, T]`` or inputs_embeds ``[B, T, hidden_size]``.
+
+        attention_mask is ``[B, keys]`` (1 for real tokens), or a ready mask ``[B, 1, T, keys]``.
+
+        Raises:
+            ValueError: both or none of input_ids and inputs_embeds are given.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -277,7 +284,7 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # noqa: RUF012
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]  # noqa: RUF012
 
     def __init__(self, config: SparkConfig) -> None:
         super().__init__(config)
@@ -299,6 +306,7 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
+        """Logits ``[B, T, vocab]`` in the model's dtype; logits_to_keep=n gives the last n of T."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -20,9 +20,9 @@ class SparkTokenizer(PreTrainedTokenizer):
     four spaces, and leaves the rest to SentencePiece; nothing is added at either end. Special
     pieces that a user types become control tokens, as upstream has it.
 
-    ``decode`` gives upstream's text, control pieces included. With ``skip_special_tokens=True`` (and
-    in ``convert_tokens_to_string``, which servers stream with) it gives text for people: special
-    tokens dropped, ``<ret>``, ``<tab>`` and ``<pag>`` as the white space they stand for.
+    ``decode`` gives upstream's text, control pieces included. With ``skip_special_tokens=True``,
+    and in ``convert_tokens_to_string``, which servers stream with, it gives text for people:
+    special tokens dropped, ``<ret>``, ``<tab>`` and ``<pag>`` as the white space they stand for.
     """
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012
@@ -62,7 +62,7 @@ class SparkTokenizer(PreTrainedTokenizer):
             return self._tokenize(text)
         longest_first = sorted(map(re.escape, added), key=len, reverse=True)
         parts = re.split(f"({'|'.join(longest_first)})", text)
-        pieces = []
+        pieces: list[str] = []
         for part in filter(None, parts):
             pieces += [part] if part in added else self._tokenize(part)
         return pieces
@@ -85,7 +85,7 @@ class SparkTokenizer(PreTrainedTokenizer):
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Text for people of a list of pieces: ``<ret>`` is a newline."""
-        ids = self.convert_tokens_to_ids([token for token in tokens if token])
+        ids = [self._convert_token_to_id_with_added_voc(token) for token in tokens if token]
         return self._text(ids, for_people=True)
 
     def _decode(

@@ -17,7 +17,7 @@ CODE_FILES = (
     "modeling_spark.py",
     "tokenization_spark.py",
 )
-END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN = "<end>", "<pad>", "<unk>"  # noqa: S105
+END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN = "<end>", "<pad>", "<unk>"
 
 AUTO_MAP = {
     "AutoConfig": "configuration_spark.SparkConfig",

@@ -1,0 +1,118 @@
+"""A converted directory becomes a model: built on the meta device, every tensor assigned once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.serve.engine import Progress
+from kit.spark import SparkConfig, SparkForCausalLM
+from kit.spark.modeling_spark import SparkRotaryEmbedding
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the GPU where there is one.
+
+    Raises:
+        EnvironmentNotReady: a GPU was asked for and torch sees none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise EnvironmentNotReady(
+            "a GPU was asked for, but torch sees none",
+            hint="check the driver with nvidia-smi, or serve on the CPU with --device cpu",
+        )
+    return torch.device(name)
+
+
+def load_model(
+    directory: Path, device: torch.device, dtype: DTypeName, progress: Progress
+) -> SparkForCausalLM:
+    """Load the model without ever holding it twice.
+
+    Nothing is initialised: modules are built on the meta device. On the CPU the parameters are
+    the memory-mapped file itself, so that loading takes no private memory; on a GPU each tensor
+    is copied from the mapping straight to the device. A dtype other than the files' is made tensor
+    by tensor.
+
+    Raises:
+        EnvironmentNotReady: not a converted directory.
+        IntegrityError: a file is damaged, or tensors are missing, left over or of a wrong shape.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files or not (directory / "config.json").is_file():
+        raise EnvironmentNotReady(
+            f"{directory} holds no converted weights (config.json and *.safetensors)",
+            hint="make it with: kit weights convert CHECKPOINT DIRECTORY",
+        )
+    config = SparkConfig.from_pretrained(directory)
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = SparkForCausalLM(config)
+    wanted = dict(model.named_parameters(remove_duplicate=True))
+    total = sum(path.stat().st_size for path in files)
+    done = 0
+    for path in files:
+        for name, tensor in _read(path):
+            _assign(model, name, _placed(tensor, device, dtype), wanted, path)
+            done += tensor.nbytes
+            progress("weights", min(done / total, 1.0))
+    _require_all_assigned(wanted, directory)
+    model.tie_weights()
+    model.model.rotary_emb = SparkRotaryEmbedding(config, device)
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def _read(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(
+            f"{path} cannot be read: {error}",
+            hint=f"remove {path.parent} and convert the checkpoint again",
+        ) from error
+
+
+def _placed(tensor: torch.Tensor, device: torch.device, dtype: DTypeName) -> torch.Tensor:
+    wanted = tensor.dtype if dtype == "auto" else getattr(torch, dtype)
+    if tensor.dtype == wanted and device.type == "cpu":
+        return tensor
+    return torch.empty(tensor.shape, dtype=wanted, device=device).copy_(tensor)
+
+
+def _assign(
+    model: SparkForCausalLM,
+    name: str,
+    tensor: torch.Tensor,
+    wanted: dict[str, nn.Parameter],
+    path: Path,
+) -> None:
+    parameter = wanted.pop(name, None)
+    if parameter is None or parameter.shape != tensor.shape:
+        why = "unexpected" if parameter is None else f"expected {list(parameter.shape)}"
+        raise IntegrityError(
+            f"{path.name}: tensor {name} {list(tensor.shape)} does not fit the model ({why})",
+            hint=f"{path.parent} mixes files of different models; convert the checkpoint again",
+        )
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _require_all_assigned(wanted: dict[str, nn.Parameter], directory: Path) -> None:
+    missing = sorted(set(wanted) - {"lm_head.weight"})
+    if missing:
+        raise IntegrityError(
+            f"{directory} lacks {len(missing)} tensors, the first is {missing[0]}",
+            hint="convert the checkpoint again",
+        )
