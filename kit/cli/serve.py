@@ -1,0 +1,93 @@
+"""kit serve: the model behind the OpenAI-compatible API, in the foreground."""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kit.errors import EnvironmentNotReady
+from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.serve.model import ModelSource
+
+NEEDED_PACKAGES = (
+    "fastapi", "prometheus_client", "pydantic", "safetensors", "sentencepiece", "torch",
+    "transformers", "uvicorn",
+)  # fmt: skip
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="A converted directory.")],
+    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model; else the directory's name.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of prompt and answer together.")
+    ] = None,
+    max_sequences: Annotated[int | None, typer.Option(min=1, help="Answers at once.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the GPU if any.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Precision of the weights; auto: as they are stored."),
+    ] = "auto",
+) -> None:
+    """Serve the model in DIR in the foreground until Ctrl-C or SIGTERM."""
+    require_native_packages()
+    from kit.serve.app import AppOptions
+    from kit.serve.server import ServerOptions, run
+
+    settings = Settings.from_environ()
+    options = ServerOptions(
+        host=settings.host if host is None else host,
+        port=settings.port if port is None else port,
+        app=AppOptions(api_key=settings.api_key),
+    )
+    run(native_source(model, name, context, max_sequences, device, dtype), options)
+
+
+def require_native_packages() -> None:
+    """Return when everything that the native engine and the server import is installed.
+
+    Raises:
+        EnvironmentNotReady: something is missing.
+    """
+    missing = [package for package in NEEDED_PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise EnvironmentNotReady(
+            f"serving needs packages that are not installed: {', '.join(missing)}",
+            hint="install them: pip install 'spark-kit[native]', or make setup in a checkout",
+        )
+
+
+def native_source(
+    model_dir: Path,
+    name: str | None,
+    context: int | None,
+    max_sequences: int | None,
+    device: str,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"],
+) -> "ModelSource":
+    """The directory's model in the native engine. Nothing heavy is imported before it is built."""
+    from kit.serve.defaults import read_defaults
+    from kit.serve.engine import Engine
+    from kit.serve.model import ModelSource
+    from kit.serve.tokenizer import load_tokenizer
+
+    def build_engine() -> Engine:
+        from kit.serve.native import NativeEngine
+
+        return NativeEngine(
+            model_dir, device=device, dtype=dtype, context=context, max_sequences=max_sequences
+        )
+
+    return ModelSource(
+        name=name or model_dir.resolve().name,
+        engine_name="native",
+        build_engine=build_engine,
+        load_tokenizer=lambda: load_tokenizer(model_dir),
+        read_defaults=lambda: read_defaults(model_dir),
+    )

@@ -1,0 +1,79 @@
+"""POST /v1/completions: text goes on from a prompt, without a chat template."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from kit.serve.answer import Chunk, ScoredToken
+from kit.serve.engine import FinishReason
+from kit.serve.exchange import Exchange, ready_model
+from kit.serve.generation import Choice
+from kit.serve.logprobs import completion_logprobs
+from kit.serve.model import Model
+from kit.serve.params import choices_for
+from kit.serve.schema import CompletionRequest
+from kit.serve.sse import Events, EventStream, while_connected
+
+DEFAULT_MAX_TOKENS = 16
+"""What OpenAI's endpoint generates when the request does not say."""
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/completions")
+async def create_completion(request: Request, body: CompletionRequest) -> Response:
+    """Continue one or more prompts, whole or as a stream."""
+    model = ready_model(request, body.model)
+    by_prompt = await asyncio.to_thread(_choices_by_prompt, body, model)
+    exchange = Exchange.begin(request, model, "cmpl", by_prompt)
+    if body.stream:
+        return EventStream(_events(exchange, body))
+    return JSONResponse(await while_connected(request, _response(exchange, body)))
+
+
+def _choices_by_prompt(body: CompletionRequest, model: Model) -> list[list[Choice]]:
+    return [
+        choices_for(
+            body,
+            model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt,
+            model.info,
+            model.defaults,
+            max_tokens=body.max_tokens,
+            default_max_tokens=DEFAULT_MAX_TOKENS,
+            top_logprobs=body.logprobs,
+            param="prompt",
+        )
+        for prompt in body.prompts()
+    ]
+
+
+async def _response(exchange: Exchange, body: CompletionRequest) -> dict[str, Any]:
+    answers = await exchange.whole()
+    choices = [
+        _choice(exchange, body, index, answer.text, answer.scored, answer.finish_reason)
+        for index, answer in enumerate(answers)
+    ]
+    return exchange.response("text_completion", answers, choices)
+
+
+def _events(exchange: Exchange, body: CompletionRequest) -> Events:
+    def pieces(index: int, chunk: Chunk) -> Iterator[dict[str, Any]]:
+        yield _choice(exchange, body, index, chunk.text, chunk.scored, chunk.finish_reason)
+
+    return exchange.events("text_completion", [], pieces, with_usage=body.wants_usage_chunk())
+
+
+def _choice(
+    exchange: Exchange,
+    body: CompletionRequest,
+    index: int,
+    text: str,
+    scored: Sequence[ScoredToken],
+    finish_reason: FinishReason | None,
+) -> dict[str, Any]:
+    wanted = body.logprobs is not None
+    logprobs = completion_logprobs(exchange.model.decoder, scored) if wanted else None
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}

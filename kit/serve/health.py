@@ -1,0 +1,54 @@
+"""Liveness (the process answers) and readiness (the model does)."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from kit.serve.footprint import memory_figures
+from kit.serve.model import Model
+from kit.serve.readiness import Failed, Loading, Readiness, Ready, State, retry_after
+
+router = APIRouter()
+
+
+@router.get("/health/live")
+@router.get("/v1/health/live", include_in_schema=False)
+async def live() -> dict[str, str]:
+    """200 as long as the process answers at all."""
+    return {"status": "alive"}
+
+
+@router.get("/health/ready")
+@router.get("/health", include_in_schema=False)
+@router.get("/v1/health/ready", include_in_schema=False)
+async def ready(request: Request) -> JSONResponse:
+    """200 with the model's figures, or 503 with how far loading is, or why it failed."""
+    readiness: Readiness = request.app.state.readiness
+    state = readiness.state()
+    status = 200 if isinstance(state, Ready) else 503
+    return JSONResponse(_describe(state), status, headers=retry_after(state))
+
+
+def _describe(state: State) -> dict[str, Any]:
+    if isinstance(state, Ready):
+        return _describe_model(state.model)
+    if isinstance(state, Loading):
+        return {"status": "loading", "phase": state.phase, "progress": state.progress}
+    if isinstance(state, Failed):
+        return {"status": "failed", "error": state.error, "hint": state.hint}
+    return {"status": "stopping", "error": "the server is stopping", "hint": "kit up"}
+
+
+def _describe_model(model: Model) -> dict[str, Any]:
+    return {
+        "status": "ready",
+        "model": model.name,
+        "engine": model.engine_name,
+        "dtype": model.info.dtype,
+        "device": model.info.device,
+        "context_length": model.info.context_length,
+        "max_sequences": model.info.max_sequences,
+        "load_seconds": model.load_seconds,
+        "memory": memory_figures(model),
+    }

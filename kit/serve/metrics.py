@@ -1,0 +1,91 @@
+"""Figures for Prometheus, in a registry of each server's own."""
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from kit.serve.footprint import memory_figures
+from kit.serve.generation import OnToken
+from kit.serve.readiness import Readiness, Ready
+
+_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5)
+_FIRST_TOKEN_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+_REQUEST_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
+
+
+class Metrics:
+    """What is counted as it happens; the engine's own figures are read when they are asked for."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_ModelCollector(readiness))
+        self._requests = Counter(
+            "kit_requests", "Requests answered.", ["route", "status"], registry=self._registry
+        )
+        self._request_seconds = self._histogram(
+            "kit_request_seconds", "From a request to the end of its answer.", _REQUEST_SECONDS
+        )
+        self._first_token_seconds = self._histogram(
+            "kit_time_to_first_token_seconds",
+            "From a sequence's submission to its first token.",
+            _FIRST_TOKEN_SECONDS,
+        )
+        self._token_seconds = self._histogram(
+            "kit_inter_token_seconds", "Between two tokens of a sequence.", _TOKEN_SECONDS
+        )
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that has been answered."""
+        self._requests.labels(route, str(status)).inc()
+        if route.startswith("/v1/"):
+            self._request_seconds.observe(seconds)
+
+    def token_clock(self) -> OnToken:
+        """What to call for every token of a request that starts now."""
+        last: dict[int, float] = {}
+        started = time.monotonic()
+
+        def on_token(index: int) -> None:
+            now = time.monotonic()
+            if index in last:
+                self._token_seconds.observe(now - last[index])
+            else:
+                self._first_token_seconds.observe(now - started)
+            last[index] = now
+
+        return on_token
+
+    def text(self) -> bytes:
+        """All figures, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, what, buckets=buckets, registry=self._registry)
+
+
+class _ModelCollector(Collector):
+    """The model's state, read at the moment of the scrape."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._readiness.state()
+        yield GaugeMetricFamily("kit_ready", "1 when it can answer.", isinstance(state, Ready))
+        if not isinstance(state, Ready):
+            return
+        model = state.model
+        stats = model.engine.stats()
+        yield GaugeMetricFamily("kit_load_seconds", "Time loading took.", model.load_seconds)
+        yield GaugeMetricFamily("kit_sequences_running", "Being generated.", stats.running)
+        yield GaugeMetricFamily("kit_sequences_waiting", "Queued.", stats.waiting)
+        yield CounterMetricFamily("kit_prompt_tokens", "Prompt tokens.", stats.prompt_tokens)
+        yield CounterMetricFamily(
+            "kit_generated_tokens", "Generated tokens.", stats.generated_tokens
+        )
+        for name, size_bytes in memory_figures(model).items():
+            if size_bytes is not None:
+                yield GaugeMetricFamily(f"kit_{name}", "Memory; see /health/ready.", size_bytes)

@@ -1,0 +1,81 @@
+"""From a request to what the engine needs: prompts that fit, and complete sampling parameters."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from kit.serve.defaults import GenerationDefaults
+from kit.serve.engine import ModelInfo, SamplingParams
+from kit.serve.errors import bad_request
+from kit.serve.generation import Choice
+from kit.serve.schema import GenerationRequest
+
+Number = TypeVar("Number", int, float)
+
+
+def choices_for(
+    request: GenerationRequest,
+    prompt_ids: Sequence[int],
+    info: ModelInfo,
+    defaults: GenerationDefaults,
+    *,
+    max_tokens: int | None,
+    default_max_tokens: int | None,
+    top_logprobs: int | None,
+    param: str,
+) -> list[Choice]:
+    """The request's ``n`` choices for one prompt.
+
+    Args:
+        request: what the client asked for.
+        prompt_ids: the whole prompt.
+        info: the model, whose context prompt and answer must fit.
+        defaults: for what the request leaves open.
+        max_tokens: what the client asked for; more than there is room for is an error.
+        default_max_tokens: used when it did not ask, as far as there is room; None: all the room.
+        top_logprobs: alternatives to report per token; None for no log-probabilities.
+        param: the field that the prompt came in, for the error.
+
+    Raises:
+        ApiError: the prompt is empty or has an unknown id, or it does not all fit the context.
+    """
+    room = _room(prompt_ids, max_tokens, info, param)
+    limit = max_tokens or min(room, default_max_tokens or room)
+    first = SamplingParams(
+        max_tokens=limit,
+        min_tokens=min(_given(request.min_tokens, defaults.min_tokens), limit),
+        temperature=_given(request.temperature, defaults.temperature),
+        top_k=max(_given(request.top_k, defaults.top_k), 0),
+        top_p=_given(request.top_p, defaults.top_p),
+        presence_penalty=_given(request.presence_penalty, defaults.presence_penalty),
+        frequency_penalty=_given(request.frequency_penalty, defaults.frequency_penalty),
+        seed=request.seed,
+        top_logprobs=top_logprobs,
+        ignore_end=bool(request.ignore_eos),
+    )
+    seeds = [None if first.seed is None else first.seed + index for index in range(request.n or 1)]
+    return [Choice(prompt_ids, replace(first, seed=seed), request.stops()) for seed in seeds]
+
+
+def _room(prompt_ids: Sequence[int], max_tokens: int | None, info: ModelInfo, param: str) -> int:
+    """How many tokens can be generated after the prompt."""
+    if not prompt_ids:
+        raise bad_request("The prompt is empty.", param=param, code="invalid_value")
+    if max(prompt_ids) >= info.vocab_size:
+        message = f"Token id {max(prompt_ids)} is not in the vocabulary of {info.vocab_size}."
+        raise bad_request(message, param=param, code="invalid_value")
+    asked = len(prompt_ids) + (max_tokens or 1)
+    if asked > info.context_length:
+        wanted = f"{max_tokens} for the answer" if max_tokens else "at least 1 for the answer"
+        raise bad_request(
+            f"This model's maximum context length is {info.context_length} tokens. However, you"
+            f" requested {asked} tokens ({len(prompt_ids)} in the {param}, {wanted})."
+            f" Please reduce the length of the {param} or of the answer.",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return info.context_length - len(prompt_ids)
+
+
+def _given(value: Number | None, default: Number) -> Number:
+    return default if value is None else value

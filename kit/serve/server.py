@@ -1,0 +1,155 @@
+"""The server process: the port first, then liveness, then the model; an orderly end."""
+
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+import uvicorn
+
+from kit.errors import EnvironmentNotReady
+from kit.serve.app import AppOptions, create_app
+from kit.serve.model import ModelSource
+from kit.serve.readiness import Readiness
+
+logger = logging.getLogger("kit.serve")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where and how to serve.
+
+    Attributes:
+        port: 0 takes a free one.
+        grace_seconds: how long running requests may take to finish after a signal to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    grace_seconds: int = 10
+    app: AppOptions = field(default_factory=AppOptions)
+
+
+def run(source: ModelSource, options: ServerOptions) -> None:
+    """Serve until SIGTERM or SIGINT, then finish running requests and return.
+
+    Raises:
+        EnvironmentNotReady: the port cannot be bound.
+        KitError: the model could not be loaded.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    with _signals_end_in_success():
+        ModelServer(source, options).run()
+
+
+class ModelServer:
+    """A bound port, and the model behind it.
+
+    Attributes:
+        readiness: what the health routes say.
+        port: the port that was bound.
+
+    Raises:
+        EnvironmentNotReady: the port cannot be bound.
+    """
+
+    def __init__(self, source: ModelSource, options: ServerOptions) -> None:
+        self._source = source
+        self._listener = bind(options.host, options.port)
+        self.port: int = self._listener.getsockname()[1]
+        self.readiness = Readiness()
+        self._load_error: BaseException | None = None
+        config = uvicorn.Config(
+            create_app(source, self.readiness, options.app),
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=options.grace_seconds,
+        )
+        self._server = _Server(config, self.readiness.stop)
+
+    def run(self) -> None:
+        """Serve until :meth:`stop` or a signal.
+
+        Raises:
+            KitError: the model could not be loaded.
+        """
+        loading = threading.Thread(target=self._load, name="load", daemon=True)
+        loading.start()
+        self._server.run(sockets=[self._listener])
+        if self._load_error is not None:
+            raise self._load_error
+
+    def stop(self) -> None:
+        """Take no more requests and end when the running ones have. From any thread."""
+        self.readiness.stop()
+        self._server.should_exit = True
+
+    def _load(self) -> None:
+        host, port = self._listener.getsockname()[:2]
+        logger.info(
+            "loading %s; http://%s:%d/health/ready tells when", self._source.name, host, port
+        )
+        try:
+            self.readiness.load(self._source)
+        except BaseException as error:  # not handled here: run() raises it in the main thread
+            self._load_error = error
+            self._server.should_exit = True
+            return
+        if self.readiness.loaded is not None:
+            logger.info("ready after %.1f s", self.readiness.loaded.load_seconds)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which also tells when it is asked to stop."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._on_stop()
+        super().handle_exit(sig, frame)
+
+
+@contextmanager
+def _signals_end_in_success() -> Iterator[None]:
+    """Make the signals harmless that uvicorn raises a second time after its orderly end."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        EnvironmentNotReady: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise EnvironmentNotReady(
+                f"port {port} on {host} is in use",
+                hint=f"stop what listens there (ss -ltnp 'sport = :{port}'), or choose another"
+                " port with --port or KIT_PORT",
+            ) from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise EnvironmentNotReady(
+            f"cannot listen on {host} port {port}: {reason}",
+            hint="choose an address of this machine with --host, and a port from 1024 up",
+        ) from error
