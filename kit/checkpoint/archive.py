@@ -5,6 +5,7 @@ storage, ``<name>/byteorder``; every member stored, not compressed, so that its 
 place.
 """
 
+import hashlib
 import io
 import os
 import struct
@@ -65,6 +66,11 @@ class Archive:
     def stat(self) -> os.stat_result:
         """The open file's size and times."""
         return os.fstat(self._file.fileno())
+
+    def fingerprint(self) -> str:
+        """sha256 over the directory, which holds every member's name, size and CRC-32."""
+        members = sorted((m.filename, m.file_size, m.CRC) for m in self._members.values())
+        return hashlib.sha256(repr(members).encode()).hexdigest()
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """A small member's bytes; IntegrityError if it is longer than ``limit_bytes``."""

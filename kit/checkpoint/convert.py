@@ -121,7 +121,7 @@ def _result(directory: Path, shards: Sequence[Shard], journal: Journal) -> Conve
 
 def _key(checkpoint: CheckpointFile, shards: Sequence[Shard]) -> str:
     """Changes whenever a finished shard of an earlier try could be of no use."""
-    facts = [kit.__version__, checkpoint.size_bytes, checkpoint.mtime_ns, checkpoint.pickle_sha256]
+    facts = [kit.__version__, checkpoint.size_bytes, checkpoint.mtime_ns, checkpoint.fingerprint]
     headers = [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in shards]
     return hashlib.sha256(json.dumps([facts, headers]).encode()).hexdigest()
 

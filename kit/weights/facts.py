@@ -1,0 +1,129 @@
+"""The model's configuration: what the tensors tell, and what they cannot tell.
+
+The number of heads, the context, the attention window, epsilon and the rotary base leave no trace
+in the tensors. They come from a file with upstream's argument names, else from the published 13B.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kit.checkpoint.layout import Dimensions
+from kit.checkpoint.shards import OutputDType
+from kit.errors import IntegrityError, UsageError
+
+HEAD_DIM = 128
+CONTEXT_TOKENS = 32768
+WINDOW_TOKENS = 8192
+LAYER_NORM_EPS = 1e-5
+ROPE_BASE = 1e6
+
+
+def read_arguments(path: Path) -> dict[str, Any]:
+    """The content of a ``config.json`` in upstream's argument names.
+
+    Raises:
+        UsageError: the file is missing or not a JSON object.
+    """
+    try:
+        arguments = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot read {path}: {error}", hint="give a JSON file with upstream's arguments"
+        ) from error
+    if not isinstance(arguments, dict):
+        raise UsageError(f"{path} is not a JSON object", hint='it looks like {"num_layers": 40, …}')
+    return arguments
+
+
+def model_config(
+    dimensions: Dimensions,
+    dtype: OutputDType,
+    arguments: Mapping[str, Any],
+    num_heads: int | None = None,
+) -> dict[str, Any]:
+    """The configuration in Hugging Face's words, for ``kit.weights.export``.
+
+    Args:
+        dimensions: read from the tensors.
+        dtype: of the converted tensors.
+        arguments: upstream's arguments; unknown ones are ignored, missing ones are the 13B's.
+            ``localsize`` 0 or null means no window.
+        num_heads: overrides ``num_attention_heads``.
+
+    Raises:
+        IntegrityError: an argument contradicts the tensors.
+        UsageError: an argument is of the wrong kind, or the heads do not divide the width.
+    """
+    _require_agreement(dimensions, arguments)
+    window = arguments.get("localsize", WINDOW_TOKENS)
+    return {
+        "hidden_size": dimensions.hidden_size,
+        "num_hidden_layers": dimensions.layers,
+        "intermediate_size": dimensions.ffn_size,
+        "vocab_size": dimensions.vocab_size,
+        "num_attention_heads": _heads(dimensions.hidden_size, arguments, num_heads),
+        "max_position_embeddings": _context(arguments),
+        "sliding_window": _positive(arguments, "localsize", WINDOW_TOKENS) if window else None,
+        "layer_norm_eps": _number(arguments, "layernorm_epsilon", LAYER_NORM_EPS),
+        "rope_theta": _number(arguments, "rope_base", ROPE_BASE),
+        "dtype": dtype,
+    }
+
+
+def _require_agreement(dimensions: Dimensions, arguments: Mapping[str, Any]) -> None:
+    for name, found in (
+        ("num_layers", dimensions.layers),
+        ("hidden_size", dimensions.hidden_size),
+        ("ffn_hidden_size", dimensions.ffn_size),
+        ("vocab_size", dimensions.vocab_size),
+    ):
+        if arguments.get(name, found) != found:
+            raise IntegrityError(
+                f"the configuration says {name} {arguments[name]}, the tensors say {found}",
+                hint="give the configuration that belongs to this checkpoint",
+            )
+
+
+def _heads(hidden_size: int, arguments: Mapping[str, Any], num_heads: int | None) -> int:
+    hint = (
+        "tell the number of heads: --num-heads, or num_attention_heads in a config.json "
+        "beside the checkpoint"
+    )
+    if num_heads is None and "num_attention_heads" not in arguments:
+        if hidden_size % HEAD_DIM:
+            raise UsageError(
+                f"the number of attention heads is unknown: the hidden size {hidden_size} is no "
+                f"multiple of the 13B's head size {HEAD_DIM}",
+                hint=hint,
+            )
+        return hidden_size // HEAD_DIM
+    told = arguments if num_heads is None else {"num_attention_heads": num_heads}
+    heads = _positive(told, "num_attention_heads", hidden_size // HEAD_DIM)
+    if hidden_size % (2 * heads):
+        raise UsageError(
+            f"{heads} attention heads do not cut the hidden size {hidden_size} into even parts",
+            hint=hint,
+        )
+    return heads
+
+
+def _context(arguments: Mapping[str, Any]) -> int:
+    """Upstream needs both; it fails beyond the smaller one."""
+    names = [name for name in ("seq_length", "max_position_embeddings") if name in arguments]
+    return min([_positive(arguments, name, CONTEXT_TOKENS) for name in names] or [CONTEXT_TOKENS])
+
+
+def _positive(arguments: Mapping[str, Any], name: str, default: int) -> int:
+    value = arguments.get(name, default)
+    if type(value) is int and value > 0:
+        return value
+    raise UsageError(f"{name} is not a positive integer: {value!r}", hint=f"such as {default}")
+
+
+def _number(arguments: Mapping[str, Any], name: str, default: float) -> float:
+    value = arguments.get(name, default)
+    if type(value) in (int, float) and value > 0:
+        return float(value)
+    raise UsageError(f"{name} is not a positive number: {value!r}", hint=f"such as {default:g}")
