@@ -46,7 +46,7 @@ _V1 = _Layout(
 _NO_LIMIT_BYTES = 1 << 60  # v1 writes "no limit" as the largest page-aligned 64-bit number
 
 
-def memory_limit(*, root: Path = ROOT) -> CgroupMemory | None | Unavailable:
+def memory_limit(*, root: Path = ROOT) -> CgroupMemory | Unavailable | None:
     """The tightest limit from this process's control group up to the root; None: no limit.
 
     ``root`` is where ``proc/`` and ``sys/`` are. In a container the path that /proc/self/cgroup

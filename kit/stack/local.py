@@ -109,6 +109,7 @@ class LocalRuntime:
     def _end(self, state: State) -> None:
         """End the process group of ``state``, whose leader is alive."""
         _signal_group(state.pid, signal.SIGTERM)
+        _signal_group(state.pid, signal.SIGCONT)  # one that is stopped would not hear it
         deadline = time.monotonic() + self._grace_seconds
         while states.is_alive(state) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)

@@ -30,6 +30,7 @@ def exclusive(state_dir: Path, timeout_seconds: float, listener: Listener) -> It
                 f"another kit up did not end within {timeout_seconds:.0f} s",
                 hint="see kit status and kit logs; kit down ends what it started",
             ) from error
-    with lock:
-        lock.release()
+    try:
         yield
+    finally:
+        lock.release()

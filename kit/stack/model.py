@@ -1,11 +1,9 @@
 """Which model to serve: resolve `--model demo|DIR` into a converted directory."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.errors import EnvironmentNotReady, KitError
-from kit.memory.shape import read_shape
+from kit.errors import EnvironmentNotReady
 from kit.settings import bundled
 from kit.stack.listener import Listener
 
@@ -73,3 +71,22 @@ def _require_converted(directory: Path) -> None:
         f"{directory} holds no converted model (config.json and *.safetensors)",
         hint=f"to make one: {CONVERT}",
     )
+
+
+def _demo(data_dir: Path, listener: Listener) -> Path:
+    """The converted demo: made from the bundled checkpoint at the first call, then found again."""
+    from kit.weights.convert import convert_checkpoint
+    from kit.weights.locate import CHECKPOINT_NAME
+    from kit.weights.lock import read_lock, verify_files
+
+    locked = read_lock(bundled("kit.lock")).weights[DEMO]
+    verify_files(bundled(DEMO), locked)
+    checkpoint = next(name for name in locked if name.endswith(CHECKPOINT_NAME))
+    output = data_dir / f"{DEMO}-{locked[checkpoint].sha256[:12]}-bf16"
+    convert_checkpoint(
+        bundled(DEMO) / checkpoint,
+        output,
+        overwrite=True,
+        progress=lambda done, total: listener.progress("converting the demo", done / total),
+    )
+    return output

@@ -74,4 +74,6 @@ def _cause(exit_code: int | Unavailable, log: Sequence[str]) -> _Cause:
 
 
 def _last(log: Sequence[str], prefix: str) -> str | None:
-    return next((line.removeprefix(prefix) for line in reversed(log) if line.startswith(prefix)), None)
+    return next(
+        (line.removeprefix(prefix) for line in reversed(log) if line.startswith(prefix)), None
+    )

@@ -49,7 +49,9 @@ def rooms(plan: Plan, gpu: Gpu | None) -> tuple[Room, ...]:
     if address_space is not None:
         what = "address space (ulimit -v)"
         total = need + _ADDRESS_SPACE_BYTES
-        found.append(Room(what, address_space, total, "raise it in this shell: ulimit -v unlimited"))
+        found.append(
+            Room(what, address_space, total, "raise it in this shell: ulimit -v unlimited")
+        )
     if gpu is not None:
         remedy = "end the programs that hold it: nvidia-smi"
         need = plan.peak_bytes(Pool.DEVICE)

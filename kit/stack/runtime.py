@@ -1,12 +1,11 @@
 """The seam between `kit up` and what runs the service: a local process, or a container."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.nvml import Gpu
 from kit.memory.unavailable import Unavailable
 
 RuntimeName = Literal["local", "container"]
@@ -49,7 +48,7 @@ class Running:
 
 
 class Runtime(Protocol):
-    """Starts, stops and shows one service. Used under the lock that :func:`kit.stack.up.up` takes."""
+    """Starts, stops and shows one service. `kit up` holds a lock while it uses it."""
 
     name: RuntimeName
 
@@ -58,7 +57,7 @@ class Runtime(Protocol):
         ...
 
     def status(self) -> Running | None:
-        """The service that was started and not stopped since, alive or dead; None: there is none."""
+        """The service that was started and not stopped since, alive or dead; None: none."""
         ...
 
     def stop(self) -> bool:
@@ -72,10 +71,15 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What the choice of a runtime and a device follows from."""
+    """What the choice of a runtime follows from: a GPU that CUDA may use, and a Docker engine."""
 
-    gpus: tuple[Gpu, ...] | Unavailable
+    gpu: bool
     docker: bool
+
+
+def docker_engine_found(environ: Mapping[str, str]) -> bool:
+    """Whether an engine is there to be asked: ``DOCKER_HOST`` names one, or its socket exists."""
+    return bool(environ.get("DOCKER_HOST")) or Path("/var/run/docker.sock").exists()
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Choice:
 def choose_runtime(
     wanted: Literal["auto", "local", "container"],
     facts: HostFacts,
-    available: Collection[RuntimeName] = ("local",),
+    available: Collection[RuntimeName],
 ) -> Choice:
     """Choose: ``auto`` is a container where there are an NVIDIA GPU and Docker, else local.
 
@@ -105,7 +109,7 @@ def choose_runtime(
             return Choice("container")
         missing = "no Docker engine was found" if "container" in available else _NO_CONTAINERS
         raise EnvironmentNotReady(missing, hint="use --runtime local")
-    if facts.gpus and not isinstance(facts.gpus, Unavailable) and facts.docker:
+    if facts.gpu and facts.docker:
         if "container" in available:
             return Choice("container")
         return Choice("local", f"{_NO_CONTAINERS}; using a local process")

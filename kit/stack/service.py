@@ -25,7 +25,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Loading:
-    """Not ready yet. ``fraction`` of ``phase`` is done, from 0.0 to 1.0."""
+    """Alive, not ready. ``fraction`` of ``phase`` is done, from 0.0 to 1.0."""
 
     phase: str
     fraction: float
@@ -119,6 +119,8 @@ def _health(status: int, body: dict[str, Any]) -> Health:
             load_seconds=float(body["load_seconds"]),
             device_peak_bytes=body["memory"]["device_peak_bytes"],
         )
+    if body["status"] == "stopping":
+        return Loading("stopping", 0.0)
     if body["status"] == "loading":
         return Loading(str(body["phase"]), float(body["progress"]))
     return Failed(str(body["error"]), str(body["hint"]))

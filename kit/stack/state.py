@@ -75,4 +75,3 @@ def is_alive(state: State, *, proc: Path = PROC) -> bool:
         and state.boot_id == boot_id(proc=proc)
         and stat.state not in "ZX"
     )
-

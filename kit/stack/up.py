@@ -3,15 +3,15 @@
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from kit.errors import KitError, ServiceError
 from kit.memory import nvml, proc
 from kit.memory.hold import Budget, Measured, Verdict, hold
-from kit.memory.nvml import Gpu
 from kit.memory.limits import serving_limits
+from kit.memory.nvml import Gpu
 from kit.memory.plan import Device, Plan, Pool, plan_serving
 from kit.memory.shape import read_shape
 from kit.memory.unavailable import Unavailable
@@ -22,7 +22,15 @@ from kit.stack.model import Model, resolve
 from kit.stack.port import require_free
 from kit.stack.preflight import require_room, rooms
 from kit.stack.ready import require_alive, wait_ready
-from kit.stack.runtime import Running, Runtime, ServeSpec
+from kit.stack.runtime import (
+    HostFacts,
+    Running,
+    Runtime,
+    RuntimeName,
+    ServeSpec,
+    choose_runtime,
+    docker_engine_found,
+)
 from kit.stack.service import Ready, Service, base_url
 from kit.units import format_gib
 
@@ -46,6 +54,7 @@ class UpOptions:
     context: int | None = None
     max_sequences: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    runtime: Literal["auto", "local", "container"] = "auto"
     timeout_seconds: float = 600.0
     preflight: bool = True
 
@@ -89,6 +98,7 @@ class _Intent:
     """Everything that is decided before something is started."""
 
     options: UpOptions
+    runtime: RuntimeName
     model: Model
     spec: ServeSpec
     plan: Plan
@@ -101,14 +111,12 @@ class _Intent:
         return Budget(settings.max_ram_bytes or self.plan.peak_bytes(Pool.HOST), vram)
 
     def service(self) -> Service:
-        return Service(
-            base_url(self.spec.host, self.spec.port), self.options.settings.api_key
-        )
+        return Service(base_url(self.spec.host, self.spec.port), self.options.settings.api_key)
 
 
 def up(
     options: UpOptions,
-    runtime: Runtime,
+    runtimes: Mapping[RuntimeName, Runtime],
     listener: Listener,
     *,
     environ: Mapping[str, str] = os.environ,
@@ -122,7 +130,8 @@ def up(
     """
     begin = time.monotonic()
     with exclusive(options.settings.state_dir, options.timeout_seconds, listener):
-        intent = _decide(options, listener, environ)
+        intent = _decide(options, set(runtimes), listener, environ)
+        runtime = runtimes[intent.runtime]
         kept = _keep(intent, runtime, listener)
         if kept is None:
             _start(intent, runtime, listener)
@@ -138,9 +147,18 @@ def up(
         return report
 
 
-def _decide(options: UpOptions, listener: Listener, environ: Mapping[str, str]) -> _Intent:
+def _decide(
+    options: UpOptions,
+    available: Collection[RuntimeName],
+    listener: Listener,
+    environ: Mapping[str, str],
+) -> _Intent:
     found = nvml.gpus()
     visible = () if isinstance(found, Unavailable) else nvml.visible(found, environ)
+    facts = HostFacts(bool(visible), docker_engine_found(environ))
+    choice = choose_runtime(options.runtime, facts, available)
+    if choice.note:
+        listener.say(choice.note)
     model = resolve(options.model, options.settings.data_dir, bool(visible), listener)
     device: Device = "cuda" if visible else "cpu"
     if options.device != "auto":
@@ -160,11 +178,11 @@ def _decide(options: UpOptions, listener: Listener, environ: Mapping[str, str]) 
         api_key_digest=hashlib.sha256(key.encode()).hexdigest()[:16] if key else None,
     )
     plan = plan_serving(shape, context=context, max_sequences=sequences, device=device)
-    return _Intent(options, model, spec, plan, gpu)
+    return _Intent(options, choice.runtime, model, spec, plan, gpu)
 
 
 def _keep(intent: _Intent, runtime: Runtime, listener: Listener) -> tuple[Ready, str] | None:
-    """Readiness and an answer of the service that already runs as asked; else None, and it is gone."""
+    """Readiness and answer of a service that runs as asked; else None, and nothing runs."""
     running = runtime.status()
     if running is None:
         return None

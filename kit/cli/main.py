@@ -1,0 +1,71 @@
+"""The `kit` command: its subcommands, and the one place where errors become exit codes."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import kit
+from kit.cli import memory, serve, service, up, weights
+from kit.cli.wiring import Wiring
+from kit.errors import KitError
+
+_EPILOG = """\b
+Exit codes:
+  0  ok
+  1  a finding or a failure; status: nothing runs
+  2  wrong usage or setting
+  3  the machine lacks something: memory, disk, a free port, weights
+  4  integrity: checksum mismatch, damaged file, unsafe pickle
+  5  a measured memory peak passed its budget
+  6  the service did not start, died, or is not ready
+130  interrupted
+"""
+
+app = typer.Typer(
+    name="kit",
+    help="Run iFlytekSpark-13B on one affordable GPU, with proof of the memory it takes.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help keeps its options readable at 80 columns
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(up.up)
+app.command()(service.down)
+app.command()(service.status)
+app.command()(service.logs)
+app.command()(service.health)
+app.command()(serve.serve)
+app.add_typer(weights.app, name="weights")
+app.add_typer(memory.app, name="memory")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(kit.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def run(*, server_command: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    ``server_command`` replaces the program that `kit up` starts as the server.
+    """
+    try:
+        app(obj=Wiring(server_command))
+    except KitError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,66 @@
+"""How progress is shown: live on a terminal, plain lines where the output is piped."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.status import Status
+from rich.text import Text
+
+_STEPS = 4
+
+
+class Terminal:
+    """Shows messages and progress on stderr. A context manager; a :class:`Listener`."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._live = ExitStack()
+        self._status: Status | None = None
+        self._shown: tuple[str, int] | None = None
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.close()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, soft_wrap=True)
+
+    def progress(self, phase: str, fraction: float | None) -> None:
+        """Show what is under way; piped, a line per phase and quarter."""
+        text = phase if fraction is None else f"{phase} {fraction:.0%}"
+        if self._console.is_interactive:
+            self._status = self._status or self._live.enter_context(self._console.status(""))
+            self._status.update(Text(text))
+            return
+        step = (phase, int((fraction or 0.0) * _STEPS))
+        if step != self._shown:
+            self._shown = step
+            self.say(text)
+
+    def bytes_progress(self, phase: str) -> Callable[[int, int], None]:
+        """A function to call with (bytes done, bytes in all): a bar with rate and time left."""
+        if not self._console.is_interactive:
+            return lambda done, total: self.progress(phase, done / max(total, 1))
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True))
+        more = (TransferSpeedColumn(), TimeRemainingColumn())
+        bar = self._live.enter_context(Progress(*columns, *more, console=self._console))
+        task = bar.add_task(phase, total=None)
+        return lambda done, total: bar.update(task, completed=done, total=total)

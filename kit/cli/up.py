@@ -1,0 +1,114 @@
+"""`kit up`."""
+
+from dataclasses import replace
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from kit import units
+from kit.cli.wiring import wiring
+from kit.settings import Settings
+
+
+class Device(StrEnum):
+    """Where the model runs; auto is the GPU where there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class RuntimeChoice(StrEnum):
+    """What runs the server; auto is a container where a GPU and Docker are found."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    CONTAINER = "container"
+
+
+def up(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KIT_MODEL",
+            metavar="demo|DIR",
+            help="What to serve: the built-in demo, or a converted directory.",
+            show_default="demo where there is no GPU",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
+    context_length: Annotated[
+        int | None,
+        typer.Option(
+            "--context", min=2, metavar="TOKENS", help="Tokens of prompt and answer together."
+        ),
+    ] = None,
+    max_sequences: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Answers generated at once; more wait.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.AUTO,
+    host: Annotated[str, typer.Option(envvar="KIT_HOST", help="Address to bind.")] = Settings.host,
+    port: Annotated[
+        int, typer.Option(envvar="KIT_PORT", min=1, max=65535, help="Port to bind.")
+    ] = Settings.port,
+    max_ram: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KIT_MAX_RAM",
+            metavar="SIZE",
+            help="Budget of the host RAM peak, such as 4GiB.",
+            show_default="the plan",
+        ),
+    ] = None,
+    max_vram: Annotated[
+        str,
+        typer.Option(envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak."),
+    ] = "30GiB",
+    runtime: Annotated[
+        RuntimeChoice, typer.Option(help="What runs the server.")
+    ] = RuntimeChoice.AUTO,
+    timeout: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="How long to wait until it is ready.")
+    ] = 600.0,
+    preflight: Annotated[
+        bool, typer.Option(help="Refuse to start what free memory cannot hold.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Serve a model inside a measured memory budget.
+
+    Starts an OpenAI-compatible server, waits until it is ready, asks one question, and holds the peak of host RAM and
+    VRAM against the budget. Run again, it changes nothing that already runs as asked.
+    """
+    from kit.cli import up_report
+    from kit.cli.terminal import Terminal
+    from kit.memory.hold import require
+    from kit.stack import up as stack
+
+    settings = replace(
+        Settings.from_environ(),
+        host=host,
+        port=port,
+        max_ram_bytes=units.parse_size(max_ram) if max_ram else None,
+        max_vram_bytes=units.parse_size(max_vram),
+    )
+    options = stack.UpOptions(
+        settings=settings,
+        model=model,
+        name=name,
+        context=context_length,
+        max_sequences=max_sequences,
+        device=device.value,
+        runtime=runtime.value,
+        timeout_seconds=timeout,
+        preflight=preflight,
+    )
+    with Terminal() as terminal:
+        report = stack.up(options, wiring(context).runtimes(settings), terminal)
+    if as_json:
+        up_report.print_json(report)
+    else:
+        up_report.print_text(report, settings.api_key is not None)
+    require(report.verdicts)

@@ -1,0 +1,125 @@
+"""What `kit up` prints at its end: for people, and as JSON."""
+
+import json
+import shlex
+
+from rich.console import Console
+from rich.text import Text
+
+from kit.memory.hold import Verdict
+from kit.memory.plan import Pool
+from kit.memory.unavailable import Unavailable
+from kit.stack.model import CONVERT, SERVE, WEIGHTS_URL
+from kit.stack.up import UpReport
+from kit.units import format_gib
+
+_INDENT = "  "
+
+
+def print_json(report: UpReport) -> None:
+    """One JSON object; a figure that could not be had is null with its reason beside it."""
+    verdicts = {
+        verdict.flag.removeprefix("--max-"): {
+            "peak_bytes": None
+            if isinstance(verdict.peak_bytes, Unavailable)
+            else verdict.peak_bytes,
+            "unavailable": getattr(verdict.peak_bytes, "reason", None),
+            "budget_bytes": verdict.budget_bytes,
+            "plan_bytes": report.plan.peak_bytes(_pool(verdict)),
+            "passed": verdict.passed,
+        }
+        for verdict in report.verdicts
+    }
+    record = {
+        "url": report.url,
+        "model": report.ready.model,
+        "model_dir": str(report.model.directory),
+        "demo": report.model.demo,
+        "started": report.started,
+        "pid": report.pid,
+        "device": report.ready.device,
+        "dtype": report.ready.dtype,
+        "context_length": report.ready.context_length,
+        "max_sequences": report.ready.max_sequences,
+        "load_seconds": report.ready.load_seconds,
+        "seconds": round(report.seconds, 3),
+        "question": report.question,
+        "answer": report.answer,
+        "memory": verdicts,
+        "within_budget": report.within_budget,
+    }
+    print(json.dumps(record, ensure_ascii=False, indent=2))
+
+
+def print_text(report: UpReport, has_api_key: bool) -> None:
+    """The summary for people, 80 columns wide."""
+    console = Console(highlight=False, markup=False)
+    state = "is up" if report.within_budget else "was stopped: it took more memory than its budget"
+    console.print(Text.assemble("\n", (f"{report.ready.model} {state}", "bold")), soft_wrap=True)
+    for label, value in _facts(report):
+        console.print(f"{_INDENT}{label:<10}{value}", soft_wrap=True)
+    if not report.within_budget:
+        return
+    _print_conversation(console, report)
+    if report.model.demo:
+        console.print(_DEMO_NOTE, soft_wrap=True)
+    console.print("\nTry it:", soft_wrap=True)
+    console.print(_curl(report, has_api_key), soft_wrap=True)
+    console.print("\nStop it with: kit down", soft_wrap=True)
+
+
+def _facts(report: UpReport) -> list[tuple[str, str]]:
+    ready = report.ready
+    facts = [
+        ("url", report.url),
+        (
+            "model",
+            f"{ready.dtype} on {ready.device}, {ready.context_length} tokens of context, "
+            f"{ready.max_sequences} at once",
+        ),
+        ("load", f"{ready.load_seconds:.1f} s ({report.seconds:.1f} s for this command)"),
+    ]
+    facts += [(verdict.what, _peak(verdict, report)) for verdict in report.verdicts]
+    if ready.device == "cpu":
+        facts.append(("VRAM", "none: no GPU in use"))
+    return facts
+
+
+def _peak(verdict: Verdict, report: UpReport) -> str:
+    if isinstance(verdict.peak_bytes, Unavailable):
+        return f"could not be measured: {verdict.peak_bytes.reason}"
+    planned = format_gib(report.plan.peak_bytes(_pool(verdict)))
+    budget = format_gib(verdict.budget_bytes)
+    return f"peak {format_gib(verdict.peak_bytes)}, planned {planned}, budget {budget}"
+
+
+def _print_conversation(console: Console, report: UpReport) -> None:
+    console.print(f"\n{_INDENT}> {report.question}", soft_wrap=True)
+    width = min(console.width, 80) - len(_INDENT)
+    for line in Text(report.answer.strip()).wrap(console, width):
+        console.print(f"{_INDENT}{line}", soft_wrap=True, style="green")
+
+
+def _curl(report: UpReport, has_api_key: bool) -> str:
+    messages = [{"role": "user", "content": report.question}]
+    body = json.dumps({"model": report.ready.model, "messages": messages}, ensure_ascii=False)
+    lines = [f"curl {report.url}/chat/completions", "-H 'Content-Type: application/json'"]
+    if has_api_key:
+        lines.append('-H "Authorization: Bearer $KIT_API_KEY"')
+    lines.append(f"-d {shlex.quote(body)}")
+    return " \\\n    ".join(lines).join((_INDENT, ""))
+
+
+def _pool(verdict: Verdict) -> Pool:
+    return Pool.DEVICE if verdict.what == "VRAM" else Pool.HOST
+
+
+_DEMO_NOTE = f"""
+This is the built-in demo, a tiny model that only knows this kit. For the real
+iFlytekSpark-13B, fetch the weights (53 GB) from
+  {WEIGHTS_URL}
+then:
+  {CONVERT}
+  {SERVE}
+They are free for non-commercial use; commercial use needs iFlytek's written
+consent: see LICENSE_MODEL.md beside them."""

@@ -1,0 +1,77 @@
+"""`kit weights`."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(help="Convert checkpoints.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Upstream's mp_rank_00_model_states.pt.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The directory to make.")],
+    precision: Annotated[
+        Literal["bf16", "fp32"], typer.Option(help="Of the converted weights.")
+    ] = "bf16",
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="The SentencePiece model.", show_default="found beside the checkpoint"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON with upstream's arguments, for what the tensors do not tell.",
+            show_default="config.json beside the checkpoint",
+        ),
+    ] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            "--heads",
+            "--num-heads",
+            min=1,
+            metavar="N",
+            help="Attention heads.",
+            show_default="from config.json, else heads of 128",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The record on stdout.")] = False,
+) -> None:
+    """Convert upstream's checkpoint into a directory that the kit and Hugging Face tools open."""
+    from kit.cli.terminal import Terminal
+    from kit.units import format_gib
+    from kit.weights.convert import convert_checkpoint
+
+    with Terminal() as terminal:
+        record = convert_checkpoint(
+            source,
+            output,
+            precision=precision,
+            tokenizer=tokenizer,
+            config=config,
+            num_heads=heads,
+            overwrite=overwrite,
+            progress=terminal.bytes_progress("converting"),
+        )
+    if as_json:
+        print(json.dumps({"output": str(output), **asdict(record)}, ensure_ascii=False, indent=2))
+    else:
+        size = format_gib(sum(record.files.values()))
+        print(f"{output} holds the model: {size} in {precision}\nserve it: kit up --model {output}")
+    if record.nonfinite_count:
+        print(f"warning: {record.nonfinite_count} weights are not finite", file=sys.stderr)

@@ -1,0 +1,56 @@
+"""`kit status` and `kit health`: what should run, and whether it does."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kit.stack.runtime import Running, Runtime
+from kit.stack.service import Failed, Health, Loading, Ready, Service, Silent, base_url
+
+StateName = Literal["ready", "loading", "failed", "silent", "dead", "stopped"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The service now.
+
+    Attributes:
+        state: ``stopped``: nothing was started. ``dead``: it was, and its process is gone.
+            ``silent``: its process is there, but does not answer (yet).
+        detail: one line that says more.
+    """
+
+    state: StateName
+    detail: str
+    running: Running | None
+    health: Health | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 ready, 1 stopped (nothing should run), 6 it should run and is not ready."""
+        return {"ready": 0, "stopped": 1}.get(self.state, 6)
+
+
+def status(runtime: Runtime) -> Status:
+    """The service that `kit up` started."""
+    running = runtime.status()
+    if running is None:
+        return Status("stopped", "not running; start it: kit up", None, None)
+    if not running.alive:
+        detail = f"died: process {running.pid} is gone; see kit logs; start it again: kit up"
+        return Status("dead", detail, running, None)
+    found = health(base_url(running.spec.host, running.spec.port))
+    return Status(found.state, found.detail, running, found.health)
+
+
+def health(url: str) -> Status:
+    """Readiness of whatever serves at ``url``, whoever started it."""
+    reply = Service(url).health()
+    match reply:
+        case Ready(model=model, device=device, dtype=dtype):
+            return Status("ready", f"ready: {model} on {device} in {dtype}, {url}/v1", None, reply)
+        case Loading(phase, fraction):
+            return Status("loading", f"loading: {phase} {fraction:.0%}", None, reply)
+        case Failed(error, hint):
+            return Status("failed", f"failed: {error} ({hint})", None, reply)
+        case Silent(reason):
+            return Status("silent", f"no answer from {url}: {reason}", None, reply)

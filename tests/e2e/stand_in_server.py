@@ -1,0 +1,72 @@
+"""Behaves like `kit serve` towards `kit up`, at once and without torch.
+
+STAND_IN chooses what happens: ok, load_error, crash, out_of_memory, never_ready, mute, no_answer.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+LOAD_SECONDS = 0.3
+READY_MEMORY = {
+    "host_peak_bytes": 1,
+    "host_private_bytes": 1,
+    "device_peak_bytes": None,
+    "weights_bytes": 1,
+    "kv_cache_bytes": 1,
+}
+
+behaviour = os.environ.get("STAND_IN", "ok")
+parser = argparse.ArgumentParser()
+parser.add_argument("directory")
+for option in ("host", "name", "device"):
+    parser.add_argument(f"--{option}")
+for option in ("port", "context", "max-sequences"):
+    parser.add_argument(f"--{option}", type=int)
+options = parser.parse_args()
+started = time.monotonic()
+
+if behaviour == "load_error":
+    print("error: the weights are damaged\nhint: convert them again", file=sys.stderr)
+    sys.exit(4)
+if behaviour == "crash":
+    raise RuntimeError("boom")
+if behaviour == "out_of_memory":
+    bytearray(1 << 60)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def reply(self, status: int, body: dict[str, object]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        if behaviour == "mute":
+            time.sleep(600)
+        if behaviour == "never_ready" or time.monotonic() - started < LOAD_SECONDS:
+            self.reply(503, {"status": "loading", "phase": "weights", "progress": 0.41})
+            return
+        ready = {"status": "ready", "model": options.name, "engine": "native", "dtype": "bfloat16"}
+        ready |= {"device": options.device, "context_length": options.context}
+        ready |= {"max_sequences": options.max_sequences, "load_seconds": 0.3}
+        self.reply(200, {**ready, "memory": READY_MEMORY})
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        key = os.environ.get("KIT_API_KEY")
+        if key and self.headers["Authorization"] != f"Bearer {key}":
+            self.reply(401, {"error": {"message": "wrong key"}})
+        elif behaviour == "no_answer":
+            self.reply(500, {"error": {"message": "the engine has died"}})
+        else:
+            answer = f"You said: {request['messages'][0]['content']}"
+            self.reply(200, {"choices": [{"message": {"content": answer}}]})
+
+
+ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()
