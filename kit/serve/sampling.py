@@ -33,8 +33,11 @@ def keep_top_p(scores: torch.Tensor, p: float) -> torch.Tensor:
     """Scores ``[vocab]`` with all but the most probable tokens at -inf.
 
     Tokens stay, most probable first, until their probabilities sum to more than p; the one that
-    crosses p stays too.
+    crosses p stays too. p = 1 keeps all; upstream then drops a few of the least probable, by
+    rounding of the sum.
     """
+    if p >= 1:
+        return scores
     ordered, order = torch.sort(scores, descending=True)
     passed = torch.softmax(ordered, dim=-1).cumsum(dim=-1) > p
     dropped = torch.cat((passed.new_zeros(1), passed[:-1]))
@@ -53,8 +56,7 @@ def choose(
     scores = scores / params.temperature
     if params.top_k > 0:
         scores = keep_top_k(scores, params.top_k)
-    if params.top_p < 1:
-        scores = keep_top_p(scores, params.top_p)
+    scores = keep_top_p(scores, params.top_p)
     return torch.multinomial(torch.softmax(scores, dim=-1), 1, generator=generator)[0]
 
 

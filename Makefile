@@ -1,0 +1,74 @@
+# spark-kit. `make` lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+# Which build of torch: cuda where an NVIDIA driver is, else cpu.
+TORCH  ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+# More arguments for `kit`, such as: make up ARGS="--model /data/spark-13b --port 9000"
+ARGS   ?=
+
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+KIT = $(VENV)/bin/kit
+SOURCES = kit tests scripts
+
+.DEFAULT_GOAL := help
+.PHONY: help install up down status logs test check format demo lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.native ## set up .venv with the kit and its native engine
+
+up: $(VENV)/.native ## serve a model and print its first answer (ARGS="--model DIR" for your own)
+	$(KIT) up $(ARGS)
+
+down: $(VENV)/.native ## stop the service
+	$(KIT) down
+
+status: $(VENV)/.native ## say whether the service runs
+	$(KIT) status
+
+logs: $(VENV)/.native ## show the service's log
+	$(KIT) logs
+
+test: $(VENV)/.dev ## run all tests (KIT_GOLDEN_DIR=DIR adds golden folders; ARGS go to pytest)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, types, layers
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev ## format the code
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+	$(VENV)/bin/ruff format $(SOURCES)
+
+demo: $(VENV)/.native ## train the embedded demo model again (minutes)
+	$(VENV)/bin/python scripts/train_demo.py
+
+lock: ## resolve requirements/*.txt again (needs uv)
+	$(PYTHON) scripts/lock_requirements.py
+
+clean: ## remove .venv and caches; models and state stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# torch comes first and alone: which build an index offers decides what else it needs.
+$(VENV)/.torch: requirements/torch-cpu.txt requirements/torch-cuda.txt
+	@echo "Setting up $(VENV) with torch ($(TORCH)) ..."
+	$(PYTHON) -m venv $(VENV)
+	@if [ "$(TORCH)" = cpu ] && $(PIP) install --no-deps --require-hashes -r requirements/torch-cpu.txt; then :; \
+	else \
+		[ "$(TORCH)" = cuda ] || echo "No CPU build of torch here: installing the CUDA build (about 3 GB), which runs on the CPU too"; \
+		$(PIP) install --no-deps --require-hashes -r requirements/torch-cuda.txt; \
+	fi
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.torch requirements/native.txt pyproject.toml
+	$(PIP) install --require-hashes -r requirements/native.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.native requirements/dev.txt
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
