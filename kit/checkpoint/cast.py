@@ -26,7 +26,8 @@ def cast_into(target: Array, source: Array) -> None:
     """Copy with rounding to nearest even. Infinities and NaN stay what they are; a finite value
     beyond the target's range becomes infinite.
     """
-    np.copyto(target, source, casting="unsafe")
+    with np.errstate(all="ignore"):
+        np.copyto(target, source, casting="unsafe")
 
 
 def count_nonfinite(values: Array, dtype: DType) -> int:

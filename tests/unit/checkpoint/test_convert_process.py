@@ -1,0 +1,94 @@
+"""Conversions in processes of their own: killed in the middle, and short of memory."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+CHILD = """
+import os, resource, signal, sys
+from pathlib import Path
+from kit.checkpoint.convert import convert_tensors
+from kit.checkpoint.layout import map_tensors
+from kit.checkpoint.torchfile import index_checkpoint
+
+source, out, kill_after, extra_bytes, options = sys.argv[1:]
+
+def data_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+def progress(done_bytes, total_bytes):
+    if done_bytes > int(kill_after):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if int(extra_bytes):
+    limit = data_bytes() + int(extra_bytes)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+checkpoint = index_checkpoint(Path(source))
+mappings = map_tensors(checkpoint.tensors)[1]
+convert_tensors(checkpoint, mappings, Path(out), progress=progress, **eval(options))
+"""
+NEVER = 2**62
+
+
+def child(
+    source: Path, out: Path, *, kill_after: int = NEVER, extra_bytes: int = 0, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    arguments = [str(source), str(out), str(kill_after), str(extra_bytes), repr(options)]
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_kill_9_at_any_point_and_the_same_command_goes_on(
+    save: Callable[..., Path], make_state: Callable[..., Any], expected: Any, tmp_path: Path
+) -> None:
+    path = save(make_state(layers=3))
+    out = tmp_path / "out"
+    size = path.stat().st_size
+    finished: list[int] = []
+    for tenths in (3, 6, 9):
+        killed = child(
+            path, out, kill_after=size * tenths // 10, max_shard_bytes=500, chunk_bytes=128
+        )
+        assert killed.returncode == -signal.SIGKILL
+        finished.append(len(list(out.glob("*.safetensors"))))
+    assert finished == sorted(set(finished))
+    done = child(path, out, max_shard_bytes=500, chunk_bytes=128)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, torch.Tensor] = {}
+    for file in out.glob("*.safetensors"):
+        found |= load_file(file)
+    wanted = expected(torch.load(path), torch.bfloat16)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_tensor_larger_than_the_memory_allowed(
+    save: Callable[..., Path], make_state: Callable[..., Any], tmp_path: Path, dtype: str
+) -> None:
+    """160 MB of embedding table, in a process whose data may grow by 64 MiB."""
+    path = save(make_state(layers=1, hidden=1000, vocab=40_000, ffn=8))
+    result = child(path, tmp_path / "out", extra_bytes=64 * 1024**2, dtype=dtype)
+    assert result.returncode == 0, result.stderr
+    table = load_file(tmp_path / "out" / "model.safetensors")["model.embed_tokens.weight"]
+    state = torch.load(path, mmap=True)["module"]["language_model"]
+    assert torch.equal(table, state["embedding"]["word_embeddings"]["weight"].to(table.dtype))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+def test_that_limit_would_stop_a_reader_of_whole_tensors(
+    save: Callable[..., Path], make_state: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = save(make_state(layers=1, hidden=1000, vocab=40_000, ffn=8))
+    result = child(path, tmp_path / "out", extra_bytes=64 * 1024**2, chunk_bytes=10**9)
+    assert "MemoryError" in result.stderr
