@@ -55,7 +55,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     norms=st.sampled_from([torch.float32, None]),
     target=st.sampled_from(["bfloat16", "float32"]),
     chunk_bytes=st.integers(4, 400),
-    max_shard_bytes=st.integers(1, 5000),
+    max_shard_bytes=st.integers(400, 5000),
 )
 def test_bit_for_bit_as_torch_for_any_shape_type_chunk_and_shard_size(
     tmp_path: Path,
