@@ -1,4 +1,4 @@
-"""Golden folders: recordings of the real upstream code. One is bundled; KIT_GOLDEN_DIR adds others."""
+"""Golden folders: recordings of the real upstream code. KIT_GOLDEN_DIR adds to the bundled one."""
 
 import json
 import os

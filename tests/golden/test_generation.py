@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.native import NativeEngine
 

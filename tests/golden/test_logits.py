@@ -1,10 +1,10 @@
 """Logits of the transformers model against upstream's, through the real conversion."""
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.spark.attention_spark import in_block_window
 
 FP32_TOLERANCE = 1e-4

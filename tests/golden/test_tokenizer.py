@@ -1,8 +1,9 @@
 """Every recorded tokenizer case, to the letter."""
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 import pytest
 from transformers import AutoTokenizer
+
+import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 
 
 @pytest.fixture

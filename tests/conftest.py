@@ -1,0 +1,51 @@
+"""Shared by all tests: small random Spark models in converted form."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+TOKENIZER = Path(__file__).parent / "golden" / "data" / "a" / "tokenizer" / "tokenizer.model"
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``make_model(**config)``: a directory as ``kit weights convert`` makes it, weights random."""
+
+    def make(**overrides: Any) -> Path:
+        import torch
+        from safetensors.torch import save_file
+
+        from kit.spark import SparkConfig, SparkForCausalLM
+        from kit.weights.export import write_support_files
+
+        config: dict[str, Any] = {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "intermediate_size": 48,
+            "vocab_size": 2000,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 2048,
+            "sliding_window": 256,
+            "layer_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+            "dtype": "float32",
+        } | overrides
+        directory = tmp_path_factory.mktemp("model")
+        write_support_files(directory, config, TOKENIZER)
+        torch.manual_seed(0)
+        model = SparkForCausalLM(SparkConfig.from_pretrained(directory))
+        tensors = {
+            name: (torch.randn_like(tensor) * 0.2 + (name.endswith("norm.weight"))).to(
+                getattr(torch, config["dtype"])
+            )
+            for name, tensor in model.state_dict().items()
+            if name != "lm_head.weight"
+        }
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        return directory
+
+    return make
