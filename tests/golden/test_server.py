@@ -1,0 +1,85 @@
+"""The whole way: upstream's checkpoint converted, served over HTTP, asked by the openai client."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+import torch
+
+from kit.cli.serve import native_source
+from kit.serve.server import ModelServer, ServerOptions
+from kit.serve.tokenizer import InContextDecoder, load_tokenizer
+
+CHAT_FORMAT = "<User> %s<end><Bot> "
+UNDECIDED = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The model is so small that threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def client(golden, converted) -> Iterator[openai.OpenAI]:
+    source = native_source(converted(golden, "fp32"), "spark", None, None, "cpu", "auto")
+    server = ModelServer(source, ServerOptions(port=0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    url = f"http://127.0.0.1:{server.port}/v1"
+    with openai.OpenAI(base_url=url, api_key="unused", max_retries=50) as client:
+        yield client
+    server.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def recorded_chats(golden) -> list[dict[str, Any]]:
+    """Upstream's own greedy answers to one prompt, shipped settings, no step that is a toss-up."""
+    runs = [
+        run
+        for run in golden.json("generate_fp32.json")
+        if not run.get("error")
+        and not run["overrides"]
+        and len(run["prompts"]) == 1
+        and run["fmt"] == CHAT_FORMAT
+        and run["min_margin"] >= UNDECIDED
+    ]
+    if not runs:
+        pytest.skip("no such run is recorded here")
+    return runs
+
+
+def test_answers_are_upstreams(client: openai.OpenAI, golden, converted) -> None:
+    decoder = InContextDecoder(load_tokenizer(converted(golden, "fp32")))
+    for run in recorded_chats(golden):
+        [prompt_ids], [gen_len] = run["prompt_ids"], run["gen_len"]
+        generated = run["tokens"][0][len(prompt_ids) : gen_len]
+        request: Any = {
+            "model": "spark",
+            "messages": [{"role": "user", "content": run["prompts"][0]}],
+            "max_tokens": run["tokens_to_generate"],
+        }
+        answer = client.chat.completions.create(**request)
+        assert answer.choices[0].message.content == decoder.text(generated)
+        assert answer.usage.prompt_tokens == len(prompt_ids)
+        assert answer.usage.completion_tokens == len(generated)
+        chunks = client.chat.completions.create(**request, stream=True)
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert streamed == answer.choices[0].message.content
+
+
+def test_a_stream_that_is_closed_frees_its_place(client: openai.OpenAI) -> None:
+    request: Any = {"model": "spark", "prompt": "Hello", "max_tokens": 200}
+    request["extra_body"] = {"ignore_eos": True}
+    before = client.completions.create(**request, seed=3, temperature=1.0).choices[0].text
+    for _ in range(20):
+        stream = client.completions.create(**request, stream=True)
+        next(stream)
+        stream.close()
+    assert client.completions.create(**request, seed=3, temperature=1.0).choices[0].text == before
