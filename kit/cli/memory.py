@@ -37,10 +37,17 @@ def plan(
     from kit.memory.limits import serving_limits
     from kit.memory.plan import plan_serving
     from kit.memory.shape import read_shape
+    from kit.memory.torch_build import installed_build
 
     shape = read_shape(directory)
     length, sequences = serving_limits(shape, context, max_sequences)
-    found = plan_serving(shape, context=length, max_sequences=sequences, device=device)
+    found = plan_serving(
+        shape,
+        context=length,
+        max_sequences=sequences,
+        device=device,
+        build=installed_build(),
+    )
     if as_json:
         print(json.dumps({**asdict(found), "peak_bytes": _peaks(found)}, indent=2))
     else:

@@ -45,7 +45,7 @@ class Terminal:
 
     def progress(self, phase: str, fraction: float | None) -> None:
         """Show what is under way; piped, a line per phase and quarter."""
-        text = phase if fraction is None else f"{phase} {fraction:.0%}"
+        text = f"{phase} {fraction:.0%}" if fraction else phase
         if self._console.is_interactive:
             self._status = self._status or self._live.enter_context(self._console.status(""))
             self._status.update(Text(text))

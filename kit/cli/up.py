@@ -79,8 +79,9 @@ def up(
 ) -> None:
     """Serve a model inside a measured memory budget.
 
-    Starts an OpenAI-compatible server, waits until it is ready, asks one question, and holds the peak of host RAM and
-    VRAM against the budget. Run again, it changes nothing that already runs as asked.
+    Starts an OpenAI-compatible server, waits until it is ready, asks one question, and
+    holds the peak of host RAM and VRAM against the budget. Run again, it changes nothing that
+    already runs as asked.
     """
     from kit.cli import up_report
     from kit.cli.terminal import Terminal

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Literal
 
 from kit.memory.shape import ModelShape
+from kit.memory.torch_build import TorchBuild
 from kit.units import MIB
 
 Device = Literal["cpu", "cuda"]
@@ -71,7 +72,9 @@ class Plan:
 _HELD = (Phase.LOAD, Phase.SERVE)
 
 
-def plan_serving(shape: ModelShape, *, context: int, max_sequences: int, device: Device) -> Plan:
+def plan_serving(
+    shape: ModelShape, *, context: int, max_sequences: int, device: Device, build: TorchBuild
+) -> Plan:
     """Plan the native engine's memory.
 
     Args:
@@ -79,13 +82,14 @@ def plan_serving(shape: ModelShape, *, context: int, max_sequences: int, device:
         context: positions of one sequence, prompt and generated tokens together.
         max_sequences: sequences whose KV cache is held at once.
         device: where weights and cache live.
+        build: of the torch that serves.
     """
     pool = Pool.DEVICE if device == "cuda" else Pool.HOST
     lines = [
         _weights(shape, pool),
         _kv_cache(shape, pool, context, max_sequences),
         _activations(shape, pool, context, max_sequences),
-        *_runtime(shape, device),
+        *_runtime(shape, device, build),
     ]
     lines += [_reserve(lines, each) for each in (Pool.DEVICE, Pool.HOST)]
     held = tuple(line for line in lines if line.size_bytes)
@@ -120,9 +124,13 @@ def _kv_cache(shape: ModelShape, pool: Pool, context: int, max_sequences: int) -
 
 
 def _activations(shape: ModelShape, pool: Pool, context: int, max_sequences: int) -> PlanLine:
-    """One prefill chunk: residual, norm, q, k, v and context; three MLP widths; mask; logits."""
+    """One prefill chunk: residual, norm, q, k, v, context; four MLP widths; mask; fp32 logits.
+
+    To them comes a copy of the largest matrix, which the CPU's kernels lay out anew to multiply.
+    """
     chunk = min(PREFILL_CHUNK, context)
-    numbers = chunk * (6 * shape.hidden + 3 * shape.intermediate)
+    numbers = chunk * (6 * shape.hidden + 4 * shape.intermediate)
+    numbers += shape.hidden * shape.intermediate
     mask_bytes = 4 * chunk * kv_positions(shape, context)
     logits_bytes = 8 * max_sequences * shape.vocabulary
     return PlanLine(
@@ -131,14 +139,15 @@ def _activations(shape: ModelShape, pool: Pool, context: int, max_sequences: int
         (Phase.SERVE,),
         numbers * shape.dtype_bytes + mask_bytes + logits_bytes,
         Basis.COMPUTED,
-        f"one prefill chunk of {chunk} tokens through one layer, mask, fp32 logits",
+        f"a prefill chunk of {chunk} tokens in one layer, its largest matrix, mask, logits",
     )
 
 
-def _runtime(shape: ModelShape, device: Device) -> list[PlanLine]:
+def _runtime(shape: ModelShape, device: Device, build: TorchBuild) -> list[PlanLine]:
     if device == "cpu":
-        why = "Python with torch (CPU), transformers and the server; seen with torch 2.13 on x86-64"
-        return [PlanLine("runtime", Pool.HOST, _HELD, 420 * MIB, Basis.MEASURED, why)]
+        why = f"Python, {build.name}, transformers and the server, as seen on x86-64"
+        size = build.resident_bytes
+        return [PlanLine("runtime", Pool.HOST, _HELD, size, Basis.MEASURED, why)]
     mapped = "pages of the weight files while they are copied to the GPU; the kernel can drop them"
     return [
         PlanLine(
@@ -159,8 +168,8 @@ def _runtime(shape: ModelShape, device: Device) -> list[PlanLine]:
 
 
 def _reserve(lines: list[PlanLine], pool: Pool) -> PlanLine:
-    """Allocators round up and keep holes: 5 % of what is not the weights, 32 MiB at least."""
+    """Allocators round up and keep holes: 10 % of what is not the weights, 64 MiB at least."""
     others = [line for line in lines if line.pool is pool and not line.name.startswith("weights")]
-    size = max(32 * MIB, sum(line.size_bytes for line in others) // 20) if others else 0
-    why = "fragmentation: 5 % of all but the weights, 32 MiB at least"
+    size = max(64 * MIB, sum(line.size_bytes for line in others) // 10) if others else 0
+    why = "fragmentation: 10 % of all but the weights, 64 MiB at least"
     return PlanLine("reserve", pool, _HELD, size, Basis.ASSUMED, why)

@@ -7,11 +7,9 @@ from kit.errors import EnvironmentNotReady
 from kit.memory import cgroup, proc
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Phase, Plan, Pool
+from kit.memory.torch_build import TorchBuild
 from kit.memory.unavailable import Unavailable
-from kit.units import GIB, format_gib
-
-_ADDRESS_SPACE_BYTES = 2 * GIB
-"""Address space of Python with torch beyond what it makes resident: libraries, thread stacks."""
+from kit.units import format_gib
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Room:
     remedy: str
 
 
-def rooms(plan: Plan, gpu: Gpu | None) -> tuple[Room, ...]:
+def rooms(plan: Plan, build: TorchBuild, gpu: Gpu | None) -> tuple[Room, ...]:
     """Every limit that stands before ``plan`` on this machine.
 
     Host memory is asked for as it is held while serving: file pages that are mapped only while a
@@ -48,7 +46,7 @@ def rooms(plan: Plan, gpu: Gpu | None) -> tuple[Room, ...]:
     address_space = proc.address_space_limit_bytes()
     if address_space is not None:
         what = "address space (ulimit -v)"
-        total = need + _ADDRESS_SPACE_BYTES
+        total = need + build.address_space_bytes
         found.append(
             Room(what, address_space, total, "raise it in this shell: ulimit -v unlimited")
         )

@@ -14,6 +14,7 @@ from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Device, Plan, Pool, plan_serving
 from kit.memory.shape import read_shape
+from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.stack.listener import Listener
@@ -35,7 +36,7 @@ from kit.stack.service import Ready, Service, base_url
 from kit.units import format_gib
 
 _ANSWER_SECONDS = 300.0
-_ANSWER_TOKENS = 64
+_ANSWER_TOKENS = {True: 64, False: 32}  # of the demo; of a model that may be slow here
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class _Intent:
     model: Model
     spec: ServeSpec
     plan: Plan
+    build: TorchBuild
     gpu: Gpu | None
 
     @property
@@ -177,8 +179,9 @@ def _decide(
         device=device,
         api_key_digest=hashlib.sha256(key.encode()).hexdigest()[:16] if key else None,
     )
-    plan = plan_serving(shape, context=context, max_sequences=sequences, device=device)
-    return _Intent(options, choice.runtime, model, spec, plan, gpu)
+    build = installed_build()
+    plan = plan_serving(shape, context=context, max_sequences=sequences, device=device, build=build)
+    return _Intent(options, choice.runtime, model, spec, plan, build, gpu)
 
 
 def _keep(intent: _Intent, runtime: Runtime, listener: Listener) -> tuple[Ready, str] | None:
@@ -215,7 +218,7 @@ def _start(intent: _Intent, runtime: Runtime, listener: Listener) -> None:
         need += f", {format_gib(plan.peak_bytes(Pool.DEVICE))} VRAM"
     listener.say(f"plan: {need} (context {spec.context}, {spec.max_sequences} at once)")
     if intent.options.preflight:
-        for warning in require_room(rooms(plan, intent.gpu)):
+        for warning in require_room(rooms(plan, intent.build, intent.gpu)):
             listener.say(f"warning: {warning}")
     require_free(spec.host, spec.port)
     runtime.start(spec)
@@ -234,7 +237,7 @@ def _first_answer(intent: _Intent, runtime: Runtime, listener: Listener) -> tupl
     answer = service.ask(
         ready.model,
         intent.model.question,
-        max_tokens=min(_ANSWER_TOKENS, max(1, ready.context_length // 4)),
+        max_tokens=min(_ANSWER_TOKENS[intent.model.demo], max(1, ready.context_length // 4)),
         timeout_seconds=_ANSWER_SECONDS,
     )
     return ready, answer

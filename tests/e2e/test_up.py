@@ -103,7 +103,7 @@ def test_up_answers_and_reports(kit: Kit) -> None:
     assert f"curl http://127.0.0.1:{kit.port}/v1/chat/completions" in done.stdout
     assert "host RAM  peak" in done.stdout
     assert "VRAM      none: no GPU in use" in done.stdout
-    assert "weights 41%" in done.stderr
+    assert "weights 41%\n" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
 

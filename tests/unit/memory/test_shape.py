@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.memory.shape import read_shape, tensor_bytes
+
+CONFIG = {
+    "num_hidden_layers": 3,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "vocab_size": 500,
+    "max_position_embeddings": 1024,
+    "sliding_window": 256,
+}
+
+
+def safetensors(tensors):
+    """A file's bytes, from (dtype, size) by name; the format's own description is the source."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, (dtype, size) in tensors.items():
+        offsets = [end, end + size]
+        header[name] = {"dtype": dtype, "shape": [size], "data_offsets": offsets}
+        end += size
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(end)
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    first = {"a": ("BF16", 600), "b": ("F32", 40)}
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(safetensors(first))
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(safetensors({"c": ("BF16", 360)}))
+    return tmp_path
+
+
+def test_reads_all_files(model_dir):
+    shape = read_shape(model_dir)
+    assert (shape.layers, shape.hidden, shape.intermediate) == (3, 64, 128)
+    assert (shape.vocabulary, shape.max_context, shape.window) == (500, 1024, 256)
+    assert shape.weights_bytes == 1000
+    assert shape.dtype_bytes == 2
+
+
+def test_no_window(model_dir):
+    config = {**CONFIG, "sliding_window": None}
+    (model_dir / "config.json").write_text(json.dumps(config))
+    assert read_shape(model_dir).window is None
+
+
+def test_bytes_by_dtype(model_dir):
+    path = model_dir / "model-00001-of-00002.safetensors"
+    assert tensor_bytes(path) == {"BF16": 600, "F32": 40}
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_cut_short(model_dir, keep):
+    path = model_dir / "model-00002-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(IntegrityError, match="model-00002"):
+        read_shape(model_dir)
+
+
+@pytest.mark.parametrize("header", [b"{", b"[]", b'{"a": 1}', b'{"a": {"dtype": "F32"}}'])
+def test_broken_header(model_dir, header):
+    path = model_dir / "model-00002-of-00002.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(IntegrityError, match="header"):
+        read_shape(model_dir)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_hidden_layers": "many"}'])
+def test_broken_config(model_dir, text):
+    (model_dir / "config.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"config\.json"):
+        read_shape(model_dir)
+
+
+def test_missing_files(model_dir):
+    (model_dir / "config.json").unlink()
+    with pytest.raises(EnvironmentNotReady):
+        read_shape(model_dir)
+
+
+def test_no_weights(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(EnvironmentNotReady, match="no safetensors"):
+        read_shape(tmp_path)
