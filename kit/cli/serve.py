@@ -37,6 +37,7 @@ def serve(
 ) -> None:
     """Serve the model in DIR in the foreground until Ctrl-C or SIGTERM."""
     require_native_packages()
+    require_converted(model)
     from kit.serve.app import AppOptions
     from kit.serve.server import ServerOptions, run
 
@@ -60,6 +61,19 @@ def require_native_packages() -> None:
         raise EnvironmentNotReady(
             f"serving needs packages that are not installed: {', '.join(missing)}",
             hint="install them: pip install 'spark-kit[native]', or make setup in a checkout",
+        )
+
+
+def require_converted(model_dir: Path) -> None:
+    """Return when the directory looks like a converted one.
+
+    Raises:
+        EnvironmentNotReady: it does not.
+    """
+    if not (model_dir / "config.json").is_file():
+        raise EnvironmentNotReady(
+            f"{model_dir} is not a converted directory: it has no config.json",
+            hint=f"convert a checkpoint into it: kit weights convert CHECKPOINT {model_dir}",
         )
 
 

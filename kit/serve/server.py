@@ -44,8 +44,8 @@ def run(source: ModelSource, options: ServerOptions) -> None:
         EnvironmentNotReady: the port cannot be bound.
         KitError: the model could not be loaded.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
+    logging.getLogger("kit").setLevel(logging.INFO)
     with _signals_end_in_success():
         ModelServer(source, options).run()
 

@@ -72,6 +72,7 @@ class Submission:
 
     prompt_ids: list[int]
     params: SamplingParams
+    generated: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -152,6 +153,7 @@ class FakeEngine:
             if count == fail_after:
                 on_step(RuntimeError("out of memory"))
                 break
+            submission.generated += 1
             on_step(self._step(token_id, count, submission.params))
             if token_id == END or count + 1 == submission.params.max_tokens:
                 break
@@ -171,7 +173,7 @@ class FakeEngine:
             running=sum(not s.ended.is_set() for s in self.submissions),
             waiting=0,
             prompt_tokens=sum(len(s.prompt_ids) for s in self.submissions),
-            generated_tokens=7,
+            generated_tokens=sum(s.generated for s in self.submissions),
             device_peak_reserved_bytes=None,
         )
 
