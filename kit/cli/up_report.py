@@ -1,6 +1,7 @@
 """What `kit up` prints at its end: for people, and as JSON."""
 
 import json
+import os
 import shlex
 
 from rich.console import Console
@@ -101,9 +102,12 @@ def _print_conversation(console: Console, report: UpReport) -> None:
 
 
 def _curl(report: UpReport, has_api_key: bool) -> str:
-    messages = [{"role": "user", "content": report.question}]
-    body = json.dumps({"model": report.ready.model, "messages": messages}, ensure_ascii=False)
-    lines = [f"curl {report.url}/chat/completions", "-H 'Content-Type: application/json'"]
+    model = json.dumps(report.ready.model, ensure_ascii=False)
+    message = json.dumps({"role": "user", "content": report.question}, ensure_ascii=False)
+    body = f'{{"model": {model},\n         "messages": [{message}]}}'
+    proxied = any(os.environ.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
+    curl = "curl --noproxy '*'" if proxied else "curl"  # a proxy does not reach this machine
+    lines = [f"{curl} {report.url}/chat/completions", "-H 'Content-Type: application/json'"]
     if has_api_key:
         lines.append('-H "Authorization: Bearer $KIT_API_KEY"')
     lines.append(f"-d {shlex.quote(body)}")

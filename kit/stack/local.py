@@ -60,6 +60,7 @@ class LocalRuntime:
         self._child = self._spawn(command)
         stat = process_stat(self._child.pid)
         if isinstance(stat, Unavailable):
+            self._child.kill()
             raise ServiceError(
                 f"the server's process cannot be watched: {stat.reason}", hint="mount /proc"
             )

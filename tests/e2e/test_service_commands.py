@@ -1,0 +1,87 @@
+"""`kit down`, `status`, `health` and `logs`, with a stand-in for the server."""
+
+import json
+import subprocess
+
+import pytest
+from kit_process import Kit, alive, kill, wait_until
+
+pytestmark = pytest.mark.e2e
+
+
+def test_down_twice(kit: Kit) -> None:
+    kit.up()
+    pid = kit.pid
+    assert json.loads(kit("down", "--json").stdout) == {"stopped": True}
+    assert not alive(pid)
+    again = kit("down")
+    assert (again.returncode, again.stdout) == (0, "nothing was running\n")
+
+
+def test_status_and_health(kit: Kit) -> None:
+    stopped = kit("status", "--json")
+    assert stopped.returncode == 1
+    assert json.loads(stopped.stdout)["state"] == "stopped"
+    assert kit("health").returncode == 6
+    kit.up()
+    ready = kit("status", "--json")
+    assert ready.returncode == 0
+    record = json.loads(ready.stdout)
+    assert record["state"] == "ready"
+    assert record["url"] == f"http://127.0.0.1:{kit.port}/v1"
+    assert record["pid"] == kit.pid
+    health = kit("health", "--json")
+    assert (health.returncode, json.loads(health.stdout)["state"]) == (0, "ready")
+
+
+def test_loading_service_is_not_healthy_yet(kit: Kit) -> None:
+    process = kit.start("up", STAND_IN="never_ready")
+    wait_until(lambda: "loading: weights 41%" in kit("status").stdout)
+    assert kit("status").returncode == 6
+    assert kit("health").returncode == 6
+    kit("down")
+    process.communicate(timeout=60)
+
+
+def test_logs(kit: Kit) -> None:
+    assert kit("logs").stdout == ""
+    kit.up()
+    assert "/health/ready" in kit("logs").stdout
+    assert len(kit("logs", "-n", "2").stdout.splitlines()) == 2
+    follower = kit.start("logs", "-f", "-n", "0")
+    kit("health")
+    kit("down")
+    out, _ = follower.communicate(timeout=60)
+    assert follower.returncode == 0
+    assert "/health/ready" in out
+
+
+def test_reused_pid_is_not_mistaken_for_the_service(kit: Kit) -> None:
+    kit.up()
+    kill(kit.pid)
+    state = json.loads(kit.state_file.read_text())
+    bystander = subprocess.Popen(["sleep", "600"])
+    try:
+        kit.state_file.write_text(json.dumps(state | {"pid": bystander.pid}))
+        assert kit("status").returncode == 6
+        assert json.loads(kit("down", "--json").stdout) == {"stopped": False}
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_damaged_state_file_counts_as_none(kit: Kit) -> None:
+    kit.state_file.parent.mkdir(parents=True)
+    kit.state_file.write_text("{")
+    assert kit("status").returncode == 1
+    assert kit.up().returncode == 0
+
+
+def test_down_while_up_waits_ends_both(kit: Kit) -> None:
+    process = kit.start("up", STAND_IN="never_ready")
+    wait_until(kit.state_file.exists)
+    assert kit("down").returncode == 0
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert "stopped" in err

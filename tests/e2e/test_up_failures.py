@@ -1,0 +1,128 @@
+"""`kit up` when something is wrong: what it says, its exit code, what it leaves behind."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from kit_process import Kit
+
+pytestmark = pytest.mark.e2e
+
+
+def test_busy_port_names_its_holder(kit: Kit) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", kit.port))
+        other.listen()
+        done = kit.up()
+    assert done.returncode == 3
+    assert f"port {kit.port} is not free: process {os.getpid()} (" in done.stderr
+    assert f"--port {kit.port + 1}" in done.stderr
+    assert not kit.state_file.exists()
+
+
+def test_server_that_refuses_to_load_passes_on_its_error(kit: Kit) -> None:
+    done = kit.up(STAND_IN="load_error")
+    assert done.returncode == 4
+    assert "error: the server ended: the weights are damaged\n" in done.stderr
+    assert "hint: convert them again\n" in done.stderr
+    assert kit("status").returncode == 1
+
+
+def test_server_that_crashes_shows_its_log(kit: Kit) -> None:
+    done = kit.up(STAND_IN="crash")
+    assert done.returncode == 6
+    assert "log │ RuntimeError: boom" in done.stderr
+    assert "exit code 1" in done.stderr
+
+
+def test_server_without_memory_says_so(kit: Kit) -> None:
+    done = kit.up(STAND_IN="out_of_memory")
+    assert done.returncode == 6
+    assert "host memory ran out" in done.stderr
+
+
+def test_server_that_never_gets_ready_is_stopped(kit: Kit) -> None:
+    done = kit.up("--timeout", "2", STAND_IN="never_ready")
+    assert done.returncode == 6
+    assert "not ready after 2 s (phase: weights)" in done.stderr
+    assert "--timeout" in done.stderr
+    assert kit("status").returncode == 1
+
+
+def test_server_without_an_answer_is_stopped(kit: Kit) -> None:
+    done = kit.up(STAND_IN="no_answer")
+    assert done.returncode == 6
+    assert "status 500" in done.stderr
+    assert "the engine has died" in done.stderr
+    assert kit("status").returncode == 1
+
+
+def test_breached_budget_stops_the_service(kit: Kit) -> None:
+    done = kit.up("--max-ram", "5MiB")
+    assert done.returncode == 5
+    assert "was stopped: it took more memory than its budget" in done.stdout
+    assert "over the budget of 5.0 MiB" in done.stderr
+    assert "--max-ram" in done.stderr
+    assert kit("status").returncode == 1
+    assert kit("health").returncode == 6
+
+
+def test_breached_budget_as_json(kit: Kit) -> None:
+    done = kit.up("--json", KIT_MAX_RAM="5MiB")
+    assert done.returncode == 5
+    report = json.loads(done.stdout)
+    assert report["within_budget"] is False
+    assert report["memory"]["ram"]["peak_bytes"] > report["memory"]["ram"]["budget_bytes"]
+
+
+def test_running_service_is_held_against_a_new_budget(kit: Kit) -> None:
+    kit.up()
+    assert kit.up("--max-ram", "5MiB").returncode == 5
+    assert kit("status").returncode == 1
+
+
+def test_limited_address_space_is_refused_before_starting(kit: Kit) -> None:
+    done = kit.up(prefix="ulimit -v 1500000;")
+    assert done.returncode == 3
+    assert "not enough address space (ulimit -v): the plan needs" in done.stderr
+    assert "1.43 GiB is free" in done.stderr
+    assert not kit.state_file.exists()
+    assert kit.up("--no-preflight", prefix="ulimit -v 1500000;").returncode == 0
+
+
+def test_unconverted_checkpoint_is_named(kit: Kit, tmp_path: Path) -> None:
+    shard = tmp_path / "ckpt/mp_rank_00_model_states.pt"
+    shard.parent.mkdir()
+    shard.touch()
+    done = kit.up("--model", str(shard.parent))
+    assert done.returncode == 3
+    assert f"kit weights convert {shard}" in done.stderr
+
+
+def test_missing_model(kit: Kit) -> None:
+    done = kit.up("--model", "nowhere")
+    assert done.returncode == 3
+    assert "there is no" in done.stderr
+
+
+def test_truncated_weights(kit: Kit, model_dir: Path) -> None:
+    weights = model_dir / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    done = kit.up()
+    assert done.returncode == 4
+    assert "model.safetensors is damaged" in done.stderr
+
+
+def test_container_runtime_is_refused_plainly(kit: Kit) -> None:
+    done = kit.up("--runtime", "container")
+    assert done.returncode == 3
+    assert "hint: use --runtime local" in done.stderr
+
+
+@pytest.mark.parametrize("size", ["24G", "much"])
+def test_bad_size(kit: Kit, size: str) -> None:
+    done = kit.up("--max-ram", size)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: not a size: '{size}'\nhint: ")

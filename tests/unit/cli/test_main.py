@@ -1,0 +1,78 @@
+import subprocess
+import sys
+
+import pytest
+
+import kit
+from kit.errors import BudgetExceeded, EnvironmentNotReady, IntegrityError, ServiceError, UsageError
+
+HEAVY = ("httpx", "numpy", "torch", "transformers", "pynvml", "pydantic", "filelock", "rich.table")
+
+
+def run(*arguments, **options):
+    command = (sys.executable, "-m", "kit", *arguments)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_version():
+    assert run("--version").stdout == f"{kit.__version__}\n"
+
+
+def test_help_lists_commands_and_exit_codes():
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("up", "down", "status", "logs", "health", "serve", "weights", "memory"):
+        assert f"\n  {word} " in done.stdout
+    for code in (0, 1, 2, 3, 4, 5, 6, 130):
+        assert f"{code:>5}  " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("variable", ["KIT_MODEL", "KIT_HOST", "KIT_PORT", "KIT_MAX_RAM"])
+def test_help_of_up_names_environment_variables(variable):
+    assert variable in run("up", "--help").stdout
+
+
+def test_starting_imports_nothing_heavy():
+    code = "import sys, kit.cli.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(HEAVY) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("up", "--port", "0"), ("up", "--bogus")])
+def test_wrong_usage_is_2(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (UsageError, 2),
+        (EnvironmentNotReady, 3),
+        (IntegrityError, 4),
+        (BudgetExceeded, 5),
+        (ServiceError, 6),
+    ],
+)
+def test_errors_become_exit_codes(monkeypatch, capsys, kind, code):
+    from kit.cli import main
+
+    def fail(**_):
+        raise kind("it broke", hint="mend it")
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == code
+    assert capsys.readouterr() == ("", "error: it broke\nhint: mend it\n")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    from kit.cli import main
+
+    monkeypatch.setattr(main, "app", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main.run()

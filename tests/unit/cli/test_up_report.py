@@ -1,0 +1,83 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kit.cli.up_report import print_json, print_text
+from kit.memory.hold import Budget, Measured, hold
+from kit.memory.plan import Pool, plan_serving
+from kit.memory.shape import ModelShape
+from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.unavailable import Unavailable
+from kit.stack.model import Model
+from kit.stack.runtime import ServeSpec
+from kit.stack.service import Ready
+from kit.stack.up import UpReport
+from kit.units import GIB
+
+SHAPE = ModelShape(40, 5120, 14336, 60000, 32768, 8192, 2, 26_627_072_000)
+FOLDER = Path("/models/it's spark")
+BUDGET = Budget(max_ram_bytes=30 * GIB, max_vram_bytes=30 * GIB)
+
+
+@pytest.fixture
+def report():
+    measured = Measured(host_peak_bytes=27 * GIB, device_peak_bytes=29 * GIB)
+    return UpReport(
+        model=Model("it's spark", FOLDER, False, "你好"),
+        spec=ServeSpec(FOLDER, "it's spark", "0.0.0.0", 8000, 4096, 1, "cuda"),  # noqa: S104
+        plan=plan_serving(SHAPE, context=4096, max_sequences=1, device="cuda", build=CUDA_BUILD),
+        ready=Ready("it's spark", "bfloat16", "cuda:0", 4096, 1, 31.5, 28 * GIB),
+        pid=4711,
+        started=True,
+        seconds=40.2,
+        question="你好",
+        answer="你好！" * 40,
+        measured=measured,
+        verdicts=hold(BUDGET, measured),
+    )
+
+
+def test_text_on_a_gpu(report, capsys):
+    print_text(report, has_api_key=True)
+    out = capsys.readouterr().out
+    assert "it's spark is up" in out
+    assert "VRAM      peak 29.00 GiB, planned 29." in out
+    assert "no GPU" not in out
+    assert '-H "Authorization: Bearer $KIT_API_KEY"' in out
+    assert "demo" not in out
+
+
+def test_chinese_answers_fit_80_columns(report, capsys):
+    print_text(report, has_api_key=False)
+    widths = [
+        sum(2 if ord(letter) > 0x2E80 else 1 for letter in line)
+        for line in capsys.readouterr().out.splitlines()
+    ]
+    assert max(widths) <= 80
+
+
+def test_breach(report, capsys):
+    measured = replace(report.measured, device_peak_bytes=31 * GIB)
+    print_text(replace(report, verdicts=hold(BUDGET, measured)), has_api_key=False)
+    out = capsys.readouterr().out
+    assert "was stopped: it took more memory than its budget" in out
+    assert "curl" not in out
+
+
+def test_unmeasured_vram_is_said_and_null_in_json(report, capsys):
+    measured = replace(report.measured, device_peak_bytes=Unavailable("NVML is silent"))
+    unmeasured = replace(report, verdicts=hold(BUDGET, measured))
+    print_text(unmeasured, has_api_key=False)
+    assert "VRAM      could not be measured: NVML is silent" in capsys.readouterr().out
+    print_json(unmeasured)
+    record = json.loads(capsys.readouterr().out)
+    assert record["within_budget"] is False
+    assert record["memory"]["vram"] == {
+        "peak_bytes": None,
+        "unavailable": "NVML is silent",
+        "budget_bytes": 30 * GIB,
+        "plan_bytes": report.plan.peak_bytes(Pool.DEVICE),
+        "passed": False,
+    }
