@@ -63,7 +63,7 @@ class Step:
 
 
 OnStep = Callable[[Step | Exception], None]
-"""Called from the engine's thread for every token, or once with the error that ended the sequence."""
+"""Called from the engine's thread for every token, or once with the error that ended it all."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Engine(Protocol):
     def submit(
         self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep
     ) -> Callable[[], None]:
-        """Queue a sequence; returns at once with a function that cancels it (any time, any thread)."""
+        """Queue a sequence; returns at once with a function that cancels it, from any thread."""
         ...
 
     def stats(self) -> EngineStats:

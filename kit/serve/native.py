@@ -20,6 +20,12 @@ from kit.serve.loader import DTypeName, choose_device, load_model
 from kit.serve.sequence import EngineSequence
 from kit.spark import SparkConfig
 from kit.spark.attention_spark import QUERY_BLOCK
+from kit.units import MIB
+
+
+ONE_THREAD_BYTES = 64 * MIB
+"""On the CPU, threads that share so little work cost more than they give, most of all when the
+cores are shared too."""
 
 
 class NativeEngine:
@@ -67,6 +73,8 @@ class NativeEngine:
             end = _end_token_id(model.config)
             chunk = _chunk(model.config.sliding_window)
             self._batch = Batch(model, cache, chunk=chunk, end_token_id=end)
+            if device.type == "cpu" and shape.weights_bytes < ONE_THREAD_BYTES:
+                torch.set_num_threads(1)
             progress("warm-up", 0.0)
             _warm_up(self._batch, self._model_dir)
         except torch.OutOfMemoryError as error:

@@ -76,3 +76,8 @@ def test_white_space_as_upstream_formats_it(tokenizer):
 def test_unknown_roles_are_refused(tokenizer):
     with pytest.raises(Exception, match="not tool"):
         chat(tokenizer, ("tool", "x"))
+
+
+def test_system_message_without_a_question_is_refused(tokenizer):
+    with pytest.raises(Exception, match="needs a user message"):
+        chat(tokenizer, ("user", "x"), ("assistant", "y"), ("system", "z"))
