@@ -12,12 +12,12 @@ KIT = $(VENV)/bin/kit
 SOURCES = kit tests scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs test check format demo lock clean
+.PHONY: help setup up down status logs test check format demo lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.native ## set up .venv with the kit and its native engine
+setup: $(VENV)/.native ## set up .venv with the kit and its native engine
 
 up: $(VENV)/.native ## serve a model and print its first answer (ARGS="--model DIR" for your own)
 	$(KIT) up $(ARGS)

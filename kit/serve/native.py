@@ -22,7 +22,6 @@ from kit.spark import SparkConfig
 from kit.spark.attention_spark import QUERY_BLOCK
 from kit.units import MIB
 
-
 ONE_THREAD_BYTES = 64 * MIB
 """On the CPU, threads that share so little work cost more than they give, most of all when the
 cores are shared too."""
