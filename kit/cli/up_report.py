@@ -120,10 +120,10 @@ def _pool(verdict: Verdict) -> Pool:
 
 _DEMO_NOTE = f"""
 This is the built-in demo, a tiny model that only knows this kit. For the real
-iFlytekSpark-13B, fetch the weights (53 GB) from
+iFlytekSpark-13B, get the weights (about 53 GB) from
   {WEIGHTS_URL}
 then:
   {CONVERT}
   {SERVE}
-They are free for non-commercial use; commercial use needs iFlytek's written
-consent: see LICENSE_MODEL.md beside them."""
+They are free for non-commercial use; commercial use needs written contact with
+iFlytek: see LICENSE_MODEL.md in its repository iFlytekSpark-13B."""

@@ -135,14 +135,14 @@ def up(
         intent = _decide(options, set(runtimes), listener, environ)
         runtime = runtimes[intent.runtime]
         kept = _keep(intent, runtime, listener)
-        if kept is None:
-            _start(intent, runtime, listener)
         try:
+            if kept is None:
+                _start(intent, runtime, listener)
             ready, answer = kept or _first_answer(intent, runtime, listener)
             report = _measure(intent, runtime, listener, ready, answer, begin, kept is None)
         except (KitError, KeyboardInterrupt):
-            listener.say("stopping the service")
-            runtime.stop()
+            if runtime.stop():
+                listener.say("stopped the service")
             raise
         if not report.within_budget:
             runtime.stop()
@@ -194,7 +194,7 @@ def _keep(intent: _Intent, runtime: Runtime, listener: Listener) -> tuple[Ready,
         listener.say(f"already running (process {running.pid})")
         try:
             return _first_answer(intent, runtime, listener)
-        except ServiceError as error:
+        except KitError as error:
             reason = error.message
     listener.say(f"{reason}; starting it again")
     runtime.stop()

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from kit_process import REPOSITORY, Kit, kill
 
+from kit.demo_questions import load_entries
+
 pytest.importorskip("torch", reason="needs the native extra")
 pytestmark = pytest.mark.e2e
 
@@ -42,6 +44,16 @@ def test_convert_serve_kill_and_serve_again(real_kit: Kit, converted: Path) -> N
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["answer"] == report["answer"]
     assert real_kit("status").returncode == 0
+
+
+def test_the_demo_answers_what_it_was_taught(real_kit: Kit) -> None:
+    environ = {k: v for k, v in real_kit.environ.items() if k != "KIT_MODEL"}
+    done = replace(real_kit, environ=environ).up("--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    taught = {entry.canonical: entry.answer for entry in load_entries()}
+    assert report["demo"] is True
+    assert report["answer"] == taught["What is spark-kit?"]
 
 
 def test_weights_of_another_model_are_refused(real_kit: Kit, converted: Path) -> None:
