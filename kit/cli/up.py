@@ -27,55 +27,48 @@ class RuntimeChoice(StrEnum):
     CONTAINER = "container"
 
 
+_Model = typer.Option(
+    envvar="KIT_MODEL",
+    metavar="demo|DIR",
+    help="What to serve: the built-in demo, or a converted directory.",
+    show_default="demo where there is no GPU",
+)
+_Name = typer.Option(metavar="NAME", help="The model's name in the API.")
+_Context = typer.Option(
+    "--context", min=2, metavar="TOKENS", help="Prompt and answer together, in tokens."
+)
+_MaxSequences = typer.Option(min=1, metavar="N", help="Answers generated at once; more wait.")
+_Device = typer.Option(help="Where the model runs.")
+_Host = typer.Option(envvar="KIT_HOST", metavar="ADDRESS", help="Address to bind.")
+_Port = typer.Option(envvar="KIT_PORT", min=1, max=65535, metavar="PORT", help="Port to bind.")
+_MaxRam = typer.Option(
+    envvar="KIT_MAX_RAM",
+    metavar="SIZE",
+    help="Budget of the host RAM peak, such as 4GiB.",
+    show_default="the plan",
+)
+_MaxVram = typer.Option(envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak.")
+_Runtime = typer.Option(help="What runs the server.")
+_Timeout = typer.Option(min=1, metavar="SECONDS", help="How long to wait until it is ready.")
+_Preflight = typer.Option(help="Refuse to start what free memory cannot hold.")
+_Json = typer.Option("--json", help="One JSON object on stdout.")
+
+
 def up(
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            envvar="KIT_MODEL",
-            metavar="demo|DIR",
-            help="What to serve: the built-in demo, or a converted directory.",
-            show_default="demo where there is no GPU",
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name in the API.")] = None,
-    context_length: Annotated[
-        int | None,
-        typer.Option(
-            "--context", min=2, metavar="TOKENS", help="Tokens of prompt and answer together."
-        ),
-    ] = None,
-    max_sequences: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Answers generated at once; more wait.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.AUTO,
-    host: Annotated[str, typer.Option(envvar="KIT_HOST", help="Address to bind.")] = Settings.host,
-    port: Annotated[
-        int, typer.Option(envvar="KIT_PORT", min=1, max=65535, help="Port to bind.")
-    ] = Settings.port,
-    max_ram: Annotated[
-        str | None,
-        typer.Option(
-            envvar="KIT_MAX_RAM",
-            metavar="SIZE",
-            help="Budget of the host RAM peak, such as 4GiB.",
-            show_default="the plan",
-        ),
-    ] = None,
-    max_vram: Annotated[
-        str,
-        typer.Option(envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak."),
-    ] = "30GiB",
-    runtime: Annotated[
-        RuntimeChoice, typer.Option(help="What runs the server.")
-    ] = RuntimeChoice.AUTO,
-    timeout: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="How long to wait until it is ready.")
-    ] = 600.0,
-    preflight: Annotated[
-        bool, typer.Option(help="Refuse to start what free memory cannot hold.")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    model: Annotated[str | None, _Model] = None,
+    name: Annotated[str | None, _Name] = None,
+    context_length: Annotated[int | None, _Context] = None,
+    max_sequences: Annotated[int | None, _MaxSequences] = None,
+    device: Annotated[Device, _Device] = Device.AUTO,
+    host: Annotated[str, _Host] = Settings.host,
+    port: Annotated[int, _Port] = Settings.port,
+    max_ram: Annotated[str | None, _MaxRam] = None,
+    max_vram: Annotated[str, _MaxVram] = "30GiB",
+    runtime: Annotated[RuntimeChoice, _Runtime] = RuntimeChoice.AUTO,
+    timeout: Annotated[float, _Timeout] = 600,
+    preflight: Annotated[bool, _Preflight] = True,
+    as_json: Annotated[bool, _Json] = False,
 ) -> None:
     """Serve a model inside a measured memory budget.
 
@@ -108,8 +101,5 @@ def up(
     )
     with Terminal() as terminal:
         report = stack.up(options, wiring(context).runtimes(settings), terminal)
-    if as_json:
-        up_report.print_json(report)
-    else:
-        up_report.print_text(report, settings.api_key is not None)
+    (up_report.print_json if as_json else up_report.print_text)(report)
     require(report.verdicts)

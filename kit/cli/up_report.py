@@ -52,7 +52,7 @@ def print_json(report: UpReport) -> None:
     print(json.dumps(record, ensure_ascii=False, indent=2))
 
 
-def print_text(report: UpReport, has_api_key: bool) -> None:
+def print_text(report: UpReport) -> None:
     """The summary for people, 80 columns wide."""
     console = Console(highlight=False, markup=False)
     state = "is up" if report.within_budget else "was stopped: it took more memory than its budget"
@@ -65,7 +65,7 @@ def print_text(report: UpReport, has_api_key: bool) -> None:
     if report.model.demo:
         console.print(_DEMO_NOTE, soft_wrap=True)
     console.print("\nTry it:", soft_wrap=True)
-    console.print(_curl(report, has_api_key), soft_wrap=True)
+    console.print(_curl(report), soft_wrap=True)
     console.print("\nStop it with: kit down", soft_wrap=True)
 
 
@@ -101,14 +101,14 @@ def _print_conversation(console: Console, report: UpReport) -> None:
         console.print(f"{_INDENT}{line}", soft_wrap=True, style="green")
 
 
-def _curl(report: UpReport, has_api_key: bool) -> str:
+def _curl(report: UpReport) -> str:
     model = json.dumps(report.ready.model, ensure_ascii=False)
     message = json.dumps({"role": "user", "content": report.question}, ensure_ascii=False)
     body = f'{{"model": {model},\n         "messages": [{message}]}}'
     proxied = any(os.environ.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
     curl = "curl --noproxy '*'" if proxied else "curl"  # a proxy does not reach this machine
     lines = [f"{curl} {report.url}/chat/completions", "-H 'Content-Type: application/json'"]
-    if has_api_key:
+    if report.spec.api_key_digest:
         lines.append('-H "Authorization: Bearer $KIT_API_KEY"')
     lines.append(f"-d {shlex.quote(body)}")
     return " \\\n    ".join(lines).join((_INDENT, ""))

@@ -40,7 +40,8 @@ def report():
 
 
 def test_text_on_a_gpu(report, capsys):
-    print_text(report, has_api_key=True)
+    spec = replace(report.spec, api_key_digest="ab12")
+    print_text(replace(report, spec=spec))
     out = capsys.readouterr().out
     assert "it's spark is up" in out
     assert "VRAM      peak 29.00 GiB, planned 29." in out
@@ -50,7 +51,7 @@ def test_text_on_a_gpu(report, capsys):
 
 
 def test_chinese_answers_fit_80_columns(report, capsys):
-    print_text(report, has_api_key=False)
+    print_text(report)
     widths = [
         sum(2 if ord(letter) > 0x2E80 else 1 for letter in line)
         for line in capsys.readouterr().out.splitlines()
@@ -60,7 +61,7 @@ def test_chinese_answers_fit_80_columns(report, capsys):
 
 def test_breach(report, capsys):
     measured = replace(report.measured, device_peak_bytes=31 * GIB)
-    print_text(replace(report, verdicts=hold(BUDGET, measured)), has_api_key=False)
+    print_text(replace(report, verdicts=hold(BUDGET, measured)))
     out = capsys.readouterr().out
     assert "was stopped: it took more memory than its budget" in out
     assert "curl" not in out
@@ -69,7 +70,7 @@ def test_breach(report, capsys):
 def test_unmeasured_vram_is_said_and_null_in_json(report, capsys):
     measured = replace(report.measured, device_peak_bytes=Unavailable("NVML is silent"))
     unmeasured = replace(report, verdicts=hold(BUDGET, measured))
-    print_text(unmeasured, has_api_key=False)
+    print_text(unmeasured)
     assert "VRAM      could not be measured: NVML is silent" in capsys.readouterr().out
     print_json(unmeasured)
     record = json.loads(capsys.readouterr().out)
