@@ -3,6 +3,9 @@
 import json
 import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -66,7 +69,15 @@ def print_text(report: UpReport) -> None:
         console.print(_DEMO_NOTE, soft_wrap=True)
     console.print("\nTry it:", soft_wrap=True)
     console.print(_curl(report), soft_wrap=True)
-    console.print("\nStop it with: kit down", soft_wrap=True)
+    console.print(f"\nStop it with: kit down{_where_kit_is()}", soft_wrap=True)
+
+
+def _where_kit_is() -> str:
+    """What ``kit`` means in the printed commands, where the shell would not find it."""
+    program = Path(sys.argv[0])
+    if shutil.which("kit") or program.name != "kit":
+        return ""
+    return f"   (kit is {os.path.relpath(program)} here)"
 
 
 def _facts(report: UpReport) -> list[tuple[str, str]]:

@@ -82,3 +82,11 @@ def test_unmeasured_vram_is_said_and_null_in_json(report, capsys):
         "plan_bytes": report.plan.peak_bytes(Pool.DEVICE),
         "passed": False,
     }
+
+
+def test_says_where_kit_is_when_the_shell_would_not_find_it(report, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv/bin/kit"), "up"])
+    print_text(report)
+    assert "Stop it with: kit down   (kit is .venv/bin/kit here)" in capsys.readouterr().out
