@@ -1,0 +1,175 @@
+"""Download one large file: parallel ranges, resumed after anything, checked before it is named.
+
+Several connections fill the file in blocks, which a journal records; the digest follows them. A
+server that ignores ranges is read in one stream. Whatever breaks off is tried again with growing
+pauses, and when that does not help the next run of the same command goes on.
+"""
+
+import asyncio
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.checkpoint.journal import sync_directory
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.weights.blocks import Identity
+from kit.weights.http import (
+    DataClient,
+    InterruptedTransferError,
+    Location,
+    RefusedError,
+    Reply,
+    Validators,
+)
+from kit.weights.partial import Partial, disk_errors, exclusive, partial_path
+from kit.weights.ranges import ChangedError, RangesIgnoredError, download_ranges
+from kit.weights.remote import Remote, Tuning, pieces
+from kit.weights.transfer import Arrived, Expected, Watch, require_digest, require_size
+
+_VERSIONS = 4
+"""How often a file may change at the server while it is downloaded."""
+_SNIFF_BYTES = 512
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class _Head:
+    ranged: bool
+    total_bytes: int | None
+    validators: Validators
+
+
+def download(
+    locate: Callable[[], Location],
+    target: Path,
+    expected: Expected | None = None,
+    *,
+    tuning: Tuning | None = None,
+    watch: Watch | None = None,
+) -> Arrived:
+    """Download into ``target``, or go on where an earlier call was interrupted.
+
+    Args:
+        locate: says where the file is; asked again when that URL has expired.
+        target: replaced when the new content is complete and checked.
+        expected: size and sha256 to hold it against, as far as they are known.
+
+    Raises:
+        EnvironmentNotReady: no access, no network, no room, or another download of ``target`` is
+            running. What has arrived is kept.
+        IntegrityError: it is not the file that was expected, or it keeps changing.
+    """
+    asked = expected or Expected()
+    with exclusive(target, "downloading"):
+        return asyncio.run(_download(locate, target, asked, tuning or Tuning(), watch or Watch()))
+
+
+async def _download(
+    locate: Callable[[], Location], target: Path, expected: Expected, tuning: Tuning, watch: Watch
+) -> Arrived:
+    async with DataClient(tuning.connections, tuning.stall_s) as client:
+        remote = Remote(client, locate, tuning, watch)
+        for _ in range(_VERSIONS):
+            try:
+                return await _version(remote, target, expected)
+            except ChangedError:
+                watch.notice(f"{target.name} has changed at {remote.host}: starting again")
+        raise IntegrityError(
+            f"{target.name} keeps changing at {remote.host}",
+            hint="somebody is replacing it there; run the same command later",
+        )
+
+
+async def _version(remote: Remote, target: Path, expected: Expected) -> Arrived:
+    """Download the version of the file that the server has now."""
+    head = await _probe(remote, target)
+    if head.total_bytes is not None:
+        require_size(target, head.total_bytes, expected, remote.host)
+    if not head.ranged or head.total_bytes is None:
+        return await _whole(remote, target, expected)
+    known = expected.sha256 is not None
+    validators = Validators() if known else head.validators
+    identity = Identity(head.total_bytes, expected.sha256, head.validators.strong)
+    try:
+        with Partial(target, identity, remote.tuning.block_bytes) as partial:
+            found = await download_ranges(remote, partial, validators)
+            _require(partial.discard, target, found, expected, remote)
+            partial.publish()
+    except RangesIgnoredError:
+        return await _whole(remote, target, expected)
+    return Arrived(head.total_bytes, found)
+
+
+async def _probe(remote: Remote, target: Path) -> _Head:
+    """What the server says of the file. A web page or a pointer in its place is refused here."""
+    patience = remote.patience(target.name)
+    while True:
+        try:
+            async with remote.open(0, _SNIFF_BYTES, Validators()) as reply:
+                start = b""
+                async for piece in pieces(reply.chunks, _SNIFF_BYTES):
+                    start += piece
+                _require_data(reply, start, remote, target)
+                return _Head(reply.ranged, reply.total_bytes, reply.validators)
+        except (InterruptedTransferError, RefusedError) as error:
+            await patience.endure(error)
+
+
+def _require_data(reply: Reply, start: bytes, remote: Remote, target: Path) -> None:
+    if reply.html or start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        raise EnvironmentNotReady(
+            f"{remote.host} sends a web page instead of {target.name}",
+            hint="a login or an error page may be in between: open the address in a browser, "
+            "or try another --source or --mirror",
+        )
+    if start.startswith(_POINTER):
+        raise EnvironmentNotReady(
+            f"{remote.host} has only the git LFS pointer of {target.name}, not its content",
+            hint="copy the file itself to the mirror (git lfs pull), or try another --source",
+        )
+
+
+async def _whole(remote: Remote, target: Path, expected: Expected) -> Arrived:
+    """Read the file in one stream from its start: the server offers nothing better."""
+    remote.watch.notice(f"{remote.host} cannot resume: {target.name} is read in one stream")
+    patience = remote.patience(target.name)
+    while True:
+        try:
+            arrived = await _stream(remote, target)
+            break
+        except (InterruptedTransferError, RefusedError) as error:
+            await patience.endure(error)
+    path = partial_path(target)
+    _require(path.unlink, target, arrived.sha256, expected, remote)
+    path.rename(target)
+    sync_directory(target.parent)
+    return arrived
+
+
+async def _stream(remote: Remote, target: Path) -> Arrived:
+    digest, size_bytes = hashlib.sha256(), 0
+    path = partial_path(target)
+    async with remote.open(None, 0, Validators()) as reply:
+        total_bytes = reply.total_bytes or 0
+        with disk_errors(path, total_bytes), path.open("wb") as file:
+            async for piece in pieces(reply.chunks, sys.maxsize):
+                await asyncio.to_thread(file.write, piece)
+                digest.update(piece)
+                size_bytes += len(piece)
+                remote.watch.progress(size_bytes, total_bytes)
+            await asyncio.to_thread(os.fsync, file.fileno())
+    if reply.total_bytes not in (None, size_bytes):
+        raise InterruptedTransferError("the server sent less than it announced")
+    return Arrived(size_bytes, digest.hexdigest())
+
+
+def _require(
+    discard: Callable[[], None], target: Path, found: str, expected: Expected, remote: Remote
+) -> None:
+    """Refuse a wrong digest, and remove the data: going on with it could never succeed."""
+    if expected.sha256 not in (None, found):
+        discard()
+    require_digest(target, found, expected, remote.host)

@@ -1,0 +1,61 @@
+"""What moving a file is asked for, watched by, and ends with: words that its ways share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import IntegrityError
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file must be, as far as it is known beforehand."""
+
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What a file turned out to be."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Called while a transfer runs.
+
+    Attributes:
+        progress: with bytes done and bytes in all (0 where the server does not tell).
+        notice: with a line for the user: a connection lost, a file that changed.
+    """
+
+    progress: Callable[[int, int], None] = lambda done, total: None
+    notice: Callable[[str], None] = lambda text: None
+
+
+def require_size(target: Path, found_bytes: int, expected: Expected, origin: str) -> None:
+    """Refuse another size than expected before a byte is moved."""
+    if expected.size_bytes not in (None, found_bytes):
+        raise IntegrityError(
+            f"{origin} has {found_bytes} bytes for {target.name}, "
+            f"{expected.size_bytes} are expected",
+            hint="this is another file; try another --source or --mirror",
+        )
+
+
+def require_digest(target: Path, found: str, expected: Expected, origin: str) -> None:
+    """Refuse other content than expected.
+
+    Raises:
+        IntegrityError: it names both digests. The caller has removed what arrived.
+    """
+    if expected.sha256 not in (None, found):
+        raise IntegrityError(
+            f"{target.name} from {origin} has sha256 {found}, {expected.sha256} is expected; "
+            "what arrived was removed",
+            hint="the data was damaged on its way, or it is another file: "
+            "run the same command again, or try another --source or --mirror",
+        )
