@@ -28,15 +28,18 @@ class Block:
         return rows * columns
 
 
-def blocks(rows: int, width: int, max_elements: int) -> Iterator[Block]:
-    """Cut a ``[rows, width]`` matrix into blocks of at most ``max_elements``, in memory order."""
+def blocks(rows: int, width: int, max_elements: int, first_row: int = 0) -> Iterator[Block]:
+    """Cut a ``[rows, width]`` matrix into blocks of at most ``max_elements``, in memory order.
+
+    Rows before ``first_row`` are left out.
+    """
     if width > max_elements:
-        for row in range(rows):
+        for row in range(first_row, rows):
             for column in range(0, width, max_elements):
                 yield Block(row, row + 1, column, min(column + max_elements, width))
         return
     step = max_elements // width
-    for row in range(0, rows, step):
+    for row in range(first_row, rows, step):
         yield Block(row, min(row + step, rows), 0, width)
 
 

@@ -2,10 +2,10 @@
 
 One sweep over the source: read a chunk into a reused buffer, cast its rows, write them at offsets
 that were planned beforehand. Memory does not depend on the size of the checkpoint or of a tensor:
-it is four buffers of ``chunk_bytes``. Cached pages are given back on the way.
+it is four buffers of ``chunk_bytes``, a fifth where tensors are joined from pieces, and a sixth and
+one factor where an adapter is merged. Cached pages are given back on the way.
 """
 
-import errno
 import hashlib
 import json
 import shutil
@@ -16,8 +16,12 @@ from pathlib import Path
 
 import kit
 from kit import units
+from kit.checkpoint.gather import Gatherer
 from kit.checkpoint.journal import Journal, open_journal, write_durably, write_journal
 from kit.checkpoint.layout import Mapping
+from kit.checkpoint.lora import Adapter
+from kit.checkpoint.lora_merge import Merge
+from kit.checkpoint.pages import disk_full_explained
 from kit.checkpoint.shardfile import ShardFile
 from kit.checkpoint.shards import (
     DEFAULT_MAX_SHARD_BYTES,
@@ -27,11 +31,12 @@ from kit.checkpoint.shards import (
     index_json,
     plan_shards,
 )
+from kit.checkpoint.source import SourceFile, require_unchanged
 from kit.checkpoint.sweep import HashedBuffers, Progress, Sweep
-from kit.checkpoint.torchfile import CheckpointFile
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.errors import EnvironmentNotReady
 
 DEFAULT_CHUNK_BYTES = 8 * units.MIB
+ADAPTER_CHUNK_BYTES = 1 * units.MIB
 
 
 @dataclass(frozen=True)
@@ -39,31 +44,49 @@ class Converted:
     """What a conversion wrote.
 
     Attributes:
-        source_sha256: of the whole source file.
+        sha256: of the whole source files, in their order; the adapter's after the checkpoint's.
         tensors: sha256 of every converted tensor's bytes, by its name.
         files: size in bytes of every file written, by its name.
         nonfinite_count: infinite or NaN elements among the converted tensors.
     """
 
-    source_sha256: str
+    sha256: tuple[str, ...]
     tensors: dict[str, str]
     files: dict[str, int]
     nonfinite_count: int
 
 
-def _silent(done_bytes: int, total_bytes: int) -> None:
-    pass
+@dataclass(frozen=True)
+class Conversion:
+    """What to convert.
+
+    Attributes:
+        files: the checkpoint's.
+        mappings: its tensors and what becomes of them.
+        dtype: of the converted tensors.
+        adapter: is merged into them, if there is one.
+        scale: of the adapter: alpha / rank.
+    """
+
+    files: Sequence[SourceFile]
+    mappings: Sequence[Mapping]
+    dtype: OutputDType = "bfloat16"
+    adapter: Adapter | None = None
+    scale: float = 1.0
+
+    @property
+    def all_files(self) -> tuple[SourceFile, ...]:
+        """The checkpoint's files and the adapter's."""
+        return (*self.files, *(self.adapter.files if self.adapter else ()))
 
 
 def convert_tensors(
-    checkpoint: CheckpointFile,
-    mappings: Sequence[Mapping],
+    conversion: Conversion,
     directory: Path,
     *,
-    dtype: OutputDType = "bfloat16",
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
-    progress: Progress = _silent,
+    progress: Progress | None = None,
 ) -> Converted:
     """Write ``model*.safetensors`` (and the index of several) into ``directory``.
 
@@ -73,35 +96,59 @@ def convert_tensors(
 
     Raises:
         EnvironmentNotReady: the disk is full; finished shards are kept.
-        IntegrityError: the source changed while it was read.
+        IntegrityError: a source changed while it was read, or the ranks of a checkpoint disagree
+            in a tensor that all of them hold.
     """
-    shards = plan_shards(mappings, dtype, max_shard_bytes)
-    with _disk_full_explained(directory):
-        journal = open_journal(directory, _key(checkpoint, shards))
+    shards = plan_shards(conversion.mappings, conversion.dtype, max_shard_bytes)
+    with disk_full_explained(directory.parent, "finished shards are kept"):
+        journal = open_journal(directory, _key(conversion, shards))
         if journal.source_sha256 is None or len(journal.shards) < len(shards):
             _require_space(directory, shards, journal)
-            with Sweep(checkpoint.path, checkpoint.size_bytes, chunk_bytes, progress) as sweep:
-                journal = _convert_shards(shards, directory, dtype, sweep, journal)
-                journal = replace(journal, source_sha256=sweep.finish())
-            _require_unchanged(checkpoint)
+            journal = _sweep(conversion, shards, directory, journal, chunk_bytes, progress)
+            for file in conversion.all_files:
+                require_unchanged(file)
             write_journal(directory, journal)
         return _result(directory, shards, journal)
 
 
-def _convert_shards(
-    shards: Sequence[Shard], directory: Path, dtype: OutputDType, sweep: Sweep, journal: Journal
+def _sweep(
+    conversion: Conversion,
+    shards: Sequence[Shard],
+    directory: Path,
+    journal: Journal,
+    chunk_bytes: int,
+    progress: Progress | None,
 ) -> Journal:
-    with closing(HashedBuffers(sweep.chunk_bytes)) as buffers:
+    with (
+        Sweep(conversion.files, chunk_bytes, progress) as sweep,
+        _open_adapter(conversion, chunk_bytes) as (merge, adapter_sweep),
+        closing(HashedBuffers(chunk_bytes)) as buffers,
+    ):
+        source = Gatherer(sweep.read, chunk_bytes)
         for shard in shards:
             if shard.name in journal.shards:
                 continue
-            with ShardFile(directory, shard, dtype, buffers) as file:
+            with ShardFile(directory, shard, conversion.dtype, buffers) as file:
                 for copy in shard.copies:
-                    file.copy(copy, sweep)
+                    file.copy(copy, source, merge)
                 record = file.finish()
             journal = replace(journal, shards=journal.shards | {shard.name: record})
             write_journal(directory, journal)
-    return journal
+        digests = sweep.finish() + (adapter_sweep.finish() if adapter_sweep else ())
+        return replace(journal, source_sha256=digests)
+
+
+@contextmanager
+def _open_adapter(
+    conversion: Conversion, chunk_bytes: int
+) -> Iterator[tuple[Merge | None, Sweep | None]]:
+    if conversion.adapter is None:
+        yield None, None
+        return
+    chunk_bytes = min(chunk_bytes, ADAPTER_CHUNK_BYTES)
+    with Sweep(conversion.adapter.files, chunk_bytes) as sweep:
+        source = Gatherer(sweep.read, chunk_bytes)
+        yield Merge(conversion.adapter, conversion.scale, source), sweep
 
 
 def _result(directory: Path, shards: Sequence[Shard], journal: Journal) -> Converted:
@@ -112,27 +159,20 @@ def _result(directory: Path, shards: Sequence[Shard], journal: Journal) -> Conve
         files[INDEX_NAME] = len(index)
     records = journal.shards.values()
     return Converted(
-        source_sha256=journal.source_sha256 or "",
+        sha256=journal.source_sha256 or (),
         tensors={name: digest for record in records for name, digest in record.tensors.items()},
         files=files,
         nonfinite_count=sum(record.nonfinite_count for record in records),
     )
 
 
-def _key(checkpoint: CheckpointFile, shards: Sequence[Shard]) -> str:
+def _key(conversion: Conversion, shards: Sequence[Shard]) -> str:
     """Changes whenever a finished shard of an earlier try could be of no use."""
-    facts = [kit.__version__, checkpoint.size_bytes, checkpoint.mtime_ns, checkpoint.fingerprint]
+    facts: list[object] = [kit.__version__]
+    facts += [[f.size_bytes, f.mtime_ns, f.fingerprint] for f in conversion.all_files]
+    facts += [len(conversion.files), conversion.scale]
     headers = [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in shards]
     return hashlib.sha256(json.dumps([facts, headers]).encode()).hexdigest()
-
-
-def _require_unchanged(checkpoint: CheckpointFile) -> None:
-    status = checkpoint.path.stat()
-    if (status.st_size, status.st_mtime_ns) != (checkpoint.size_bytes, checkpoint.mtime_ns):
-        raise IntegrityError(
-            f"{checkpoint.path} changed while it was read",
-            hint="let nothing write to the checkpoint during the conversion, then try again",
-        )
 
 
 def _require_space(directory: Path, shards: Sequence[Shard], journal: Journal) -> None:
@@ -144,16 +184,3 @@ def _require_space(directory: Path, shards: Sequence[Shard], journal: Journal) -
             f"the conversion needs {units.format_gib(needed)}",
             hint="free space there or choose another output; finished shards are kept",
         )
-
-
-@contextmanager
-def _disk_full_explained(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise EnvironmentNotReady(
-            f"the disk of {directory.parent} is full",
-            hint="free space and run the same command again: finished shards are kept",
-        ) from error

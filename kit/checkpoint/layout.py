@@ -8,10 +8,14 @@ stored. Dimensions are read from the tensors, never assumed.
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as Shaped
 from dataclasses import dataclass
 
-from kit.checkpoint.torchfile import TensorEntry
+from kit.checkpoint.tensors import Tensor
 from kit.errors import IntegrityError
+
+Shapes = Shaped[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Part:
 class Mapping:
     """One upstream tensor and the tensors made of it. Every row goes into exactly one part."""
 
-    source: TensorEntry
+    source: Tensor
     parts: tuple[Part, ...]
 
 
@@ -68,12 +72,12 @@ _FINAL = _Linear("encoder.final_layernorm", "h", None, ("model.norm",))
 _EMBEDDING = "embedding.word_embeddings.weight"
 _LAYER_NAME = re.compile(r"encoder\.layers\.(0|[1-9]\d{0,5})\.")
 _HINT = (
-    "give upstream's full checkpoint: one mp_rank_00 file, neither a tensor-parallel shard "
-    "nor a LoRA adapter"
+    "give upstream's full checkpoint: one mp_rank_00 file or all tensor-parallel shards, "
+    "not a LoRA adapter"
 )
 
 
-def map_tensors(tensors: Sequence[TensorEntry]) -> tuple[Dimensions, tuple[Mapping, ...]]:
+def map_tensors(tensors: Sequence[Tensor]) -> tuple[Dimensions, tuple[Mapping, ...]]:
     """Map upstream's tensors to the model's.
 
     Returns:
@@ -82,39 +86,26 @@ def map_tensors(tensors: Sequence[TensorEntry]) -> tuple[Dimensions, tuple[Mappi
     Raises:
         IntegrityError: tensors are missing, unknown, or of shapes that disagree; it names them.
     """
-    by_name = {tensor.name: tensor for tensor in tensors}
-    dimensions = _dimensions(by_name)
-    expected = {name: (shape, parts) for name, shape, parts in _expected(dimensions)}
-    _refuse(sorted(expected.keys() - by_name.keys()), "the checkpoint lacks")
-    _refuse(sorted(by_name.keys() - expected.keys()), "the checkpoint has unknown tensors")
-    _refuse(
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    dimensions = _dimensions(shapes)
+    expected = {name: (shape, parts) for name, shape, parts in expected_tensors(dimensions)}
+    refuse(sorted(expected.keys() - shapes.keys()), "the checkpoint lacks", _HINT)
+    refuse(sorted(shapes.keys() - expected.keys()), "the checkpoint has unknown tensors", _HINT)
+    refuse(
         [
-            f"{name} {list(by_name[name].shape)} instead of {list(shape)}"
+            f"{name} {list(shapes[name])} instead of {list(shape)}"
             for name, (shape, _) in expected.items()
-            if by_name[name].shape != shape
+            if shapes[name] != shape
         ],
         "tensors disagree in shape",
+        _HINT,
     )
     return dimensions, tuple(Mapping(t, expected[t.name][1]) for t in tensors)
 
 
-def _dimensions(tensors: dict[str, TensorEntry]) -> Dimensions:
-    layers = {match[1] for name in tensors if (match := _LAYER_NAME.match(name))}
-    vocab_size, hidden_size = _matrix(tensors, _EMBEDDING)
-    _, ffn_size = _matrix(tensors, "encoder.layers.0.mlp.dense_4h_to_h.weight")
-    return Dimensions(len(layers), hidden_size, ffn_size, vocab_size)
-
-
-def _matrix(tensors: dict[str, TensorEntry], name: str) -> tuple[int, int]:
-    if name not in tensors:
-        raise IntegrityError(f"the checkpoint lacks {name}", hint=_HINT)
-    shape = tensors[name].shape
-    if len(shape) != 2 or 0 in shape:
-        raise IntegrityError(f"{name} has the shape {list(shape)}, not a matrix", hint=_HINT)
-    return shape[0], shape[1]
-
-
-def _expected(dimensions: Dimensions) -> Iterator[tuple[str, tuple[int, ...], tuple[Part, ...]]]:
+def expected_tensors(
+    dimensions: Dimensions,
+) -> Iterator[tuple[str, tuple[int, ...], tuple[Part, ...]]]:
     """Upstream name, shape and parts of every tensor such a model has."""
     hidden, ffn, vocab = dimensions.hidden_size, dimensions.ffn_size, dimensions.vocab_size
     sizes = {"h": hidden, "3h": 3 * hidden, "f": ffn, "2f": 2 * ffn}
@@ -123,6 +114,30 @@ def _expected(dimensions: Dimensions) -> Iterator[tuple[str, tuple[int, ...], tu
     for layer in range(dimensions.layers):
         for linear in _LAYER:
             yield from _pair(linear, sizes, f"encoder.layers.{layer}.", f"model.layers.{layer}.")
+
+
+def matrix_shape(shapes: Shapes, name: str, hint: str) -> tuple[int, int]:
+    """Two dimensions of a tensor. Raises IntegrityError if it is missing or no matrix."""
+    if name not in shapes:
+        raise IntegrityError(f"the checkpoint lacks {name}", hint=hint)
+    shape = shapes[name]
+    if len(shape) != 2 or 0 in shape:
+        raise IntegrityError(f"{name} has the shape {list(shape)}, not a matrix", hint=hint)
+    return shape[0], shape[1]
+
+
+def refuse(names: list[str], what: str, hint: str) -> None:
+    """Raise IntegrityError that says ``what`` of ``names``, if there are any."""
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise IntegrityError(f"{what}: {shown}", hint=hint)
+
+
+def _dimensions(shapes: Shapes) -> Dimensions:
+    layers = {match[1] for name in shapes if (match := _LAYER_NAME.match(name))}
+    vocab_size, hidden_size = matrix_shape(shapes, _EMBEDDING, _HINT)
+    _, ffn_size = matrix_shape(shapes, "encoder.layers.0.mlp.dense_4h_to_h.weight", _HINT)
+    return Dimensions(len(layers), hidden_size, ffn_size, vocab_size)
 
 
 def _pair(
@@ -142,9 +157,3 @@ def _share_rows(rows: int, shares: int, *, interleaved: bool) -> list[range]:
         return [range(share, rows, shares) for share in range(shares)]
     block = rows // shares
     return [range(share * block, (share + 1) * block) for share in range(shares)]
-
-
-def _refuse(names: list[str], what: str) -> None:
-    if names:
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise IntegrityError(f"{what}: {shown}", hint=_HINT)

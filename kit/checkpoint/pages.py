@@ -1,7 +1,13 @@
 """Reading and writing large files without filling the page cache or the memory."""
 
+import errno
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady
 
 PAGE_BYTES = 4096
 LAG_BYTES = 64 * 1024**2
@@ -63,3 +69,17 @@ def write_at(fd: int, data: memoryview | bytes, offset: int) -> None:
     while view:
         count = os.pwrite(fd, view, offset)
         view, offset = view[count:], offset + count
+
+
+@contextmanager
+def disk_full_explained(directory: Path, kept: str) -> Iterator[None]:
+    """Turn a full disk into EnvironmentNotReady; ``kept`` says what is not lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise EnvironmentNotReady(
+            f"the disk of {directory} is full",
+            hint=f"free space and run the same command again: {kept}",
+        ) from error

@@ -3,17 +3,18 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kit.checkpoint.cast import NUMPY, Array, cast_into, count_nonfinite
-from kit.checkpoint.chunks import Block, blocks, wanted
+from kit.checkpoint.chunks import Block, wanted
+from kit.checkpoint.gather import Gatherer
 from kit.checkpoint.journal import ShardRecord
+from kit.checkpoint.lora_merge import MERGED_ITEM_BYTES, Merge
 from kit.checkpoint.pages import PageRelease, write_at
 from kit.checkpoint.shards import Copy, OutputDType, Shard, Target
-from kit.checkpoint.sweep import HashedBuffers, Sweep
+from kit.checkpoint.sweep import HashedBuffers
 from kit.checkpoint.torchfile import ITEM_BYTES
 
 
@@ -45,11 +46,18 @@ class ShardFile:
     ) -> None:
         os.close(self._fd)
 
-    def copy(self, copy: Copy, sweep: Sweep) -> None:
-        """Read one source tensor and write all tensors made of it."""
-        for block, values in self._read(copy, sweep):
+    def copy(self, copy: Copy, source: Gatherer, merge: Merge | None = None) -> None:
+        """Read one source tensor and write all tensors made of it.
+
+        Args:
+            copy: the tensor and its targets.
+            source: reads the tensor.
+            merge: adds an adapter's share, if there is an adapter.
+        """
+        item_bytes = MERGED_ITEM_BYTES if merge else ITEM_BYTES[self._dtype]
+        for block, values in source.blocks(copy.source, item_bytes):
             for target in copy.targets:
-                self._write(target, block, values)
+                self._write(target, block, values, merge)
 
     def finish(self) -> ShardRecord:
         """Wait until the file is on disk and its tensors are hashed."""
@@ -62,22 +70,13 @@ class ShardFile:
             nonfinite_count=self._nonfinite_count,
         )
 
-    def _read(self, copy: Copy, sweep: Sweep) -> Iterator[tuple[Block, Array]]:
-        """The source tensor in blocks that fit the buffers before and after the cast."""
-        source = copy.source
-        item_bytes = ITEM_BYTES[source.dtype]
-        rows, width = source.shape[0], math.prod(source.shape[1:])
-        largest_item = max(item_bytes, ITEM_BYTES[self._dtype])
-        for block in blocks(rows, width, sweep.chunk_bytes // largest_item):
-            start = block.first_row * width + block.first_column
-            raw = sweep.read(source.offset + start * item_bytes, block.size * item_bytes)
-            yield block, raw.view(NUMPY[source.dtype]).reshape(block.shape)
-
-    def _write(self, target: Target, block: Block, values: Array) -> None:
+    def _write(self, target: Target, block: Block, values: Array, merge: Merge | None) -> None:
         rows, position = wanted(target.rows, block.first_row, block.last_row)
         if not rows:
             return
         chosen = values[rows.start : rows.stop : rows.step]
+        if merge:
+            chosen = merge.add(target.name, chosen, position, block.first_column)
         item_bytes = ITEM_BYTES[self._dtype]
         raw = self._buffers.next()[: chosen.size * item_bytes]
         converted = raw.view(NUMPY[self._dtype]).reshape(chosen.shape)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kit.checkpoint.layout import Mapping
-from kit.checkpoint.torchfile import ITEM_BYTES, TensorEntry
+from kit.checkpoint.tensors import Tensor
+from kit.checkpoint.torchfile import ITEM_BYTES
 
 OutputDType = Literal["bfloat16", "float32"]
 DEFAULT_MAX_SHARD_BYTES = 5 * 10**9
@@ -37,7 +38,7 @@ class Target:
 class Copy:
     """One source tensor and the tensors it is converted to; all of them lie in one shard."""
 
-    source: TensorEntry
+    source: Tensor
     targets: tuple[Target, ...]
 
 
@@ -59,7 +60,7 @@ def plan_shards(
     One source tensor's parts stay together, so a shard is larger than ``max_shard_bytes`` only when
     a single source tensor is.
     """
-    ordered = sorted(mappings, key=lambda mapping: (mapping.source.offset, mapping.source.name))
+    ordered = sorted(mappings, key=lambda m: (m.source.pieces[0].offset, m.source.name))
     groups = list(_groups(ordered, ITEM_BYTES[dtype], max_shard_bytes))
     return tuple(
         _shard(_file_name(number, len(groups)), group, dtype)

@@ -1,7 +1,7 @@
-"""One front-to-back reading of a file that hashes it while its tensors are used."""
+"""One front-to-back reading of files that hashes them while their tensors are used."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -10,11 +10,12 @@ from typing import Any, Self
 import numpy as np
 
 from kit.checkpoint.pages import PageRelease, read_into
+from kit.checkpoint.source import SourceFile
 from kit.errors import IntegrityError
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[int, int], None]
-"""Called as ``progress(done_bytes, total_bytes)`` of the source file."""
+"""Called as ``progress(done_bytes, total_bytes)`` of all source files."""
 
 
 class HashedBuffers:
@@ -56,27 +57,25 @@ class HashedBuffers:
 
 
 class Sweep:
-    """Reads a file from front to back. What lies between the reads is hashed too.
+    """Reads files from front to back. What lies between the reads is hashed too.
 
-    Use as a context manager.
+    All files share two buffers. Use as a context manager.
 
     Args:
-        path: the file.
-        size_bytes: its size.
+        files: what to read.
         chunk_bytes: the largest piece that is read at once.
-        progress: told the position after every piece.
+        progress: told the bytes done after every piece.
     """
 
-    def __init__(self, path: Path, size_bytes: int, chunk_bytes: int, progress: Progress) -> None:
+    def __init__(
+        self, files: Sequence[SourceFile], chunk_bytes: int, progress: Progress | None = None
+    ) -> None:
         self.chunk_bytes = chunk_bytes
-        self._path = path
-        self._size_bytes = size_bytes
         self._progress = progress
-        self._position = 0
-        self._digest = hashlib.sha256()
+        self._total_bytes = sum(file.size_bytes for file in files)
+        self._done_bytes = 0
         self._buffers = HashedBuffers(chunk_bytes)
-        self._file = path.open("rb", buffering=0)
-        self._release = PageRelease(self._file.fileno())
+        self._passes = {file.path: _Pass(file) for file in files}
 
     def __enter__(self) -> Self:
         return self
@@ -88,38 +87,61 @@ class Sweep:
         trace: TracebackType | None,
     ) -> None:
         self._buffers.close()
-        self._release.finish()
-        self._file.close()
+        for one in self._passes.values():
+            one.close()
 
-    def read(self, offset: int, nbytes: int) -> Bytes:
+    def read(self, path: Path, offset: int, nbytes: int) -> Bytes:
         """Bytes ``offset`` to ``offset + nbytes``, valid until the second read after this one.
 
         Raises:
             IntegrityError: the file is shorter than it was.
         """
-        while self._position < offset:
-            self._piece(self._position, min(self.chunk_bytes, offset - self._position))
-        return self._piece(offset, nbytes)
+        one = self._passes[path]
+        self._skip_to(one, offset)
+        return self._piece(one, offset, nbytes)
 
-    def finish(self) -> str:
-        """Read on to the end; the sha256 of the whole file."""
-        while self._position < self._size_bytes:
-            self._piece(self._position, min(self.chunk_bytes, self._size_bytes - self._position))
+    def finish(self) -> tuple[str, ...]:
+        """Read on to the end of all files; the sha256 of each whole file."""
+        for one in self._passes.values():
+            self._skip_to(one, one.file.size_bytes)
         self._buffers.settle()
-        return self._digest.hexdigest()
+        return tuple(one.digest.hexdigest() for one in self._passes.values())
 
-    def _piece(self, offset: int, nbytes: int) -> Bytes:
+    def _skip_to(self, one: "_Pass", offset: int) -> None:
+        while one.position < offset:
+            self._piece(one, one.position, min(self.chunk_bytes, offset - one.position))
+
+    def _piece(self, one: "_Pass", offset: int, nbytes: int) -> Bytes:
         buffer = self._buffers.next()[:nbytes]
-        view = buffer.data
-        if read_into(self._file.fileno(), view, offset) < nbytes:
+        one.read_into(buffer.data, offset)
+        end = offset + nbytes
+        if end > one.position:  # storages can overlap: hash every byte once
+            self._buffers.hash(one.digest.update, buffer.data[one.position - offset :])
+            self._done_bytes += end - one.position
+            one.position = end
+            if self._progress:
+                self._progress(self._done_bytes, self._total_bytes)
+        return buffer
+
+
+class _Pass:
+    """One file of a sweep, and how far it has been hashed."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
+        self.position = 0
+        self.digest = hashlib.sha256()
+        self._opened = file.path.open("rb", buffering=0)
+        self._release = PageRelease(self._opened.fileno())
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        if read_into(self._opened.fileno(), view, offset) < len(view):
             raise IntegrityError(
-                f"{self._path} became shorter while it was read",
+                f"{self.file.path} became shorter while it was read",
                 hint="let nothing write to the checkpoint during the conversion, then try again",
             )
-        self._release.passed(offset, nbytes, written=False)
-        end = offset + nbytes
-        if end > self._position:  # storages can overlap: hash every byte once
-            self._buffers.hash(self._digest.update, view[self._position - offset :])
-            self._position = end
-            self._progress(end, self._size_bytes)
-        return buffer
+        self._release.passed(offset, len(view), written=False)
+
+    def close(self) -> None:
+        self._release.finish()
+        self._opened.close()

@@ -2,16 +2,19 @@
 
 Layout of ``mp_rank_00_model_states.pt``: nested dictionaries
 ``{"module": {"language_model": {"embedding": …, "encoder": …}}}`` with tensors at the leaves; the
-``module`` level is optional. Whatever else training saved beside them is not looked at.
+levels ``module`` and ``language_model`` are optional, and names may be flat, with dots. Whatever
+else training saved beside them (optimizer, schedule, random states, arguments) is not looked at.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from kit.checkpoint.archive import Archive
+from kit.checkpoint.source import SourceFile
 from kit.checkpoint.torch_objects import TensorRef
 from kit.checkpoint.unpickle import MAX_PICKLE_BYTES, read_pickle
 from kit.errors import IntegrityError
@@ -24,7 +27,7 @@ _STORAGES: dict[str, DType] = {
     "torch.HalfStorage": "float16",
     "torch.BFloat16Storage": "bfloat16",
 }
-_ROOT = "language_model."
+_IN_MODEL = re.compile(r"(module\.)?(language_model\.|(?=(embedding|encoder)\.))")
 _MAX_NAME = 512
 _SAVE_HINT = "save the checkpoint again with contiguous float32, bfloat16 or float16 tensors"
 _AGAIN = "the file is damaged: get it again"
@@ -49,20 +52,9 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
-class CheckpointFile:
-    """One indexed checkpoint file.
+class CheckpointFile(SourceFile):
+    """One indexed checkpoint file. Its fingerprint covers the CRC-32 of pickle and tensors."""
 
-    ``size_bytes``, ``mtime_ns`` and ``fingerprint`` together tell whether it changed.
-
-    Attributes:
-        fingerprint: sha256 over the names, sizes and CRC-32 of the zip's members, the pickle and
-            the tensors among them. Unlike a sha256 of the whole file it costs nothing.
-    """
-
-    path: Path
-    size_bytes: int
-    mtime_ns: int
-    fingerprint: str
     tensors: tuple[TensorEntry, ...]
 
 
@@ -97,9 +89,8 @@ def index_checkpoint(path: Path) -> CheckpointFile:
 
 def _language_model(root: object) -> Iterator[tuple[str, TensorRef]]:
     for name, tensor in _leaves(root):
-        name = name.removeprefix("module.")
-        if name.startswith(_ROOT):
-            yield name.removeprefix(_ROOT), tensor
+        if match := _IN_MODEL.match(name):
+            yield name[match.end() :], tensor
 
 
 def _leaves(root: object) -> Iterator[tuple[str, TensorRef]]:

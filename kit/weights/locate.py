@@ -1,5 +1,6 @@
-"""Finding the files of a checkpoint: the tensors' file and the tokenizer that belongs to it."""
+"""Finding the files of a checkpoint: the tensors' files and the tokenizer that belongs to them."""
 
+import re
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, UsageError
@@ -7,31 +8,66 @@ from kit.errors import EnvironmentNotReady, UsageError
 CHECKPOINT_NAME = "mp_rank_00_model_states.pt"
 TOKENIZER_NAME = "tokenizer.model"
 _TOKENIZER_FOLDERS = ("", "tokenizer", "Tokenizer")
+_RANK_FILES = "mp_rank_*_model_states.pt"
+_RANK_NAME = re.compile(r"mp_rank_(\d{2}|[1-9]\d{2,3})_model_states\.pt")
+_LATEST = "latest"
+_TAG = re.compile(r"\w[\w.-]{0,200}")
 
 
-def find_checkpoint(source: Path) -> Path:
-    """The checkpoint file that ``source`` means: itself, or ``mp_rank_00_model_states.pt`` in it.
+def find_checkpoint(source: Path) -> tuple[Path, ...]:
+    """The checkpoint's files: upstream's shards in the order of their ranks, or a single file.
+
+    Args:
+        source: a file (a shard stands for all shards beside it), a folder of shards, one that
+            DeepSpeed's ``latest`` leads on from, or one that holds a MindSpore ``.ckpt``.
 
     Raises:
-        EnvironmentNotReady: there is none.
-        UsageError: it is one of several tensor-parallel shards.
+        EnvironmentNotReady: there is none, or ranks are missing.
+        UsageError: there are several, or it is cut in a way that is not read (pipeline parallel).
     """
-    path = source / CHECKPOINT_NAME if source.is_dir() else source
-    if not path.is_file():
-        raise EnvironmentNotReady(
-            f"there is no checkpoint at {path}",
-            hint=f"give a folder that holds {CHECKPOINT_NAME}, or that file itself",
-        )
-    shards = sorted(path.parent.glob("mp_rank_*_model_states.pt"))
-    if path in shards and len(shards) > 1:
+    if source.is_file():
+        ranked = _RANK_NAME.fullmatch(source.name)
+        return _all_ranks(source.parent) if ranked else (source,)
+    if any(source.glob(_RANK_FILES)):
+        return _all_ranks(source)
+    if (source / _LATEST).is_file():
+        tag = (source / _LATEST).read_text(errors="replace")[:300].strip()
+        if _TAG.fullmatch(tag) and any((source / tag).glob(_RANK_FILES)):
+            return _all_ranks(source / tag)
+    files = sorted(source.glob("*.ckpt"))
+    if len(files) > 1:
         raise UsageError(
-            f"{path.parent} holds {len(shards)} shards "
-            f"({shards[0].name} to {shards[-1].name}); "
-            "tensor-parallel shards are not supported yet",
-            hint="merge them with upstream's tools/weight_convert first, "
-            f"or move {CHECKPOINT_NAME} to its own folder if the others do not belong to it",
+            f"{source} holds {len(files)} checkpoints, {files[0].name} to {files[-1].name}",
+            hint="name one of the files",
         )
-    return path
+    if not files:
+        raise EnvironmentNotReady(
+            f"there is no checkpoint at {source}",
+            hint=f"give a folder that holds {CHECKPOINT_NAME}, that file itself, "
+            "or a MindSpore .ckpt file",
+        )
+    return (files[0],)
+
+
+def _all_ranks(folder: Path) -> tuple[Path, ...]:
+    ranks = {}
+    for path in folder.glob(_RANK_FILES):
+        match = _RANK_NAME.fullmatch(path.name)
+        if not match:
+            raise UsageError(
+                f"{path} is no tensor-parallel shard by its name",
+                hint="of upstream's names mp_rank_00_model_states.pt, mp_rank_01_… are read; "
+                "pipeline-parallel shards (mp_rank_00_000_…) are not",
+            )
+        ranks[int(match[1])] = path
+    missing = [f"mp_rank_{rank:02d}" for rank in range(max(ranks)) if rank not in ranks]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise EnvironmentNotReady(
+            f"{folder} holds shards up to {ranks[max(ranks)].name}, but lacks {shown}",
+            hint="all ranks' shards must be in one folder",
+        )
+    return tuple(ranks[rank] for rank in sorted(ranks))
 
 
 def find_tokenizer(tokenizer: Path | None, checkpoint: Path) -> Path:

@@ -1,12 +1,13 @@
 """``conversion.json``: what a converted directory was made of, kept inside it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from kit.checkpoint.journal import write_durably
-from kit.checkpoint.torchfile import CheckpointFile
+from kit.checkpoint.source import SourceFile
 from kit.weights.digest import sha256_file
 
 RECORD_NAME = "conversion.json"
@@ -15,7 +16,7 @@ Precision = Literal["bf16", "fp32"]
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint file that was converted; see ``CheckpointFile`` for ``fingerprint``."""
+    """A file that was converted; see ``SourceFile`` for ``fingerprint``."""
 
     name: str
     size_bytes: int
@@ -23,12 +24,31 @@ class Source:
     fingerprint: str
     sha256: str
 
-    def is_of(self, checkpoint: CheckpointFile) -> bool:
-        """Whether ``checkpoint`` has the same content. Hashes it only if its mtime differs."""
-        known = (self.size_bytes, self.fingerprint)
-        if known != (checkpoint.size_bytes, checkpoint.fingerprint):
+    @staticmethod
+    def of(file: SourceFile, sha256: str) -> "Source":
+        """The record of a file whose whole content has this sha256."""
+        return Source(file.path.name, file.size_bytes, file.mtime_ns, file.fingerprint, sha256)
+
+    def matches(self, file: SourceFile) -> bool:
+        """Whether ``file`` has the same content. Hashes it only if its mtime differs."""
+        if (self.size_bytes, self.fingerprint) != (file.size_bytes, file.fingerprint):
             return False
-        return self.mtime_ns == checkpoint.mtime_ns or self.sha256 == sha256_file(checkpoint.path)
+        return self.mtime_ns == file.mtime_ns or self.sha256 == sha256_file(file.path)
+
+
+def match_all(sources: Sequence[Source], files: Sequence[SourceFile]) -> bool:
+    """Whether ``files`` have the content of ``sources``, one by one."""
+    pairs = zip(sources, files, strict=False)
+    return len(sources) == len(files) and all(source.matches(file) for source, file in pairs)
+
+
+@dataclass(frozen=True)
+class MergedLora:
+    """An adapter that was merged into the weights: its files, rank and alpha."""
+
+    sources: tuple[Source, ...]
+    rank: int
+    alpha: float
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,8 @@ class ConversionRecord:
 
     Attributes:
         kit_version: of the kit that converted.
-        source: the checkpoint file.
+        sources: the checkpoint's files, in the order of their ranks.
+        lora: the adapter that was merged, if one was.
         precision: of the converted tensors.
         tensors: sha256 of every converted tensor's bytes, by name.
         files: size in bytes of the safetensors files and their index, by name.
@@ -46,7 +67,8 @@ class ConversionRecord:
     """
 
     kit_version: str
-    source: Source
+    sources: tuple[Source, ...]
+    lora: MergedLora | None
     precision: Precision
     tensors: dict[str, str]
     files: dict[str, int]
@@ -66,7 +88,10 @@ def read_record(directory: Path) -> ConversionRecord | None:
     """The record of a converted directory; None where there is none that can be understood."""
     try:
         content: dict[str, Any] = json.loads((directory / RECORD_NAME).read_bytes())
-        return ConversionRecord(**content | {"source": Source(**content["source"])})
+        lora = content["lora"]
+        if lora is not None:
+            lora = MergedLora(**lora | {"sources": _sources(lora)})
+        return ConversionRecord(**content | {"sources": _sources(content), "lora": lora})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -75,3 +100,7 @@ def write_record(directory: Path, record: ConversionRecord) -> None:
     """Write the record, durably, in a byte-stable form."""
     text = json.dumps(asdict(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_durably(directory / RECORD_NAME, text.encode())
+
+
+def _sources(content: dict[str, Any]) -> tuple[Source, ...]:
+    return tuple(Source(**source) for source in content["sources"])

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kit.checkpoint.convert import Converted, convert_tensors
-from kit.checkpoint.layout import map_tensors
-from kit.checkpoint.torchfile import index_checkpoint
+from kit.checkpoint.convert import Conversion, Converted, convert_tensors
+from kit.checkpoint.model import read_model
+from kit.checkpoint.shards import OutputDType
 from kit.errors import EnvironmentNotReady, IntegrityError
 
 Save = Callable[..., Path]
@@ -25,9 +25,11 @@ Expected = Callable[..., dict[str, torch.Tensor]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def convert(path: Path, directory: Path, **options: Any) -> Converted:
-    checkpoint = index_checkpoint(path)
-    return convert_tensors(checkpoint, map_tensors(checkpoint.tensors)[1], directory, **options)
+def convert(
+    path: Path, directory: Path, dtype: OutputDType = "bfloat16", **options: Any
+) -> Converted:
+    model = read_model([path])
+    return convert_tensors(Conversion(model.files, model.mappings, dtype), directory, **options)
 
 
 def load(directory: Path) -> dict[str, torch.Tensor]:
@@ -114,7 +116,7 @@ def test_several_shards_have_an_index(save: Save, make_state: MakeState, tmp_pat
 def test_hashes_are_those_of_the_bytes(save: Save, make_state: MakeState, tmp_path: Path) -> None:
     path = save(make_state())
     result = convert(path, tmp_path / "out", chunk_bytes=64)
-    assert result.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert result.sha256 == (hashlib.sha256(path.read_bytes()).hexdigest(),)
     for name, tensor in load(tmp_path / "out").items():
         content = tensor.view(torch.uint8).numpy().tobytes()
         assert result.tensors[name] == hashlib.sha256(content).hexdigest()
@@ -129,7 +131,7 @@ def test_overlapping_storages_are_read_and_hashed_once(
     encoder["final_layernorm.bias"] = encoder["layers.0.self_attention.dense.weight"][7]
     path = save(state)
     result = convert(path, tmp_path / "out", chunk_bytes=100)
-    assert result.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert result.sha256 == (hashlib.sha256(path.read_bytes()).hexdigest(),)
     assert_same(load(tmp_path / "out"), expected(state, torch.bfloat16))
 
 

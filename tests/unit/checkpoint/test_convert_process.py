@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
-from kit.checkpoint.convert import convert_tensors
-from kit.checkpoint.layout import map_tensors
-from kit.checkpoint.torchfile import index_checkpoint
+from kit.checkpoint.convert import Conversion, convert_tensors
+from kit.checkpoint.model import read_model
 
 source, out, kill_after, extra_bytes, options = sys.argv[1:]
 
@@ -31,9 +30,10 @@ def progress(done_bytes, total_bytes):
 if int(extra_bytes):
     limit = data_bytes() + int(extra_bytes)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-checkpoint = index_checkpoint(Path(source))
-mappings = map_tensors(checkpoint.tensors)[1]
-convert_tensors(checkpoint, mappings, Path(out), progress=progress, **eval(options))
+model = read_model([Path(source)])
+options = eval(options)
+conversion = Conversion(model.files, model.mappings, options.pop("dtype", "bfloat16"))
+convert_tensors(conversion, Path(out), progress=progress, **options)
 """
 NEVER = 2**62
 

@@ -1,9 +1,7 @@
-from pathlib import Path
-
 import pytest
 
 from kit.checkpoint.layout import Dimensions, map_tensors
-from kit.checkpoint.torchfile import TensorEntry
+from kit.checkpoint.tensors import Tensor
 from kit.errors import IntegrityError
 
 HIDDEN, FFN, VOCAB = 6, 10, 7
@@ -36,10 +34,8 @@ def shapes(layers: int = 2) -> dict[str, tuple[int, ...]]:
     }
 
 
-def entries(shapes: dict[str, tuple[int, ...]]) -> list[TensorEntry]:
-    return [
-        TensorEntry(name, "float32", shape, Path("x.pt"), 0, 0) for name, shape in shapes.items()
-    ]
+def entries(shapes: dict[str, tuple[int, ...]]) -> list[Tensor]:
+    return [Tensor(name, "float32", shape, ()) for name, shape in shapes.items()]
 
 
 def test_dimensions_come_from_the_tensors() -> None:

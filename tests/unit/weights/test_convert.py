@@ -59,9 +59,11 @@ def test_the_record_says_what_was_made_of_what(source: Path, tmp_path: Path) -> 
     digest = subprocess.check_output(["sha256sum", source / CHECKPOINT], text=True).split()[0]
     assert content["kit_version"] == kit.__version__
     assert content["precision"] == "fp32"
-    assert content["source"]["sha256"] == digest
-    assert content["source"]["name"] == CHECKPOINT
-    assert content["source"]["size_bytes"] == (source / CHECKPOINT).stat().st_size
+    (file,) = content["sources"]
+    assert file["sha256"] == digest
+    assert file["name"] == CHECKPOINT
+    assert file["size_bytes"] == (source / CHECKPOINT).stat().st_size
+    assert content["lora"] is None
     assert content["nonfinite_count"] == 0
 
 
@@ -207,7 +209,7 @@ convert.convert_checkpoint(Path(source), Path(output), **options)
 """
 
 
-@pytest.mark.parametrize("where", ["reading", "_copy_support", "write_record", "_publish"])
+@pytest.mark.parametrize("where", ["reading", "_copy_support", "write_record", "publish"])
 def test_kill_9_anywhere_leaves_no_output_and_the_next_try_finishes(
     source: Path, tmp_path: Path, where: str
 ) -> None:

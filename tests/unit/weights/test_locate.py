@@ -12,12 +12,16 @@ def touch(path: Path) -> Path:
     return path
 
 
+def shard(folder: Path, rank: int) -> Path:
+    return touch(folder / f"mp_rank_{rank:02d}_model_states.pt")
+
+
 def test_a_checkpoint_is_a_file_or_its_folder(tmp_path: Path) -> None:
-    path = touch(tmp_path / "mp_rank_00_model_states.pt")
+    path = shard(tmp_path, 0)
     other = touch(tmp_path / "renamed.pt")
-    assert find_checkpoint(tmp_path) == path
-    assert find_checkpoint(path) == path
-    assert find_checkpoint(other) == other
+    assert find_checkpoint(tmp_path) == (path,)
+    assert find_checkpoint(path) == (path,)
+    assert find_checkpoint(other) == (other,)
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
@@ -26,13 +30,48 @@ def test_no_checkpoint(tmp_path: Path) -> None:
             find_checkpoint(path)
 
 
-def test_tensor_parallel_shards_are_refused(tmp_path: Path) -> None:
-    first = touch(tmp_path / "mp_rank_00_model_states.pt")
-    touch(tmp_path / "mp_rank_01_model_states.pt")
-    for path in (tmp_path, first):
-        with pytest.raises(UsageError, match=r"2 shards .* not supported yet") as caught:
-            find_checkpoint(path)
-        assert caught.value.exit_code == 2
+@pytest.mark.parametrize("count", [2, 12, 101])
+def test_shards_are_in_the_order_of_their_ranks(tmp_path: Path, count: int) -> None:
+    shards = tuple(shard(tmp_path, rank) for rank in range(count))
+    for path in (tmp_path, shards[0], shards[-1]):
+        assert find_checkpoint(path) == shards
+
+
+def test_missing_ranks_are_named(tmp_path: Path) -> None:
+    for rank in (1, 2, 5):
+        shard(tmp_path, rank)
+    missing = "lacks mp_rank_00, mp_rank_03, mp_rank_04$"
+    with pytest.raises(EnvironmentNotReady, match=missing) as caught:
+        find_checkpoint(tmp_path)
+    assert "one folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["00_000", "001", "1", "xx"])
+def test_other_ways_of_cutting_are_refused(tmp_path: Path, name: str) -> None:
+    shard(tmp_path, 0)
+    touch(tmp_path / f"mp_rank_{name}_model_states.pt")
+    with pytest.raises(UsageError, match=rf"mp_rank_{name}_model_states\.pt is no tensor"):
+        find_checkpoint(tmp_path)
+
+
+def test_deepspeeds_folder_leads_to_its_latest_checkpoint(tmp_path: Path) -> None:
+    shard(tmp_path / "global_step5", 0)
+    shards = tuple(shard(tmp_path / "global_step10", rank) for rank in range(2))
+    (tmp_path / "latest").write_text("global_step10\n")
+    assert find_checkpoint(tmp_path) == shards
+    for tag in ("../elsewhere", "/etc", "", "global_step7"):
+        (tmp_path / "latest").write_text(tag)
+        with pytest.raises(EnvironmentNotReady, match="no checkpoint"):
+            find_checkpoint(tmp_path)
+
+
+def test_a_folder_with_one_mindspore_file(tmp_path: Path) -> None:
+    path = touch(tmp_path / "iflytekspark_13b_chat_bf16.ckpt")
+    assert find_checkpoint(tmp_path) == (path,)
+    touch(tmp_path / "iflytekspark_13b_chat_fp32.ckpt")
+    with pytest.raises(UsageError, match="2 checkpoints"):
+        find_checkpoint(tmp_path)
+    assert find_checkpoint(path) == (path,)
 
 
 @pytest.mark.parametrize(
