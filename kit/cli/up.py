@@ -45,7 +45,7 @@ _MaxRam = typer.Option(
     envvar="KIT_MAX_RAM",
     metavar="SIZE",
     help="Budget of the host RAM peak, such as 4GiB.",
-    show_default="the plan",
+    show_default="the plan and a quarter",
 )
 _MaxVram = typer.Option(envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak.")
 _Runtime = typer.Option(help="What runs the server.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kit.errors import BudgetExceeded
 from kit.memory.unavailable import Unavailable
-from kit.units import format_gib
+from kit.units import MIB, format_gib
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,14 @@ class Budget:
 
     max_ram_bytes: int
     max_vram_bytes: int | None
+
+
+def default_ram_budget(planned_bytes: int) -> int:
+    """Host RAM allowed where nobody says: the plan and a quarter, at least 256 MiB more.
+
+    The libraries' own share differs from machine to machine (cores, allocator, build of torch).
+    """
+    return planned_bytes + max(planned_bytes // 4, 256 * MIB)
 
 
 @dataclass(frozen=True)

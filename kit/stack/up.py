@@ -9,7 +9,7 @@ from typing import Literal
 
 from kit.errors import KitError, ServiceError
 from kit.memory import nvml, proc
-from kit.memory.hold import Budget, Measured, Verdict, hold
+from kit.memory.hold import Budget, Measured, Verdict, default_ram_budget, hold
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Device, Plan, Pool, plan_serving
@@ -110,7 +110,9 @@ class _Intent:
     def budget(self) -> Budget:
         settings = self.options.settings
         vram = settings.max_vram_bytes if self.spec.device == "cuda" else None
-        return Budget(settings.max_ram_bytes or self.plan.peak_bytes(Pool.HOST), vram)
+        return Budget(
+            settings.max_ram_bytes or default_ram_budget(self.plan.peak_bytes(Pool.HOST)), vram
+        )
 
     def service(self) -> Service:
         return Service(base_url(self.spec.host, self.spec.port), self.options.settings.api_key)

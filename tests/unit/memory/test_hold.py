@@ -1,9 +1,9 @@
 import pytest
 
 from kit.errors import BudgetExceeded
-from kit.memory.hold import Budget, Measured, hold, require
+from kit.memory.hold import Budget, Measured, default_ram_budget, hold, require
 from kit.memory.unavailable import Unavailable
-from kit.units import GIB
+from kit.units import GIB, MIB
 
 NO_GPU = Unavailable("the model runs on the CPU")
 
@@ -41,3 +41,8 @@ def test_vram_is_not_promised_on_a_cpu():
     verdicts = hold(Budget(GIB, None), Measured(1, NO_GPU))
     assert [verdict.what for verdict in verdicts] == ["host RAM"]
     require(verdicts)
+
+
+def test_default_ram_budget_leaves_the_libraries_some_room():
+    assert default_ram_budget(400 * MIB) == 656 * MIB
+    assert default_ram_budget(8 * GIB) == 10 * GIB
