@@ -1,0 +1,205 @@
+"""Conversion side by side with today's ways and with the disk itself: time, memory, page cache.
+
+Every run is a process of its own; every round runs the disk's plain reading and writing and every
+way once, the file evicted before each. Ratios compare what was run in the same rounds:
+
+    python scripts/bench_convert.py /data/bench --gigabytes 1 2 4 --rounds 5
+
+``of disk`` is (input/R + output/W)/time, with R and W the disk's best plain reading and writing of
+just these bytes (the faster of buffered and O_DIRECT), best run against best run.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from kit.memory.fresh_process import Measured, measure, run_job
+from kit.memory.pagecache import evict
+from kit.settings import bundled
+from kit.units import MIB
+
+PIECE_BYTES = 16 * MIB
+CHECKPOINT = "mp_rank_00_model_states.pt"
+Runs = dict[str, list[Measured]]
+
+
+def read_plainly(source: Path, direct: bool) -> None:
+    """Read a file from front to back into one buffer."""
+    fd = os.open(source, os.O_RDONLY | (os.O_DIRECT if direct else 0))
+    buffer = memoryview(mmap.mmap(-1, PIECE_BYTES))
+    for offset in range(0, source.stat().st_size, PIECE_BYTES):
+        os.preadv(fd, [buffer], offset)
+        os.posix_fadvise(fd, offset, PIECE_BYTES, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def write_plainly(target: Path, nbytes: int, direct: bool) -> None:
+    """Write as many bytes to a new file and bring them to disk."""
+    target.parent.mkdir()
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | (os.O_DIRECT if direct else 0), 0o644)
+    buffer = memoryview(mmap.mmap(-1, PIECE_BYTES))
+    buffer[:] = os.urandom(PIECE_BYTES)
+    for offset in range(0, nbytes, PIECE_BYTES):
+        os.pwrite(fd, buffer[: min(PIECE_BYTES, -(-(nbytes - offset) // 4096) * 4096)], offset)
+        os.posix_fadvise(fd, offset, PIECE_BYTES, os.POSIX_FADV_DONTNEED)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def convert_by_kit(source: Path, output: Path) -> Callable[[], object]:
+    """What ``kit weights convert`` runs."""
+    from kit.weights.convert import convert_checkpoint
+
+    return lambda: convert_checkpoint(source, output, tokenizer=bundled("demo") / "tokenizer")
+
+
+def convert_by_torch(source: Path, output: Path, *, mapped: bool) -> Callable[[], object]:
+    """The checkpoint as a state dict, split and cast by hand; save_file and fsync."""
+    import torch
+    from safetensors.torch import save_file
+
+    def job() -> None:
+        model = torch.load(source, mmap=mapped)["module"]["language_model"]
+        state = {"embed_tokens.weight": model["embedding"]["word_embeddings"]["weight"]}
+        for name, tensor in model["encoder"].items():
+            stem, kind = name.rsplit(".", 1)
+            if stem.endswith("query_key_value"):
+                for letter, third in zip("qkv", tensor.chunk(3), strict=True):
+                    state[name.replace("query_key_value", f"{letter}_proj")] = third
+            elif stem.endswith("dense_h_to_4h"):
+                state[f"{stem}.gate.{kind}"], state[f"{stem}.up.{kind}"] = (
+                    tensor[0::2],
+                    tensor[1::2],
+                )
+            else:
+                state[name] = tensor
+        output.mkdir()
+        target = output / "model.safetensors"
+        converted = {name: t.to(torch.bfloat16).contiguous() for name, t in state.items()}
+        save_file(converted, target, {"format": "pt"})
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+
+    return job
+
+
+JOBS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
+    "read": lambda source, _: lambda: read_plainly(source, direct=False),
+    "read, O_DIRECT": lambda source, _: lambda: read_plainly(source, direct=True),
+    "write": lambda s, out: lambda: write_plainly(out / "x", s.stat().st_size // 2, direct=False),
+    "write, O_DIRECT": lambda s, out: (
+        lambda: write_plainly(out / "x", s.stat().st_size // 2, direct=True)
+    ),
+    "kit weights convert": convert_by_kit,
+    "torch.load, save_file": lambda s, out: convert_by_torch(s, out, mapped=False),
+    "torch.load(mmap=True), save_file": lambda s, out: convert_by_torch(s, out, mapped=True),
+}
+READS, WRITES = ("read", "read, O_DIRECT"), ("write", "write, O_DIRECT")
+OURS, TODAY = "kit weights convert", "torch.load, save_file"
+
+
+def run(name: str, source: Path) -> Measured:
+    """One job, everything cold; the output is removed."""
+    output = source.parent / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    os.sync()
+    if resident := evict(source):
+        raise SystemExit(f"{resident} bytes of {source} stay in the page cache")
+    command = [sys.executable, __file__, str(source.parent), "--job", name]
+    measured = measure(command, source.parent)
+    shutil.rmtree(output, ignore_errors=True)
+    return measured
+
+
+def rounds(source: Path, count: int, names: list[str]) -> Runs:
+    """Every job once a round, in an order that moves on from round to round."""
+    runs: Runs = {name: [] for name in names}
+    for number in range(count):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            measured = run(name, source)
+            runs[name].append(measured)
+            print(
+                f"round {number + 1} {name}: {measured.seconds:.2f} s, "
+                f"cpu {measured.cpu_seconds:.2f} s, others' {measured.other_cpu_seconds:.2f} s, "
+                f"steal {measured.steal_seconds:.2f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return runs
+
+
+def disk_seconds(runs: Runs, pick: Callable[[list[float]], float]) -> float:
+    """What the disk itself takes to read the input and write the output."""
+    return sum(
+        min(pick([m.seconds for m in runs[name]]) for name in names) for names in (READS, WRITES)
+    )
+
+
+def table(runs: Runs, input_bytes: int) -> str:
+    """The figures as a Markdown table, with the ratios that are claimed."""
+    lines = [
+        f"| {input_bytes / 1e9:.2f} GB of fp32 | MB/s median / best | of disk median / best "
+        "| memory | page cache | CPU s/GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, measured in runs.items():
+        times = [m.seconds for m in measured]
+        middle, best = statistics.median(times), min(times)
+        size = input_bytes // 2 if name in WRITES else input_bytes
+        ratio = f"{disk_seconds(runs, statistics.median) / middle:.2f} / " + (
+            f"{disk_seconds(runs, min) / best:.2f}"
+        )
+        lines.append(
+            f"| {name} | {size / middle / 1e6:.0f} / {size / best / 1e6:.0f} "
+            f"| {'' if name in READS + WRITES else ratio} "
+            f"| {max(m.growth_bytes for m in measured) / 1e6:.0f} MB "
+            f"| {max(m.cached_bytes for m in measured) / 1e6:.0f} MB "
+            f"| {statistics.median(m.cpu_seconds for m in measured) / size * 1e9:.2f} |"
+        )
+    if OURS in runs and TODAY in runs:
+        ours, today = ([m.seconds for m in runs[name]] for name in (OURS, TODAY))
+        lines.append(
+            f"\n{OURS} against {TODAY}: {statistics.median(today) / statistics.median(ours):.1f} "
+            f"times as fast in the median, {min(today) / min(ours):.1f} times best to best."
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run everything and print the tables."""
+    parser = argparse.ArgumentParser(description="Compare ways of converting a checkpoint.")
+    parser.add_argument("folder", type=Path, help="on the disk to measure; files are made there")
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--json", type=Path, help="write every run's figures there")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        run_job(JOBS[options.job](options.folder / CHECKPOINT, options.folder / "out"))
+        return
+    names = [*READS, *WRITES, *(n for n in options.only if n not in READS + WRITES)]
+    results = {}
+    for size in options.gigabytes:
+        folder = options.folder / f"{size:g}GB"
+        make = Path(__file__).with_name("make_checkpoint.py")
+        if not (folder / CHECKPOINT).is_file():
+            subprocess.run([sys.executable, make, folder, "--gigabytes", str(size)], check=True)
+        runs = rounds(folder / CHECKPOINT, options.rounds, names)
+        print(table(runs, (folder / CHECKPOINT).stat().st_size), flush=True)
+        results[f"{size:g}"] = {name: [asdict(m) for m in runs[name]] for name in names}
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
