@@ -16,6 +16,7 @@ from pathlib import Path
 
 import kit
 from kit import units
+from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.gather import Gatherer
 from kit.checkpoint.journal import Journal, open_journal, write_durably, write_journal
 from kit.checkpoint.layout import Mapping
@@ -26,7 +27,6 @@ from kit.checkpoint.shardfile import ShardFile
 from kit.checkpoint.shards import (
     DEFAULT_MAX_SHARD_BYTES,
     INDEX_NAME,
-    OutputDType,
     Shard,
     index_json,
     plan_shards,
@@ -128,7 +128,7 @@ def _sweep(
         for shard in shards:
             if shard.name in journal.shards:
                 continue
-            with ShardFile(directory, shard, conversion.dtype, buffers) as file:
+            with ShardFile(directory, shard, buffers) as file:
                 for copy in shard.copies:
                     file.copy(copy, source, merge)
                 record = file.finish()

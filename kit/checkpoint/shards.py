@@ -6,40 +6,51 @@ start on a page, and can be mapped and read directly.
 """
 
 import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
+from kit.checkpoint.encoding import (
+    STORED_ITEM_BYTES,
+    Encoding,
+    OutputDType,
+    Stored,
+    choose_encoding,
+    choose_group_size,
+    is_quantised,
+)
 from kit.checkpoint.layout import Mapping
 from kit.checkpoint.tensors import Tensor
-from kit.checkpoint.torchfile import ITEM_BYTES
 
-OutputDType = Literal["bfloat16", "float32"]
 DEFAULT_MAX_SHARD_BYTES = 5 * 10**9
 INDEX_NAME = "model.safetensors.index.json"
 
 _PAGE_BYTES = 4096
-_SAFETENSORS_NAME: dict[OutputDType, str] = {"bfloat16": "BF16", "float32": "F32"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """One converted tensor: ``rows`` of its source, contiguous at ``offset`` of its shard file."""
+    """A tensor of a shard file, contiguous at ``offset``."""
+
+    stored: Stored
+    offset: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """One of the model's tensors: ``rows`` of its source, and the tensors that store it."""
 
     name: str
     rows: range
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
+    encoding: Encoding
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One source tensor and the tensors it is converted to; all of them lie in one shard."""
+    """One source tensor and what it is converted to; all of that lies in one shard."""
 
     source: Tensor
-    targets: tuple[Target, ...]
+    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,11 @@ class Shard:
     size_bytes: int
     copies: tuple[Copy, ...]
 
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All tensors of the file, in no particular order."""
+        return tuple(t for copy in self.copies for output in copy.outputs for t in output.targets)
+
 
 def plan_shards(
     mappings: Sequence[Mapping], dtype: OutputDType, max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES
@@ -58,37 +74,57 @@ def plan_shards(
     """Lay the tensors out in shards, in the order of their bytes in the source.
 
     One source tensor's parts stay together, so a shard is larger than ``max_shard_bytes`` only when
-    a single source tensor is.
+    a single source tensor is. Within a shard, types of larger elements come first, so that every
+    tensor is aligned.
+
+    Raises:
+        UsageError: the model's widths cannot be cut into groups for int4.
     """
     ordered = sorted(mappings, key=lambda m: (m.source.pieces[0].offset, m.source.name))
-    groups = list(_groups(ordered, ITEM_BYTES[dtype], max_shard_bytes))
+    group_size = _group_size(mappings) if dtype == "int4" else None
+    copies = [_copy(mapping, dtype, group_size) for mapping in ordered]
+    groups = list(_groups(copies, max_shard_bytes))
     return tuple(
-        _shard(_file_name(number, len(groups)), group, dtype)
+        _shard(_file_name(number, len(groups)), group)
         for number, group in enumerate(groups, start=1)
     )
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:
     """The content of ``model.safetensors.index.json``: which file holds which tensor."""
-    targets = [(t, shard.name) for shard in shards for copy in shard.copies for t in copy.targets]
+    tensors = [(target.stored, shard.name) for shard in shards for target in shard.targets]
     index = {
-        "metadata": {"total_size": sum(target.nbytes for target, _ in targets)},
-        "weight_map": {target.name: file for target, file in targets},
+        "metadata": {"total_size": sum(stored.nbytes for stored, _ in tensors)},
+        "weight_map": {stored.name: file for stored, file in tensors},
     }
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _groups(
-    mappings: Sequence[Mapping], item_bytes: int, max_bytes: int
-) -> Iterator[list[Mapping]]:
-    group: list[Mapping] = []
+def _group_size(mappings: Sequence[Mapping]) -> int:
+    quantised = [m for m in mappings if any(is_quantised(part.name) for part in m.parts)]
+    return choose_group_size(mapping.source.shape[1] for mapping in quantised)
+
+
+def _copy(mapping: Mapping, dtype: OutputDType, group_size: int | None) -> Copy:
+    """What becomes of a source tensor; the places are not known yet."""
+    outputs = []
+    for part in mapping.parts:
+        shape = (len(part.rows), *mapping.source.shape[1:])
+        encoding = choose_encoding(part.name, shape, dtype, group_size)
+        targets = tuple(Target(stored, 0) for stored in encoding.stored(part.name, shape))
+        outputs.append(Output(part.name, part.rows, encoding, targets))
+    return Copy(mapping.source, tuple(outputs))
+
+
+def _groups(copies: Sequence[Copy], max_bytes: int) -> Iterator[list[Copy]]:
+    group: list[Copy] = []
     size = 0
-    for mapping in mappings:
-        nbytes = math.prod(mapping.source.shape) * item_bytes
+    for copy in copies:
+        nbytes = sum(target.stored.nbytes for o in copy.outputs for target in o.targets)
         if group and size + nbytes > max_bytes:
             yield group
             group, size = [], 0
-        group.append(mapping)
+        group.append(copy)
         size += nbytes
     yield group
 
@@ -97,36 +133,32 @@ def _file_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
-def _shard(name: str, mappings: Sequence[Mapping], dtype: OutputDType) -> Shard:
-    relative: list[Copy] = []
+def _shard(name: str, copies: Sequence[Copy]) -> Shard:
+    all_stored = [target.stored for target in Shard(name, b"", 0, tuple(copies)).targets]
+    all_stored.sort(key=lambda stored: -STORED_ITEM_BYTES[stored.dtype])
+    offsets: dict[str, int] = {}
     end = 0
-    for mapping in mappings:
-        targets = []
-        for part in mapping.parts:
-            shape = (len(part.rows), *mapping.source.shape[1:])
-            nbytes = math.prod(shape) * ITEM_BYTES[dtype]
-            targets.append(Target(part.name, part.rows, shape, end, nbytes))
-            end += nbytes
-        relative.append(Copy(mapping.source, tuple(targets)))
-    header = _header([target for copy in relative for target in copy.targets], dtype)
-    copies = tuple(
-        Copy(copy.source, tuple(_shifted(target, len(header)) for target in copy.targets))
-        for copy in relative
-    )
-    return Shard(name, header, len(header) + end, copies)
+    for stored in all_stored:
+        offsets[stored.name] = end
+        end += stored.nbytes
+    header = _header(all_stored, offsets)
+
+    def placed(output: Output) -> Output:
+        found = (replace(t, offset=len(header) + offsets[t.stored.name]) for t in output.targets)
+        return replace(output, targets=tuple(found))
+
+    placed_copies = (replace(copy, outputs=tuple(map(placed, copy.outputs))) for copy in copies)
+    return Shard(name, header, len(header) + end, tuple(placed_copies))
 
 
-def _shifted(target: Target, by: int) -> Target:
-    return Target(target.name, target.rows, target.shape, target.offset + by, target.nbytes)
-
-
-def _header(targets: Sequence[Target], dtype: OutputDType) -> bytes:
+def _header(all_stored: Sequence[Stored], offsets: dict[str, int]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    for target in targets:
-        entries[target.name] = {
-            "dtype": _SAFETENSORS_NAME[dtype],
-            "shape": target.shape,
-            "data_offsets": (target.offset, target.offset + target.nbytes),
+    for stored in all_stored:
+        begin = offsets[stored.name]
+        entries[stored.name] = {
+            "dtype": stored.dtype,
+            "shape": stored.shape,
+            "data_offsets": (begin, begin + stored.nbytes),
         }
     text = json.dumps(entries, separators=(",", ":")).encode()
     padded = text.ljust(-(-(8 + len(text)) // _PAGE_BYTES) * _PAGE_BYTES - 8)

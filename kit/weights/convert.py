@@ -11,10 +11,10 @@ from pathlib import Path
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
+from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.journal import JOURNAL_NAME
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model
-from kit.checkpoint.shards import OutputDType
 from kit.checkpoint.sweep import Progress
 from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file

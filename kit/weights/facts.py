@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.layout import Dimensions
-from kit.checkpoint.shards import OutputDType
 from kit.errors import IntegrityError, UsageError
 
 HEAD_DIM = 128

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
+from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.model import read_model
-from kit.checkpoint.shards import OutputDType
 from kit.errors import EnvironmentNotReady, IntegrityError
 
 Save = Callable[..., Path]

@@ -1,0 +1,160 @@
+"""How one of the model's tensors is stored: as it is in another type, or quantised.
+
+Quantised matrices have the layout of the compressed-tensors library, which transformers and vLLM
+read (https://github.com/vllm-project/compressed-tensors): ``int-quantized`` for 8 bits with a scale
+for each row, ``pack-quantized`` for 4 bits with a scale for each group of a row.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from kit.checkpoint.cast import NUMPY, Array, cast_into, count_nonfinite
+from kit.checkpoint.quantise import BFLOAT16, quantise_into
+from kit.checkpoint.torchfile import ITEM_BYTES
+from kit.errors import UsageError
+
+OutputDType = Literal["bfloat16", "float32", "int8", "int4"]
+"""Of a converted model. The integers are those of the linear layers' matrices; with them, all other
+tensors are bfloat16."""
+
+STORED_ITEM_BYTES = {"F32": 4, "BF16": 2, "I8": 1, "I32": 4, "I64": 8}
+_QUANTISED_SUFFIX = "_proj.weight"
+_GROUP_SIZES = (128, 64, 32)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file.
+
+    Attributes:
+        dtype: as safetensors names it.
+        constant: its content, where that does not follow from the weights.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    constant: bytes | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor."""
+        return math.prod(self.shape) * STORED_ITEM_BYTES[self.dtype]
+
+
+class Encoding(Protocol):
+    """Makes, of rows of one of the model's tensors, rows of the tensors that store it."""
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> tuple[Stored, ...]:
+        """The tensors that store tensor ``name``. Constants come last."""
+        ...
+
+    def row_bytes(self, columns: int) -> tuple[int, ...]:
+        """What the first ``columns`` of a row take in each of them, constants apart."""
+        ...
+
+    def encode(self, values: Array, into: Sequence[Array]) -> int:
+        """Fill uint8 ``[rows, row_bytes]`` of each of them from ``[rows, columns]``.
+
+        Returns:
+            How many infinite or NaN elements were written.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Every element in a float type."""
+
+    dtype: Literal["bfloat16", "float32"]
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> tuple[Stored, ...]:
+        """One tensor."""
+        return (Stored(name, "BF16" if self.dtype == "bfloat16" else "F32", shape),)
+
+    def row_bytes(self, columns: int) -> tuple[int, ...]:
+        """The elements."""
+        return (columns * ITEM_BYTES[self.dtype],)
+
+    def encode(self, values: Array, into: Sequence[Array]) -> int:
+        """Round to nearest even."""
+        converted = into[0].view(NUMPY[self.dtype])
+        cast_into(converted, values)
+        return count_nonfinite(converted, self.dtype)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Integers of 8 or 4 bits, and bfloat16 scales for each ``group`` neighbours in a row."""
+
+    bits: Literal[8, 4]
+    columns: int
+    group: int
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> tuple[Stored, ...]:
+        """``weight`` and ``weight_scale``; ``weight_packed``, ``_scale`` and ``_shape`` for 4."""
+        rows, columns = shape
+        scales = Stored(f"{name}_scale", "BF16", (rows, columns // self.group))
+        if self.bits == 8:
+            return Stored(name, "I8", shape), scales
+        content = np.array(shape, "<i8").tobytes()
+        return (
+            Stored(f"{name}_packed", "I32", (rows, columns // 8)),
+            scales,
+            Stored(f"{name}_shape", "I64", (2,), content),
+        )
+
+    def row_bytes(self, columns: int) -> tuple[int, ...]:
+        """The integers, then the scales."""
+        return columns * self.bits // 8, columns // self.group * BFLOAT16.itemsize
+
+    def encode(self, values: Array, into: Sequence[Array]) -> int:
+        """Round to nearest; see ``quantise``.
+
+        Raises:
+            ValueError: ``values`` are not whole rows.
+        """
+        if values.shape[1] != self.columns:
+            raise ValueError(f"rows of {self.columns} are quantised whole, not {values.shape[1]}")
+        scales = into[1].view(BFLOAT16)
+        quantise_into(into[0].view(np.int8 if self.bits == 8 else np.uint8), scales, values)
+        return count_nonfinite(scales, "bfloat16")
+
+
+def choose_encoding(
+    name: str, shape: tuple[int, ...], dtype: OutputDType, group_size: int | None
+) -> Encoding:
+    """How tensor ``name`` is stored in a model of this type, with 4-bit groups of this size."""
+    if dtype == "bfloat16" or dtype == "float32":
+        return Cast(dtype)
+    if not is_quantised(name):
+        return Cast("bfloat16")
+    if dtype == "int8":
+        return Quantised(8, shape[1], shape[1])
+    return Quantised(4, shape[1], group_size or shape[1])
+
+
+def is_quantised(name: str) -> bool:
+    """Whether a tensor is stored as integers where the model is: the linear layers' matrices."""
+    return name.endswith(_QUANTISED_SUFFIX)
+
+
+def choose_group_size(columns: Iterable[int]) -> int:
+    """Neighbours that share a 4-bit scale: 128, or 64 or 32 where only these divide all widths.
+
+    Raises:
+        UsageError: none of them does.
+    """
+    widths = sorted(set(columns))
+    for size in _GROUP_SIZES:
+        if not any(width % size for width in widths):
+            return size
+    raise UsageError(
+        f"int4 stores groups of {_GROUP_SIZES[-1]} weights or more, which do not divide the "
+        f"linear layers' widths {widths}",
+        hint="convert with --precision int8",
+    )
