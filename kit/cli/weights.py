@@ -23,7 +23,8 @@ def convert(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The directory to make.")],
     precision: Annotated[
-        Literal["bf16", "fp32"], typer.Option(help="Of the converted weights.")
+        Literal["bf16", "fp32", "int8", "int4"],
+        typer.Option(help="Of the converted weights; int8 and int4 keep embeddings in bf16."),
     ] = "bf16",
     tokenizer: Annotated[
         Path | None,

@@ -32,7 +32,12 @@ from kit.weights.record import (
     write_record,
 )
 
-_DTYPES: dict[Precision, OutputDType] = {"bf16": "bfloat16", "fp32": "float32"}
+_DTYPES: dict[Precision, OutputDType] = {
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "int8": "int8",
+    "int4": "int4",
+}
 
 
 @dataclass(frozen=True)

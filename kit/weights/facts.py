@@ -12,6 +12,7 @@ from typing import Any
 from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.layout import Dimensions
 from kit.errors import IntegrityError, UsageError
+from kit.weights.quantization import quantization_config
 
 HEAD_DIM = 128
 CONTEXT_TOKENS = 32768
@@ -54,10 +55,12 @@ def model_config(
 
     Raises:
         IntegrityError: an argument contradicts the tensors.
-        UsageError: an argument is of the wrong kind, or the heads do not divide the width.
+        UsageError: an argument is of the wrong kind, the heads do not divide the width, or
+            int4 groups do not divide the widths.
     """
     _require_agreement(dimensions, arguments)
     window = arguments.get("localsize", WINDOW_TOKENS)
+    quantization = quantization_config(dimensions, dtype)
     return {
         "hidden_size": dimensions.hidden_size,
         "num_hidden_layers": dimensions.layers,
@@ -68,7 +71,8 @@ def model_config(
         "sliding_window": _positive(arguments, "localsize", WINDOW_TOKENS) if window else None,
         "layer_norm_eps": _number(arguments, "layernorm_epsilon", LAYER_NORM_EPS),
         "rope_theta": _number(arguments, "rope_base", ROPE_BASE),
-        "dtype": dtype,
+        "dtype": "bfloat16" if quantization else dtype,
+        **({"quantization_config": quantization} if quantization else {}),
     }
 
 

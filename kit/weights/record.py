@@ -11,7 +11,7 @@ from kit.checkpoint.source import SourceFile
 from kit.weights.digest import sha256_file
 
 RECORD_NAME = "conversion.json"
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["bf16", "fp32", "int8", "int4"]
 
 
 @dataclass(frozen=True)
