@@ -53,3 +53,40 @@ def wanted(rows: range, first: int, last: int) -> tuple[range, int]:
     end = len(range(rows.start, min(rows.stop, last), rows.step))
     found = rows[begin:end]
     return range(found.start - first, found.stop - first, found.step), begin
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rectangle has of a block, and where.
+
+    Whole rows of the rectangle or a part of one of its rows, since blocks are that: contiguous
+    wherever the rectangle's elements are stored row by row.
+
+    Attributes:
+        shape: rows and columns.
+        rows: counted in the block, as ``columns``.
+        skipped: elements of the rectangle that lie before.
+    """
+
+    shape: tuple[int, int]
+    rows: slice
+    columns: slice
+    skipped: int
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return self.shape[0] * self.shape[1]
+
+
+def share_of(rows: range, columns: range, block: Block) -> Share:
+    """What a rectangle, of ``rows`` (ascending) and ``columns`` (step 1), has of a block."""
+    found, position = wanted(rows, block.first_row, block.last_row)
+    first = max(columns.start, block.first_column)
+    last = max(first, min(columns.stop, block.last_column))
+    return Share(
+        (len(found), last - first),
+        slice(found.start, found.stop, found.step),
+        slice(first - block.first_column, last - block.first_column),
+        position * len(columns) + first - columns.start,
+    )

@@ -1,13 +1,12 @@
 """Reading tensors block by block, whatever the pieces they are joined from."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kit.checkpoint.cast import NUMPY, Array
-from kit.checkpoint.chunks import Block, blocks, wanted
+from kit.checkpoint.chunks import Block, blocks, share_of
 from kit.checkpoint.sweep import Bytes
 from kit.checkpoint.tensors import Piece, Tensor, matrix
 from kit.checkpoint.torchfile import ITEM_BYTES
@@ -46,56 +45,28 @@ class Gatherer:
     def read(self, tensor: Tensor, block: Block) -> Array:
         """The elements of a block that ``chunks.blocks`` made, ``[rows, columns]``."""
         if len(tensor.pieces) == 1 and not tensor.copies:
-            return self._fetch(tensor, _Share.of(tensor.pieces[0], block)).reshape(block.shape)
+            return self._fetch(tensor, tensor.pieces[0], block).reshape(block.shape)
         if self._joined is None:
             self._joined = np.empty(self.chunk_bytes, np.uint8)
         raw = self._joined[: block.size * ITEM_BYTES[tensor.dtype]]
         joined = raw.view(NUMPY[tensor.dtype]).reshape(block.shape)
         for piece in tensor.pieces:
-            share = _Share.of(piece, block)
-            if 0 not in share.shape:
-                joined[share.rows, share.columns] = self._fetch(tensor, share).reshape(share.shape)
+            share = share_of(piece.rows, piece.columns, block)
+            if share.size:
+                values = self._fetch(tensor, piece, block)
+                joined[share.rows, share.columns] = values.reshape(share.shape)
         for copy in tensor.copies:
-            values = self._fetch(tensor, _Share.of(copy, block))
+            values = self._fetch(tensor, copy, block)
             if not np.array_equal(values.view(np.uint8), raw):
                 raise _copies_differ(tensor, copy)
         return joined
 
-    def _fetch(self, tensor: Tensor, share: "_Share") -> Array:
+    def _fetch(self, tensor: Tensor, piece: Piece, block: Block) -> Array:
+        share = share_of(piece.rows, piece.columns, block)
         item_bytes = ITEM_BYTES[tensor.dtype]
-        rows, columns = share.shape
-        offset = share.piece.offset + share.skipped * item_bytes
-        raw = self._read(share.piece.path, offset, rows * columns * item_bytes)
+        offset = piece.offset + share.skipped * item_bytes
+        raw = self._read(piece.path, offset, share.size * item_bytes)
         return raw.view(NUMPY[tensor.dtype])
-
-
-@dataclass(frozen=True)
-class _Share:
-    """What a piece holds of a block: contiguous, as a block is whole rows or a part of one row.
-
-    Attributes:
-        skipped: elements of the piece that lie before it.
-        rows: of the block, as ``columns``.
-    """
-
-    piece: Piece
-    skipped: int
-    shape: tuple[int, int]
-    rows: slice
-    columns: slice
-
-    @staticmethod
-    def of(piece: Piece, block: Block) -> "_Share":
-        rows, position = wanted(piece.rows, block.first_row, block.last_row)
-        first = max(piece.columns.start, block.first_column)
-        columns = range(first, max(first, min(piece.columns.stop, block.last_column)))
-        return _Share(
-            piece,
-            position * len(piece.columns) + first - piece.columns.start,
-            (len(rows), len(columns)),
-            slice(rows.start, rows.stop, rows.step),
-            slice(first - block.first_column, columns.stop - block.first_column),
-        )
 
 
 def _copies_differ(tensor: Tensor, copy: Piece) -> IntegrityError:

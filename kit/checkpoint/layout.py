@@ -110,10 +110,10 @@ def expected_tensors(
     hidden, ffn, vocab = dimensions.hidden_size, dimensions.ffn_size, dimensions.vocab_size
     sizes = {"h": hidden, "3h": 3 * hidden, "f": ffn, "2f": 2 * ffn}
     yield _EMBEDDING, (vocab, hidden), (Part("model.embed_tokens.weight", range(vocab)),)
-    yield from _pair(_FINAL, sizes, "", "")
     for layer in range(dimensions.layers):
         for linear in _LAYER:
             yield from _pair(linear, sizes, f"encoder.layers.{layer}.", f"model.layers.{layer}.")
+    yield from _pair(_FINAL, sizes, "", "")
 
 
 def matrix_shape(shapes: Shapes, name: str, hint: str) -> tuple[int, int]:

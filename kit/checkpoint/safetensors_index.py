@@ -1,0 +1,72 @@
+"""Where the tensors of a converted directory lie: its safetensors headers, read and checked.
+
+Format: https://github.com/huggingface/safetensors.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry
+from kit.errors import EnvironmentNotReady, IntegrityError
+
+MAX_HEADER_BYTES = 8 * 1024**2
+_DTYPES: dict[str, DType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def index_directory(directory: Path) -> dict[str, TensorEntry]:
+    """The tensors of all safetensors files in a directory, by name.
+
+    Raises:
+        EnvironmentNotReady: there are no such files.
+        IntegrityError: a file is damaged, holds other types than fp32, fp16 and bf16, or two files
+            hold one name.
+    """
+    paths = sorted(directory.glob("*.safetensors"))
+    if not paths:
+        raise EnvironmentNotReady(
+            f"{directory} holds no safetensors files",
+            hint="give a directory that `kit weights convert` made",
+        )
+    entries: dict[str, TensorEntry] = {}
+    for path in paths:
+        for entry in _entries(path):
+            if entry.name in entries:
+                raise IntegrityError(
+                    f"{entry.name} is in {entries[entry.name].path.name} and in {path.name}",
+                    hint="the directory holds files of two conversions: convert into an empty one",
+                )
+            entries[entry.name] = entry
+    return entries
+
+
+def _entries(path: Path) -> Iterator[TensorEntry]:
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if header_bytes > MAX_HEADER_BYTES:
+                raise ValueError("its header is too large")
+            header = json.loads(file.read(header_bytes))
+        room = path.stat().st_size - 8 - header_bytes
+        for name, facts in header.items():
+            if name != "__metadata__":
+                yield _entry(path, name, facts, 8 + header_bytes, room)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{path} is not an intact safetensors file: {error}",
+            hint="convert the checkpoint again, or copy the file again from where it is intact",
+        ) from error
+
+
+def _entry(path: Path, name: str, facts: dict[str, Any], start: int, room: int) -> TensorEntry:
+    kind, shape, (first, last) = facts["dtype"], tuple(facts["shape"]), facts["data_offsets"]
+    if kind not in _DTYPES:
+        raise ValueError(f"{name} is of type {kind}; F32, F16 and BF16 are read")
+    dtype = _DTYPES[kind]
+    if not all(type(size) is int and size >= 0 for size in (*shape, first, last)):
+        raise ValueError(f"{name} has no sound shape and place")
+    if last - first != math.prod(shape) * ITEM_BYTES[dtype] or last > room:
+        raise ValueError(f"{name} does not lie where it should")
+    return TensorEntry(name, dtype, shape, path, start + first, last - first)

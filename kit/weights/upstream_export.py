@@ -1,0 +1,131 @@
+"""Back to upstream: a converted directory as checkpoint files that upstream's code loads."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kit.checkpoint.journal import write_durably
+from kit.checkpoint.layout import Dimensions
+from kit.checkpoint.pages import disk_full_explained
+from kit.checkpoint.safetensors_index import index_directory
+from kit.checkpoint.shard_export import export_shards, upstream_tensors
+from kit.checkpoint.sweep import Progress
+from kit.checkpoint.torchfile import ITEM_BYTES, DType
+from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.units import format_gib
+from kit.weights.output import (
+    exclusive,
+    publish,
+    remove,
+    require_free,
+    require_outside,
+    work_directory,
+)
+
+ExportPrecision = Literal["fp32", "bf16", "fp16"]
+_DTYPES: dict[ExportPrecision, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_TOKENIZER = "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: sizes of the shards by name, and infinite or NaN elements in them."""
+
+    files: dict[str, int]
+    nonfinite_count: int
+
+
+def export_upstream(
+    directory: Path,
+    output: Path,
+    *,
+    ranks: int = 1,
+    precision: ExportPrecision = "fp32",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write ``mp_rank_XX_model_states.pt`` for each rank, as upstream's partition tool cuts them.
+
+    Beside them: ``config.json`` in upstream's argument names, and the tokenizer's model.
+
+    Args:
+        directory: a converted directory in fp32 or bf16.
+        output: directory to make.
+        ranks: of the tensor parallelism.
+        precision: of the shards' tensors; rounded to nearest even.
+        overwrite: replace whatever ``output`` is.
+        progress: called as ``progress(done_bytes, total_bytes)`` of the directory's tensors.
+
+    Raises:
+        UsageError: the ranks do not divide the model, or ``output`` exists.
+        EnvironmentNotReady: there is no converted directory, the disk is full, or another export
+            into ``output`` is running.
+        IntegrityError: the directory is damaged, or in less than 16 bit.
+    """
+    entries = index_directory(directory)
+    dimensions, tensors = upstream_tensors(entries)
+    arguments = _arguments(_read_config(directory), dimensions)
+    if arguments["num_attention_heads"] % ranks:
+        raise UsageError(
+            f"{ranks} ranks do not divide {arguments['num_attention_heads']} attention heads",
+            hint="choose a number that divides the heads",
+        )
+    with exclusive(output):
+        require_outside(tuple({entry.path for entry in entries.values()}), output)
+        if not overwrite:
+            require_free(output, "free")
+        work = work_directory(output)
+        remove(work)
+        work.mkdir()
+        paths = [work / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(ranks)]
+        dtype = _DTYPES[precision]
+        _require_space(work, sum(math.prod(t.shape) for t in tensors) * ITEM_BYTES[dtype])
+        with disk_full_explained(output.parent, "the export starts over"):
+            nonfinite_count = export_shards(tensors, paths, dtype, progress=progress)
+            text = json.dumps(arguments, indent=2) + "\n"
+            write_durably(work / "config.json", text.encode())
+            if (directory / _TOKENIZER).is_file():
+                shutil.copyfile(directory / _TOKENIZER, work / _TOKENIZER)
+        publish(work, output)
+        return Exported({p.name: (output / p.name).stat().st_size for p in paths}, nonfinite_count)
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+        rope_theta = config["rope_parameters"]["rope_theta"]
+        return {**config, "rope_theta": rope_theta}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{directory / 'config.json'} is missing or damaged",
+            hint="give a directory that `kit weights convert` made",
+        ) from error
+
+
+def _arguments(config: Mapping[str, Any], dimensions: Dimensions) -> dict[str, Any]:
+    """The configuration by the names of upstream's command-line arguments."""
+    return {
+        "num_layers": dimensions.layers,
+        "hidden_size": dimensions.hidden_size,
+        "ffn_hidden_size": dimensions.ffn_size,
+        "vocab_size": dimensions.vocab_size,
+        "num_attention_heads": config["num_attention_heads"],
+        "seq_length": config["max_position_embeddings"],
+        "max_position_embeddings": config["max_position_embeddings"],
+        "localsize": config["sliding_window"],
+        "layernorm_epsilon": config["layer_norm_eps"],
+        "rope_base": int(config["rope_theta"]),
+    }
+
+
+def _require_space(directory: Path, needed_bytes: int) -> None:
+    if (free := shutil.disk_usage(directory).free) < needed_bytes:
+        raise EnvironmentNotReady(
+            f"{directory.parent} has {format_gib(free)} free; "
+            f"the export needs {format_gib(needed_bytes)}",
+            hint="free space there or choose another output",
+        )
