@@ -1,4 +1,4 @@
-"""`kit weights`."""
+"""`kit weights convert`."""
 
 import json
 import sys
@@ -8,18 +8,15 @@ from typing import Annotated, Literal
 
 import typer
 
-app = typer.Typer(help="Convert checkpoints.", no_args_is_help=True, rich_markup_mode=None)
 
-
-@app.callback()
-def _group() -> None:
-    pass
-
-
-@app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Upstream's mp_rank_00_model_states.pt.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Upstream's mp_rank_00_model_states.pt, the folder of all its tensor-parallel "
+            "shards, or MindSpore's .ckpt.",
+        ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The directory to make.")],
     precision: Annotated[
@@ -48,12 +45,24 @@ def convert(
             show_default="from config.json, else heads of 128",
         ),
     ] = None,
+    lora: Annotated[
+        Path | None,
+        typer.Option(metavar="ADAPTER", help="Merge this LoRA adapter in upstream's format."),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            help="The adapter's alpha.",
+            show_default="from lora_config.json beside it",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The record on stdout.")] = False,
 ) -> None:
-    """Convert upstream's checkpoint into a directory that the kit and Hugging Face tools open."""
+    """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
     from kit.cli.terminal import Terminal
     from kit.units import format_gib
     from kit.weights.convert import convert_checkpoint
@@ -66,6 +75,8 @@ def convert(
             tokenizer=tokenizer,
             config=config,
             num_heads=heads,
+            lora=lora,
+            lora_alpha=lora_alpha,
             overwrite=overwrite,
             progress=terminal.bytes_progress("converting"),
         )

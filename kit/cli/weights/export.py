@@ -1,0 +1,49 @@
+"""`kit weights export`."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def export(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIRECTORY", help="A converted directory, bf16 or fp32.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The directory to make.")],
+    ranks: Annotated[
+        int, typer.Option("--tp", min=1, max=100, metavar="N", help="Tensor-parallel ranks.")
+    ] = 1,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the shards' weights.")
+    ] = "fp32",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="What was written, on stdout.")] = False,
+) -> None:
+    """Write a converted directory as checkpoint shards that upstream's own code loads."""
+    from kit.cli.terminal import Terminal
+    from kit.units import format_gib
+    from kit.weights.upstream_export import export_upstream
+
+    with Terminal() as terminal:
+        exported = export_upstream(
+            directory,
+            output,
+            ranks=ranks,
+            precision=precision,
+            overwrite=overwrite,
+            progress=terminal.bytes_progress("exporting"),
+        )
+    if as_json:
+        print(json.dumps({"output": str(output), **asdict(exported)}, ensure_ascii=False, indent=2))
+    else:
+        size = format_gib(sum(exported.files.values()))
+        shards = "shard" if ranks == 1 else "shards"
+        print(f"{output} holds {ranks} {shards}: {size} in {precision}")
+    if exported.nonfinite_count:
+        print(f"warning: {exported.nonfinite_count} weights are not finite", file=sys.stderr)
