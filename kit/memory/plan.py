@@ -86,7 +86,7 @@ def plan_serving(
     """
     pool = Pool.DEVICE if device == "cuda" else Pool.HOST
     lines = [
-        _weights(shape, pool),
+        *_weights(shape, pool),
         _kv_cache(shape, pool, context, max_sequences),
         _activations(shape, pool, context, max_sequences),
         *_runtime(shape, device, build),
@@ -103,11 +103,18 @@ def kv_positions(shape: ModelShape, context: int) -> int:
     return min(context, shape.window + PREFILL_CHUNK)
 
 
-def _weights(shape: ModelShape, pool: Pool) -> PlanLine:
+def _weights(shape: ModelShape, pool: Pool) -> list[PlanLine]:
     why = "sum of the tensors in the safetensors headers"
-    if pool is Pool.HOST:
-        why += "; mapped from the files, which the kernel can drop and read again"
-    return PlanLine("weights", pool, _HELD, shape.weights_bytes, Basis.COMPUTED, why)
+    if pool is Pool.DEVICE:
+        return [PlanLine("weights", pool, _HELD, shape.weights_bytes, Basis.COMPUTED, why)]
+    mapped = shape.weights_bytes - shape.packed_bytes
+    why += "; mapped from the files, which the kernel can drop and read again"
+    copied = "4-bit integers, and scales with a zero each, laid out for the CPU in its own memory"
+    copied_bytes = shape.packed_bytes + 2 * shape.packed_scales_bytes
+    return [
+        PlanLine("weights", pool, _HELD, mapped, Basis.COMPUTED, why),
+        PlanLine("weights (packed)", pool, _HELD, copied_bytes, Basis.COMPUTED, copied),
+    ]
 
 
 def _kv_cache(shape: ModelShape, pool: Pool, context: int, max_sequences: int) -> PlanLine:

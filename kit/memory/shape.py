@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class ModelShape:
         window: keys a query sees at most (upstream's local window); None: all.
         dtype_bytes: bytes of one number in the weights, the KV cache and the activations.
         weights_bytes: of all tensors together.
+        packed_bytes: of those among them that are 4-bit integers.
+        packed_scales_bytes: of those among them that are scales of 4-bit integers.
     """
 
     layers: int
@@ -30,6 +33,17 @@ class ModelShape:
     window: int | None
     dtype_bytes: int
     weights_bytes: int
+    packed_bytes: int = 0
+    packed_scales_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a safetensors file; ``dtype`` as the format names it."""
+
+    name: str
+    dtype: str
+    size_bytes: int
 
 
 def read_shape(model_dir: Path) -> ModelShape:
@@ -45,11 +59,13 @@ def read_shape(model_dir: Path) -> ModelShape:
         raise EnvironmentNotReady(
             f"no safetensors files in {model_dir}", hint="convert a checkpoint: kit weights convert"
         )
+    tensors = [tensor for path in files for tensor in read_header(path)]
     sizes: Counter[str] = Counter()
-    for path in files:
-        sizes.update(tensor_bytes(path))
+    for tensor in tensors:
+        sizes[tensor.dtype] += tensor.size_bytes
     floats = {dtype: size for dtype, size in sizes.items() if dtype in _DTYPE_BYTES}
     try:
+        packed, scales = _packed_bytes(tensors)
         return ModelShape(
             layers=int(config["num_hidden_layers"]),
             hidden=int(config["hidden_size"]),
@@ -59,13 +75,15 @@ def read_shape(model_dir: Path) -> ModelShape:
             window=config.get("sliding_window"),
             dtype_bytes=_DTYPE_BYTES[max(floats, key=floats.__getitem__)],
             weights_bytes=sum(sizes.values()),
+            packed_bytes=packed,
+            packed_scales_bytes=scales,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(model_dir / "config.json", f"no usable {error}") from error
 
 
-def tensor_bytes(path: Path) -> Counter[str]:
-    """Bytes of the tensors in a safetensors file, by dtype.
+def read_header(path: Path) -> tuple[StoredTensor, ...]:
+    """The tensors of a safetensors file.
 
     The format: 8 bytes little-endian header length, a JSON header with ``dtype`` and
     ``data_offsets`` per tensor, the data (https://github.com/huggingface/safetensors#format).
@@ -73,8 +91,6 @@ def tensor_bytes(path: Path) -> Counter[str]:
     Raises:
         IntegrityError: the header is broken, or the file is not as long as it says.
     """
-    sizes: Counter[str] = Counter()
-    end = 0
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         actual = path.stat().st_size
@@ -83,15 +99,25 @@ def tensor_bytes(path: Path) -> Counter[str]:
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            for tensor in header.values():
-                begin, end_here = tensor["data_offsets"]
-                sizes[tensor["dtype"]] += end_here - begin
-                end = max(end, end_here)
+            offsets = {name: tensor["data_offsets"] for name, tensor in header.items()}
+            tensors = tuple(
+                StoredTensor(name, header[name]["dtype"], end - begin)
+                for name, (begin, end) in offsets.items()
+            )
+            data_bytes = max((end for _, end in offsets.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, "its header cannot be read") from error
-    if actual != 8 + length + end:
-        raise _damaged(path, f"{actual} bytes long, its header says {8 + length + end}")
-    return sizes
+    if actual != 8 + length + data_bytes:
+        raise _damaged(path, f"{actual} bytes long, its header says {8 + length + data_bytes}")
+    return tensors
+
+
+def _packed_bytes(tensors: Sequence[StoredTensor]) -> tuple[int, int]:
+    """4-bit integers and their scales, by the names of ``kit.checkpoint.encoding``."""
+    sizes = {tensor.name: tensor.size_bytes for tensor in tensors}
+    packed = [name for name in sizes if name.endswith("_packed")]
+    scales = [name.removesuffix("_packed") + "_scale" for name in packed]
+    return sum(sizes[name] for name in packed), sum(sizes[name] for name in scales)
 
 
 def _config(model_dir: Path) -> dict[str, Any]:

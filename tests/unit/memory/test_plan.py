@@ -54,6 +54,19 @@ def test_on_a_cpu_everything_is_host_memory():
     }
 
 
+def test_4_bit_weights_are_laid_out_anew_on_a_cpu_only():
+    shape = replace(
+        SPARK_13B, weights_bytes=7 * GIB, packed_bytes=6 * GIB, packed_scales_bytes=GIB // 8
+    )
+    limits = {"context": 4096, "max_sequences": 1, "build": CPU_BUILD}
+    host = sizes(plan_serving(shape, device="cpu", **limits), Pool.HOST)
+    assert host["weights"] == GIB
+    assert host["weights (packed)"] == 6 * GIB + GIB // 4
+    device = sizes(plan_serving(shape, device="cuda", **limits), Pool.DEVICE)
+    assert device["weights"] == 7 * GIB
+    assert "weights (packed)" not in device
+
+
 def test_pages_mapped_while_a_gpu_is_filled_are_gone_when_it_serves():
     plan = plan_13b(context=4096, max_sequences=1, device="cuda")
     loading = plan.phase_bytes(Pool.HOST, Phase.LOAD)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory.shape import read_shape, tensor_bytes
+from kit.memory.shape import read_header, read_shape
 
 CONFIG = {
     "num_hidden_layers": 3,
@@ -49,9 +49,29 @@ def test_no_window(model_dir):
     assert read_shape(model_dir).window is None
 
 
-def test_bytes_by_dtype(model_dir):
-    path = model_dir / "model-00001-of-00002.safetensors"
-    assert tensor_bytes(path) == {"BF16": 600, "F32": 40}
+def test_tensors_of_a_file(model_dir):
+    tensors = read_header(model_dir / "model-00001-of-00002.safetensors")
+    assert [(t.name, t.dtype, t.size_bytes) for t in tensors] == [
+        ("a", "BF16", 600),
+        ("b", "F32", 40),
+    ]
+
+
+def test_the_type_of_numbers_is_that_of_the_floats(model_dir):
+    tensors = {"a": ("BF16", 60), "x.weight": ("I8", 5000), "x.weight_scale": ("BF16", 6)}
+    (model_dir / "model-00002-of-00002.safetensors").write_bytes(safetensors(tensors))
+    shape = read_shape(model_dir)
+    assert shape.dtype_bytes == 2
+    assert (shape.weights_bytes, shape.packed_bytes) == (640 + 5066, 0)
+
+
+def test_packed_weights_and_their_scales(model_dir):
+    packed = {"x.weight_packed": ("I32", 400), "x.weight_scale": ("BF16", 30)}
+    others = {"x.bias": ("BF16", 8), "x.weight_shape": ("I64", 16), "y.weight_scale": ("BF16", 2)}
+    path = model_dir / "model-00002-of-00002.safetensors"
+    path.write_bytes(safetensors(packed | others))
+    shape = read_shape(model_dir)
+    assert (shape.weights_bytes, shape.packed_bytes, shape.packed_scales_bytes) == (1096, 400, 30)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])
