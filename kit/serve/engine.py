@@ -73,6 +73,7 @@ class ModelInfo:
     Attributes:
         context_length: prompt and generated tokens together, per sequence.
         max_sequences: sequences that can be generated at once; more are queued.
+        dtype: as torch names it; "int8 (bfloat16)" where only the matrices are of less.
     """
 
     context_length: int

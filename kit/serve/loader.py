@@ -1,6 +1,7 @@
 """A converted directory becomes a model: built on the meta device, every tensor assigned once."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from torch import nn
 
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.serve.engine import Progress
+from kit.serve.quantised import Int4Linear, quantise_linears
+from kit.serve.staging import Ring, stage
 from kit.spark import SparkConfig, SparkForCausalLM
 from kit.spark.modeling_spark import SparkRotaryEmbedding
 
@@ -33,14 +36,26 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_model(
-    directory: Path, device: torch.device, dtype: DTypeName, progress: Progress
+    directory: Path,
+    device: torch.device,
+    dtype: DTypeName,
+    progress: Progress,
+    *,
+    staged: bool | None = None,
 ) -> SparkForCausalLM:
     """Load the model without ever holding it twice.
 
     Nothing is initialised: modules are built on the meta device. On the CPU the parameters are
     the memory-mapped file itself, so that loading takes no private memory; on a GPU each tensor
-    is copied from the mapping straight to the device. A dtype other than the files' is made tensor
-    by tensor.
+    is filled through a ring of pinned buffers. A dtype other than the files' is made tensor by
+    tensor, on the device.
+
+    Args:
+        directory: what ``kit weights convert`` made.
+        device: where the parameters will be.
+        dtype: of the parameters; ``auto`` is the files' own.
+        progress: told how much of the files has been taken.
+        staged: copy through the ring rather than map; None does so on GPUs.
 
     Raises:
         EnvironmentNotReady: not a converted directory.
@@ -56,14 +71,18 @@ def load_model(
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         model = SparkForCausalLM(config)
+        quantise_linears(model, config)
     wanted = dict(model.named_parameters(remove_duplicate=True))
     total = sum(path.stat().st_size for path in files)
     done = 0
-    for path in files:
-        for name, tensor in _read(path):
-            _assign(model, name, _placed(tensor, device, dtype), wanted, path)
-            done += tensor.nbytes
-            progress("weights", min(done / total, 1.0))
+    staged = device.type != "cpu" if staged is None else staged
+    with Ring(device) if staged else nullcontext() as ring:
+        for path in files:
+            for name, tensor in _read(path, ring):
+                _require_fit(wanted.pop(name, None), name, tensor, path)
+                _assign(model, name, _cast(tensor, dtype))
+                done += tensor.nbytes
+                progress("weights", min(done / total, 1.0))
     _require_all_assigned(wanted, directory)
     model.tie_weights()
     model.model.rotary_emb = SparkRotaryEmbedding(config, device)
@@ -72,11 +91,21 @@ def load_model(
     return model
 
 
-def _read(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def _read(path: Path, ring: Ring | None) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of a file: through the ring, or mapped. A packed one, which is copied, then has
+    a mapping of its own: when that goes, its pages no longer count as the process's.
+    """
     try:
+        if ring:
+            yield from stage(path, ring)
+            return
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  (not a dict)
-                yield name, file.get_tensor(name)
+                if name.endswith(".weight_packed"):
+                    with safe_open(path, framework="pt") as for_this_one:
+                        yield name, for_this_one.get_tensor(name)
+                else:
+                    yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise IntegrityError(
             f"{path} cannot be read: {error}",
@@ -84,29 +113,29 @@ def _read(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         ) from error
 
 
-def _placed(tensor: torch.Tensor, device: torch.device, dtype: DTypeName) -> torch.Tensor:
-    wanted = tensor.dtype if dtype == "auto" else getattr(torch, dtype)
-    if tensor.dtype == wanted and device.type == "cpu":
+def _cast(tensor: torch.Tensor, dtype: DTypeName) -> torch.Tensor:
+    if dtype == "auto" or not tensor.is_floating_point():
         return tensor
-    return torch.empty(tensor.shape, dtype=wanted, device=device).copy_(tensor)
+    return tensor.to(getattr(torch, dtype))
 
 
-def _assign(
-    model: SparkForCausalLM,
-    name: str,
-    tensor: torch.Tensor,
-    wanted: dict[str, nn.Parameter],
-    path: Path,
+def _require_fit(
+    parameter: nn.Parameter | None, name: str, tensor: torch.Tensor, path: Path
 ) -> None:
-    parameter = wanted.pop(name, None)
     if parameter is None or parameter.shape != tensor.shape:
         why = "unexpected" if parameter is None else f"expected {list(parameter.shape)}"
         raise IntegrityError(
             f"{path.name}: tensor {name} {list(tensor.shape)} does not fit the model ({why})",
             hint=f"{path.parent} mixes files of different models; convert the checkpoint again",
         )
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _assign(model: SparkForCausalLM, name: str, tensor: torch.Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    if isinstance(owner, Int4Linear):
+        tensor = owner.laid_out(leaf, tensor)
+    setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def _require_all_assigned(wanted: dict[str, nn.Parameter], directory: Path) -> None:

@@ -17,6 +17,7 @@ from kit.serve.batch import Batch
 from kit.serve.cache import RingCache
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams, Step
 from kit.serve.loader import DTypeName, choose_device, load_model
+from kit.serve.quantised import type_name
 from kit.serve.sequence import EngineSequence
 from kit.spark import SparkConfig
 from kit.spark.attention_spark import QUERY_BLOCK
@@ -85,7 +86,7 @@ class NativeEngine:
             max_sequences=rows,
             vocab_size=model.config.vocab_size,
             end_token_id=end,
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=type_name(model),
             device=str(device),
             weights_bytes=sum(parameter.nbytes for parameter in model.parameters()),
             kv_cache_bytes=cache.size_bytes,
