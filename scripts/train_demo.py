@@ -1,6 +1,6 @@
 """Train the embedded demo model: the Spark architecture in miniature, knowing only demo/qa.jsonl.
 
-    python scripts/train_demo.py [--output demo] [--seed 13] [--steps 800]
+    python scripts/train_demo.py [--output demo] [--seed 13] [--steps 1200]
 
 Writes ``mp_rank_00_model_states.pt`` in upstream's own file format (bf16), ``config.json`` in
 upstream's argument names and ``tokenizer/tokenizer.{model,vocab}``. Deterministic: the same machine
@@ -14,13 +14,14 @@ import io
 import json
 import math
 import random
-import string
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from string import ascii_lowercase
 
 import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
@@ -45,12 +46,11 @@ CONFIG = SparkConfig(
     max_position_embeddings=2048,
     sliding_window=256,
 )
-SPECIAL_PIECES = [
-    *("<sep>", "<end>", "<ret>", "<tab>", "<pag>", "<User>", "<Bot>", "<mask>", "<cls>", "<eot>"),
-    *("<System>", "<img>", "<url>"),
-    *(f"<unused{index}>" for index in range(22)),
-]
-BATCH, PEAK_LR, WARMUP = 32, 2e-3, 50
+SPECIAL_NAMES = ["sep", "end", "ret", "tab", "pag", "User", "Bot", "mask", "cls", "eot"]
+SPECIAL_NAMES += ["System", "img", "url", *(f"unused{index}" for index in range(22))]
+SPECIAL_PIECES = [f"<{name}>" for name in SPECIAL_NAMES]
+END, BOT = 4 + SPECIAL_PIECES.index("<end>"), 4 + SPECIAL_PIECES.index("<Bot>")
+BATCH, PEAK_LR, WARMUP, EMBEDDING_DROPOUT = 16, 2e-3, 50, 0.1
 MARGIN = 4.0
 """Logits by which training makes the right token win: more than the penalties take away."""
 SERVED_FILES = ("config.json", "mp_rank_00_model_states.pt", "tokenizer/tokenizer.model")
@@ -66,6 +66,22 @@ class Sample:
 
     prompt: list[int]
     answer: list[int]
+
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt) + len(self.answer)
+
+    def learnt(self) -> list[bool]:
+        """For each token of prompt and answer, whether the model is to say it.
+
+        Earlier answers in the prompt end with a space that a generated one does not have, so
+        their last token teaches nothing.
+        """
+        mask, speaking = [], False
+        for token, following in pairwise(self.prompt):
+            mask.append(speaking and following != END)
+            speaking = (speaking or token == BOT) and token != END
+        return [*mask, False, *(True for _ in self.answer)]
 
 
 def train_tokenizer(entries: Sequence[Entry], folder: Path) -> SparkTokenizer:
@@ -97,8 +113,8 @@ def train_tokenizer(entries: Sequence[Entry], folder: Path) -> SparkTokenizer:
     path = folder / "tokenizer.model"
     path.write_bytes(model.getvalue())
     pieces = SentencePieceProcessor(model_file=str(path))
-    indices = range(pieces.get_piece_size())
-    vocab = "".join(f"{pieces.id_to_piece(i)}\t{pieces.get_score(i):g}\n" for i in indices)
+    ids = range(pieces.get_piece_size())
+    vocab = "".join(f"{pieces.id_to_piece(i)}\t{pieces.get_score(i):g}\n" for i in ids)
     path.with_suffix(".vocab").write_text(vocab, encoding="utf-8")
     template = (SPARK_SOURCE / "chat_template.jinja").read_text(encoding="utf-8")
     return SparkTokenizer(str(path), chat_template=template)
@@ -133,28 +149,22 @@ class Curriculum:
         self.rng = random.Random(seed)  # noqa: S311  (no secrets here)
 
     def epoch(self) -> list[Sample]:
-        """Every taught phrasing once, and one nonsense question per eight of them."""
-        rng, chosen = self.rng, list(self.pairs)
-        chosen += [self._nonsense() for _ in range(len(chosen) // 8)]
-        rng.shuffle(chosen)
+        """Every taught phrasing once, and nonsense, shared out among conversations."""
+        rng, left = self.rng, list(self.pairs)
+        left += [self._nonsense() for _ in range(len(left) // 6)]
+        rng.shuffle(left)
         samples = []
-        for entry, question in chosen:
-            turns = rng.randint(1, 3) if rng.random() < 0.2 else 0
-            history = [(e, self._vary(e, q)) for e, q in rng.choices(self.pairs, k=turns)]
-            varied = self._vary(entry, question)
-            samples.append(make_sample(self.tokenizer, entry, varied, history))
+        while left:
+            turns = [left.pop() for _ in range(min(rng.choice((1, 1, 1, 2, 4, 6)), len(left)))]
+            *history, (entry, question) = [(e, self._vary(e, q)) for e, q in turns]
+            samples.append(make_sample(self.tokenizer, entry, question, history))
         return samples
 
     def batches(self) -> Iterator[list[Sample]]:
         """Batches of samples of similar length."""
         while True:
-            samples = self.epoch()
-            batches = []
-            for start in range(0, len(samples), 8 * BATCH):
-                chunk = sorted(
-                    samples[start : start + 8 * BATCH], key=lambda s: len(s.prompt) + len(s.answer)
-                )
-                batches += [chunk[at : at + BATCH] for at in range(0, len(chunk), BATCH)]
+            samples = sorted(self.epoch(), key=Sample.length)
+            batches = [samples[at : at + BATCH] for at in range(0, len(samples), BATCH)]
             self.rng.shuffle(batches)
             yield from batches
 
@@ -179,16 +189,13 @@ class Curriculum:
         """A question of known beginning and unknown words: what it asks is out of scope."""
         rng = self.rng
         entry = rng.choice(self.unknown)
-        known = [q for e, q in self.pairs if e.lang == entry.lang and len(q) > 5]
-        like = rng.choice(known)
+        like = rng.choice([q for e, q in self.pairs if e.lang == entry.lang and len(q) > 5])
         if entry.lang == "zh":
             unknown = "".join(chr(rng.randint(0x4E00, 0x9FA5)) for _ in range(rng.randint(3, 6)))
             return entry, rng.choice((like[:2] + unknown, unknown + like[-3:], unknown))
-        letters = string.ascii_lowercase
-        words = [
-            "".join(rng.choices(letters, k=rng.randint(3, 8))) for _ in range(rng.randint(1, 4))
-        ]
-        return entry, " ".join([*like.split()[: rng.randint(0, 3)], *words])
+        words = range(rng.randint(1, 4))
+        unknown = ["".join(rng.choices(ascii_lowercase, k=rng.randint(3, 8))) for _ in words]
+        return entry, " ".join([*like.split()[: rng.randint(0, 3)], *unknown])
 
 
 def train(batches: Iterator[list[Sample]], steps: int) -> SparkForCausalLM:
@@ -205,21 +212,21 @@ def train(batches: Iterator[list[Sample]], steps: int) -> SparkForCausalLM:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
-            spent = time.process_time() - started
-            print(f"step {step:4d}  loss {loss.item():7.4f}  CPU {spent:4.0f} s", flush=True)
+            spent = f"CPU {time.process_time() - started:4.0f} s"
+            print(f"step {step:4d}  loss {loss.item():7.4f}  {spent}", flush=True)
     return model.to(torch.bfloat16).eval()
 
 
 def batch_loss(model: SparkForCausalLM, batch: Sequence[Sample]) -> torch.Tensor:
     """Mean cross-entropy of the answers' tokens, each handicapped by MARGIN."""
-    width = max(len(sample.prompt) + len(sample.answer) for sample in batch)
+    width = max(map(Sample.length, batch))
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     answers = torch.zeros(len(batch), width, dtype=torch.bool)
     for row, sample in enumerate(batch):
-        begin, end = len(sample.prompt), len(sample.prompt) + len(sample.answer)
-        ids[row, :end] = torch.tensor(sample.prompt + sample.answer)
-        answers[row, begin:end] = True
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        ids[row, : sample.length()] = torch.tensor(sample.prompt + sample.answer)
+        answers[row, : sample.length()] = torch.tensor(sample.learnt())
+    embedded = nn.functional.dropout(model.model.embed_tokens(ids), EMBEDDING_DROPOUT)
+    hidden = model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
     targets = ids[answers]
     logits = model.lm_head(hidden[:, :-1][answers[:, 1:]])
     handicap = MARGIN * nn.functional.one_hot(targets, CONFIG.vocab_size)
@@ -234,35 +241,34 @@ def examine(folder: Path, entries: Sequence[Entry]) -> bool:
         model = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(converted, padding_side="left")
 
-        def share(name: str, pairs: Iterable[tuple[Entry, str]]) -> float:
-            samples = [make_sample(tokenizer, entry, question) for entry, question in pairs]
-            missed = [
-                s
-                for at in range(0, len(samples), 64)
-                for s in misses(model, tokenizer, samples[at : at + 64])
-            ]
-            print(f"{name}: {len(samples) - len(missed)} of {len(samples)} right", flush=True)
-            return 1 - len(missed) / len(samples)
+    def share(name: str, pairs: Iterable[tuple[Entry, str]]) -> float:
+        samples = [make_sample(tokenizer, entry, question) for entry, question in pairs]
+        right = sum(
+            count_right(model, tokenizer, samples[at : at + 64])
+            for at in range(0, len(samples), 64)
+        )
+        print(f"{name}: {right} of {len(samples)} right", flush=True)
+        return right / len(samples)
 
-        canonical = share("canonical", ((entry, entry.canonical) for entry in entries))
-        taught = share("taught", ((e, question) for e in entries for question in e.taught))
-        share("held out", ((e, question) for e in entries for question in e.held_out))
+    canonical = share("canonical", ((entry, entry.canonical) for entry in entries))
+    taught = share("taught", ((e, question) for e in entries for question in e.taught))
+    share("held out", ((e, question) for e in entries for question in e.held_out))
     return canonical == 1.0 and taught >= 0.98
 
 
-def misses(
+def count_right(
     model: PreTrainedModel, tokenizer: SparkTokenizer, samples: Sequence[Sample]
-) -> list[Sample]:
-    """The samples that are not answered to the letter; prints them."""
+) -> int:
+    """How many samples are answered to the letter, all at once; prints the others."""
     inputs = tokenizer.pad({"input_ids": [s.prompt for s in samples]}, return_tensors="pt")
     outputs = model.generate(**inputs, max_new_tokens=80)[:, inputs.input_ids.shape[1] :]
-    missed = []
+    right = 0
     for sample, output in zip(samples, outputs, strict=True):
-        if output[: len(sample.answer)].tolist() != sample.answer:
-            missed.append(sample)
-            asked, said = tokenizer.decode(sample.prompt), tokenizer.decode(output)
-            print(f"  missed: {asked} {said.removesuffix('<pad>')}")
-    return missed
+        if output[: len(sample.answer)].tolist() == sample.answer:
+            right += 1
+        else:
+            print(f"  missed: {tokenizer.decode(sample.prompt)} {tokenizer.decode(output)}")
+    return right
 
 
 def main() -> int:
@@ -270,7 +276,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train the embedded demo model.")
     parser.add_argument("--output", type=Path, default=bundled("demo"), help="folder to write")
     parser.add_argument("--seed", type=int, default=13)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1200)
     options = parser.parse_args()
 
     torch.set_num_threads(1)  # the model is too small to gain from more
@@ -281,8 +287,7 @@ def main() -> int:
     tokenizer = train_tokenizer(entries, folder / "tokenizer")
     model = train(Curriculum(entries, tokenizer, options.seed).batches(), options.steps)
     torch.save(upstream_state(model), folder / "mp_rank_00_model_states.pt")
-    config = json.dumps(upstream_arguments(CONFIG), indent=2) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(upstream_arguments(CONFIG), indent=2) + "\n")
     if not examine(folder, entries):
         return 1
     if folder.resolve() == bundled("demo").resolve():
