@@ -22,6 +22,8 @@ class Settings:
         port: port the server binds (``KIT_PORT``).
         max_vram_bytes: budget for the VRAM peak (``KIT_MAX_VRAM``, such as ``30GiB``).
         max_ram_bytes: budget for the host RAM peak (``KIT_MAX_RAM``); None takes it from the plan.
+        weights_mirror: fetch weights from this address instead (``KIT_WEIGHTS_MIRROR``).
+        weights_catalogue: a catalogue of one's own beside the kit's (``KIT_WEIGHTS_CATALOGUE``).
         api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
     """
 
@@ -31,6 +33,8 @@ class Settings:
     port: int = 8000
     max_vram_bytes: int = DEFAULT_MAX_VRAM_BYTES
     max_ram_bytes: int | None = None
+    weights_mirror: str | None = None
+    weights_catalogue: Path | None = None
     api_key: str | None = None
 
     @classmethod
@@ -58,8 +62,14 @@ class Settings:
             port=_port(environ.get("KIT_PORT") or str(cls.port)),
             max_vram_bytes=size("KIT_MAX_VRAM") or DEFAULT_MAX_VRAM_BYTES,
             max_ram_bytes=size("KIT_MAX_RAM"),
+            weights_mirror=environ.get("KIT_WEIGHTS_MIRROR") or None,
+            weights_catalogue=_path(environ.get("KIT_WEIGHTS_CATALOGUE")),
             api_key=environ.get("KIT_API_KEY") or None,
         )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser().absolute() if text else None
 
 
 def _port(text: str) -> int:

@@ -40,6 +40,7 @@ app.command()(service.logs)
 app.command()(service.health)
 app.command()(serve.serve)
 app.add_typer(weights.app, name="weights")
+app.command("pull", hidden=True)(weights.fetch.fetch)
 app.add_typer(memory.app, name="memory")
 
 

@@ -5,6 +5,10 @@ always the same bytes::
 
     {"upstream": {"commit": …, "repository": …}, "version": 1,
      "weights": {"demo": {"<relative file>": {"sha256": …, "size": …}}}}
+
+Files that came from elsewhere also say how their sha256 is known, from where and since when:
+``"basis": "pointer"`` (a git LFS pointer published it) or ``"observed"`` (it was computed when the
+file first arrived), ``"source"`` and ``"date"``.
 """
 
 import json
@@ -12,21 +16,32 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from kit.checkpoint.journal import write_durably
 from kit.errors import IntegrityError
 from kit.weights.digest import sha256_file
 
 VERSION = 1
+Basis = Literal["pointer", "observed"]
+_NOTES = ("source", "date")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class LockedFile:
-    """What a file must be."""
+    """What a file must be.
+
+    Attributes:
+        basis, source, date: how, from where and since when (ISO date) ``sha256`` is known; None for
+            files that come with the kit.
+    """
 
     size_bytes: int
     sha256: str
+    basis: Basis | None = None
+    source: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,32 +73,34 @@ def read_lock(path: Path) -> Lock:
             repository=str(content["upstream"]["repository"]),
             commit=str(content["upstream"]["commit"]),
             weights={
-                name: {file: _locked(entry) for file, entry in files.items()}
+                name: {file: read_entry(entry) for file, entry in files.items()}
                 for name, files in content["weights"].items()
             },
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"{path} is missing or damaged",
-            hint="restore it from the repository: git checkout -- kit.lock",
+            hint="the kit's own is restored by git checkout -- kit.lock; "
+            "one of yours: from a copy, or remove it and verify what you have",
         ) from error
 
 
 def write_lock(path: Path, lock: Lock) -> None:
-    """Write a lock file; equal locks give equal bytes."""
+    """Write a lock file, durably; equal locks give equal bytes."""
+    write_durably(path, lock_text(lock).encode())
+
+
+def lock_text(lock: Lock) -> str:
+    """The content of a lock file."""
     content = {
         "version": VERSION,
         "upstream": {"repository": lock.repository, "commit": lock.commit},
         "weights": {
-            name: {
-                file: {"size": locked.size_bytes, "sha256": locked.sha256}
-                for file, locked in files.items()
-            }
+            name: {file: locked_entry(locked) for file, locked in files.items()}
             for name, files in lock.weights.items()
         },
     }
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def lock_files(directory: Path, files: Iterable[str]) -> dict[str, LockedFile]:
@@ -121,8 +138,24 @@ def verify_files(directory: Path, locked: Mapping[str, LockedFile]) -> None:
             )
 
 
-def _locked(entry: Any) -> LockedFile:
-    size_bytes, sha256 = entry["size"], entry["sha256"]
-    if type(size_bytes) is not int or not _SHA256.fullmatch(sha256):
+def locked_entry(locked: LockedFile) -> dict[str, Any]:
+    """A file's entry in a lock, as JSON."""
+    entry = {
+        "size": locked.size_bytes,
+        "sha256": locked.sha256,
+        "basis": locked.basis,
+        "source": locked.source,
+        "date": locked.date,
+    }
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def read_entry(entry: Any) -> LockedFile:
+    """A file's entry out of JSON. Raises ValueError, KeyError or TypeError for anything else."""
+    size_bytes, sha256, basis = entry["size"], entry["sha256"], entry.get("basis")
+    if type(size_bytes) is not int or size_bytes < 0 or not _SHA256.fullmatch(sha256):
         raise ValueError("size and sha256 expected")
-    return LockedFile(size_bytes, sha256)
+    if basis not in (None, *get_args(Basis)):
+        raise ValueError("unknown basis")
+    source, date = (None if (text := entry.get(key)) is None else str(text) for key in _NOTES)
+    return LockedFile(size_bytes, sha256, basis, source, date)

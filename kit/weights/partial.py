@@ -127,11 +127,11 @@ def arrived_bytes(target: Path) -> int:
 
 
 @contextmanager
-def exclusive(target: Path, doing: str) -> Iterator[None]:
+def exclusive(target: Path, doing: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold a lock on ``target``; the system releases it when the process ends, however."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+        lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=wait_s)
         lock.acquire()
     except Timeout as error:
         raise EnvironmentNotReady(

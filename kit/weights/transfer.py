@@ -1,7 +1,7 @@
 """What moving a file is asked for, watched by, and ends with: words that its ways share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kit.errors import IntegrityError
@@ -34,6 +34,14 @@ class Watch:
 
     progress: Callable[[int, int], None] = lambda done, total: None
     notice: Callable[[str], None] = lambda text: None
+
+    def part(self, before_bytes: int, total_bytes: int) -> "Watch":
+        """The same, for one file of several: ``before_bytes`` of ``total_bytes`` are done."""
+
+        def progress(done: int, of: int) -> None:
+            self.progress(before_bytes + done, max(total_bytes, before_bytes + of))
+
+        return replace(self, progress=progress)
 
 
 def require_size(target: Path, found_bytes: int, expected: Expected, origin: str) -> None:

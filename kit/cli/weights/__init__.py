@@ -2,11 +2,28 @@
 
 import typer
 
-from kit.cli.weights import convert, export, export_peft
+from kit.cli.weights import (
+    bundle,
+    convert,
+    export,
+    export_peft,
+    fetch,
+    import_,
+    listing,
+    lock,
+    verify,
+)
 
 app = typer.Typer(
-    help="Convert checkpoints, and export them.", no_args_is_help=True, rich_markup_mode=None
+    help="Fetch, verify, convert and export weights.", no_args_is_help=True, rich_markup_mode=None
 )
+app.command("list")(listing.list_)
+app.command("fetch")(fetch.fetch)
+app.command("import")(import_.import_)
+app.command("verify")(verify.verify)
+app.command("lock")(lock.lock)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("export-peft")(export_peft.export_peft)
+app.command("bundle")(bundle.bundle)
+app.command("unbundle")(bundle.unbundle)

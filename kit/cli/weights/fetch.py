@@ -1,0 +1,139 @@
+"""`kit weights fetch`."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from kit.settings import Settings
+    from kit.weights.fetch import Fetched
+    from kit.weights.record import Precision
+
+
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="As kit weights list shows, or hf:OWNER/NAME on Hugging Face."
+        ),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Fetch from here.", show_default="the first that answers"
+        ),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Fetch from this https: or file: address instead.",
+            show_default="KIT_WEIGHTS_MIRROR",
+        ),
+    ] = None,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Accept the weights' licence.")
+    ] = False,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder for the files.")
+    ] = None,
+    convert: Annotated[bool, typer.Option("--convert", help="Go on with the conversion.")] = False,
+    precision: Annotated[
+        Literal["bf16", "fp32", "int8", "int4"], typer.Option(help="To convert to and to plan for.")
+    ] = "bf16",
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of the GPU that it is meant for, such as 24GiB.",
+            show_default="this machine's",
+        ),
+    ] = None,
+    connections: Annotated[int, typer.Option(min=1, max=32, metavar="N")] = 4,
+    no_preflight: Annotated[
+        bool, typer.Option("--no-preflight", help="Do not check disk, RAM and VRAM first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Fetch weights: licence, room, download, check. Interrupted, the same command goes on."""
+    from kit.cli.consent import asker
+    from kit.cli.transfer import TransferView
+    from kit.settings import Settings
+    from kit.units import parse_size
+    from kit.weights.obtain import Wish, obtain
+    from kit.weights.remote import Tuning
+
+    settings = Settings.from_environ()
+    wish = Wish(
+        name=name,
+        source=source,
+        mirror=mirror or (None if source else settings.weights_mirror),
+        directory=to.expanduser().absolute() if to else None,
+        precision=precision,
+        gpu_memory_bytes=parse_size(gpu_memory) if gpu_memory else None,
+        preflight=not no_preflight,
+        tuning=Tuning(connections=connections),
+    )
+    ask = asker(accept_license, f"kit weights fetch {name}")
+    with TransferView(f"fetching {name}") as view:
+        fetched = obtain(wish, settings, os.environ, ask, view.watch())
+    made = _convert(fetched, settings, precision) if convert else None
+    if as_json:
+        print(json.dumps(_as_json(fetched, made), ensure_ascii=False, indent=2))
+    else:
+        _report(fetched, made, settings, precision)
+
+
+def _convert(fetched: "Fetched", settings: "Settings", precision: "Precision") -> Path | None:
+    """Convert the set's checkpoint; None where there is nothing to convert."""
+    from kit.cli.transfer import TransferView
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.convert import convert_checkpoint
+    from kit.weights.folder import converted_dir
+
+    weights = read_catalogue(settings.weights_catalogue).weights.get(fetched.name)
+    if weights is None or weights.checkpoint is None:
+        return None
+    output = converted_dir(settings.data_dir, fetched.name, precision)
+    with TransferView(f"converting {fetched.name}") as view:
+        convert_checkpoint(
+            fetched.directory / weights.checkpoint,
+            output,
+            precision=precision,
+            progress=view.watch().progress,
+        )
+    return output
+
+
+def _as_json(fetched: "Fetched", made: Path | None) -> dict[str, Any]:
+    from kit.weights.lock import locked_entry
+
+    return {
+        "name": fetched.name,
+        "directory": str(fetched.directory),
+        "source": fetched.source,
+        "files": {file: locked_entry(locked) for file, locked in fetched.files.items()},
+        "converted": str(made) if made else None,
+    }
+
+
+def _report(
+    fetched: "Fetched", made: Path | None, settings: "Settings", precision: "Precision"
+) -> None:
+    from kit.units import format_gib
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.folder import converted_dir
+
+    size = format_gib(sum(locked.size_bytes for locked in fetched.files.values()))
+    origin = f"from {fetched.source}" if fetched.source else "there already"
+    print(f"{fetched.directory} holds {fetched.name}: {size}, checked, {origin}")
+    weights = read_catalogue(settings.weights_catalogue).weights.get(fetched.name)
+    if made is not None:
+        print(f"{made} holds the model in {precision}\nserve it: kit up --model {made}")
+    elif weights is not None and weights.checkpoint is not None:
+        checkpoint = fetched.directory / weights.checkpoint
+        output = converted_dir(settings.data_dir, fetched.name, precision)
+        print(f"convert it: kit weights convert {checkpoint} {output}")

@@ -1,0 +1,80 @@
+"""`kit weights list`."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kit.weights.catalogue import Catalogue
+    from kit.weights.listing import SetState
+
+
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show what can be fetched, from where, and what is here already."""
+    from kit.settings import Settings
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.layers import read_layers
+    from kit.weights.listing import list_sets
+
+    settings = Settings.from_environ()
+    catalogue = read_catalogue(settings.weights_catalogue)
+    states = list_sets(catalogue, read_layers(settings.data_dir), settings.data_dir)
+    if as_json:
+        print(json.dumps(_as_json(states, catalogue), ensure_ascii=False, indent=2))
+    else:
+        _print_table(states, catalogue)
+
+
+def _as_json(states: "tuple[SetState, ...]", catalogue: "Catalogue") -> dict[str, Any]:
+    sets = [
+        asdict(state)
+        | {"directory": str(state.directory), "converted": [str(p) for p in state.converted]}
+        for state in states
+    ]
+    sources = {name: {"kind": s.kind, "what": s.what} for name, s in catalogue.sources.items()}
+    return {"weights": sets, "sources": sources}
+
+
+def _print_table(states: "tuple[SetState, ...]", catalogue: "Catalogue") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("sources", overflow="fold")
+    table.add_column("here", overflow="fold")
+    for state in states:
+        sources = ", ".join(state.sources)
+        table.add_row(state.name, state.what, _size(state), sources, _here(state))
+    console = Console(highlight=False)
+    console.print(table)
+    for name, source in catalogue.sources.items():
+        console.print(f"{name}: {source.what}", markup=False, soft_wrap=True)
+    for licence in catalogue.licences.values():
+        console.print(f"licence {licence.name}: {licence.summary[0]} {licence.url}", soft_wrap=True)
+
+
+def _size(state: "SetState") -> str:
+    from kit.units import format_gib
+
+    if state.size_bytes is None:
+        return "unknown"
+    return format_gib(state.size_bytes) if state.exact else f"about {format_gib(state.size_bytes)}"
+
+
+def _here(state: "SetState") -> str:
+    if state.converted:
+        return f"converted: {', '.join(path.name for path in state.converted)}"
+    if state.verified:
+        return "verified"
+    if state.complete:
+        return "fetched, not verified"
+    if state.here_bytes and state.size_bytes:
+        return f"{min(state.here_bytes / state.size_bytes, 0.99):.0%} fetched"
+    return "-"

@@ -1,0 +1,31 @@
+"""`kit weights lock`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def lock(
+    adopted: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Take in what a colleague's lock knows."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let FILE win over your own lock.")
+    ] = False,
+) -> None:
+    """Print the lock in effect: what every file must be. Share it; --from takes one in."""
+    from kit.settings import Settings
+    from kit.weights.layers import adopt, read_layers
+    from kit.weights.lock import lock_text
+
+    data_dir = Settings.from_environ().data_dir
+    if adopted is None:
+        print(lock_text(read_layers(data_dir)), end="")
+        return
+    new = adopt(data_dir, adopted, overwrite=overwrite)
+    for name, files in new.items():
+        print(f"{name}: {', '.join(files)}")
+    if not new:
+        print("nothing new")

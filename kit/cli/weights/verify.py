@@ -1,0 +1,54 @@
+"""`kit weights verify`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kit.settings import Settings
+    from kit.weights.transfer import Watch
+    from kit.weights.verify import Checked
+
+
+def verify(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|DIR]",
+            help="A fetched set or a converted directory.",
+            show_default="all that is here",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Read weights again and hold every byte against the lock or the conversion's record."""
+    from kit.cli.transfer import TransferView
+    from kit.settings import Settings
+    from kit.weights.verify import require_sound
+
+    settings = Settings.from_environ()
+    with TransferView("verifying") as view:
+        results = _results(what, settings, view.watch())
+    if as_json:
+        found = [
+            {"path": str(r.path), "size_bytes": r.size_bytes, "problem": r.problem} for r in results
+        ]
+        print(json.dumps({"files": found}, ensure_ascii=False, indent=2))
+    else:
+        for result in results:
+            print(f"{result.path}: {result.problem or 'ok'}")
+    require_sound(
+        results,
+        "fetch a set again with kit weights fetch; make a converted directory again with "
+        "kit weights convert --overwrite",
+    )
+
+
+def _results(what: str | None, settings: "Settings", watch: "Watch") -> "tuple[Checked, ...]":
+    from kit.weights.everything import verify_all, verify_one
+
+    if what is None:
+        return verify_all(settings.data_dir, watch)
+    return verify_one(what, Path(what).expanduser(), settings.data_dir, watch)

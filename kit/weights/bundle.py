@@ -1,0 +1,146 @@
+"""Carry weights to machines without a network: out of the weights folder into a folder or a tar."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.checkpoint.journal import write_durably
+from kit.errors import EnvironmentNotReady, UsageError
+from kit.weights import folder, layers
+from kit.weights.copy import copy_file
+from kit.weights.folder import checkpoint_dir
+from kit.weights.licence import TEXT_FOLDER
+from kit.weights.lock import LockedFile
+from kit.weights.manifest import MANIFEST_NAME, SUMS_NAME, Manifest, manifest_text, sums_text
+from kit.weights.partial import exclusive
+from kit.weights.record import RECORD_NAME, read_record
+from kit.weights.tarball import Member, write_tar
+from kit.weights.transfer import Expected, Watch
+
+Sets = Mapping[str, Mapping[str, LockedFile]]
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A finished bundle."""
+
+    path: Path
+    files: Mapping[str, LockedFile]
+    has_licence: bool
+
+
+def bundle(names: Sequence[str], output: Path, data_dir: Path, watch: Watch) -> Bundled:
+    """Write sets and converted directories into ``output``, or go on with an interrupted call.
+
+    Args:
+        names: sets that were fetched, or names of converted directories in the data folder.
+        output: a tar file if its name ends in ``.tar``, else a folder.
+
+    Raises:
+        UsageError: ``output`` exists and is something else.
+        EnvironmentNotReady: something is not there, or the disk is full.
+        IntegrityError: a file is not what the lock says.
+    """
+    locked = layers.read_layers(data_dir).weights
+    members, sets = [], {}
+    for name in names:
+        found = locked.get(name)
+        if found and checkpoint_dir(data_dir, name).is_dir():
+            sets[name] = found
+            members += _set_members(name, found, data_dir)
+        else:
+            members += _converted_members(name, data_dir)
+    texts = sorted((data_dir / TEXT_FOLDER).glob("*.md"))
+    members += [_member(path, data_dir, None) for path in texts]
+    write = _write_tar if output.suffix == ".tar" else _write_folder
+    files = write(output, members, sets, watch)
+    return Bundled(output, files, bool(texts))
+
+
+def _set_members(name: str, files: Mapping[str, LockedFile], data_dir: Path) -> list[Member]:
+    directory = checkpoint_dir(data_dir, name)
+    missing = [file for file in files if not (directory / file).is_file()]
+    if missing:
+        raise EnvironmentNotReady(
+            f"{name} is not complete: {missing[0]} is missing", hint=f"kit weights fetch {name}"
+        )
+    return [_member(directory / file, data_dir, files[file].sha256) for file in files]
+
+
+def _converted_members(name: str, data_dir: Path) -> list[Member]:
+    directory = data_dir / name
+    record = read_record(directory)
+    if record is None or not record.is_intact(directory):
+        raise EnvironmentNotReady(
+            f"{name} is neither a set that was fetched nor a converted directory in {data_dir}",
+            hint="kit weights list shows what is there",
+        )
+    files = [*record.files, *record.support, RECORD_NAME]
+    return [_member(directory / file, data_dir, None) for file in files]
+
+
+def _member(path: Path, data_dir: Path, sha256: str | None) -> Member:
+    return Member(path.relative_to(data_dir).as_posix(), path, path.stat().st_size, sha256)
+
+
+def _manifest(members: Sequence[Member], digests: Mapping[str, str], sets: Sets) -> Manifest:
+    files = {m.name: LockedFile(m.size_bytes, digests[m.name]) for m in members}
+    return Manifest(files, sets)
+
+
+def _write_tar(
+    output: Path, members: Sequence[Member], sets: Sets, watch: Watch
+) -> Mapping[str, LockedFile]:
+    manifests = []
+
+    def last(digests: Mapping[str, str]) -> dict[str, bytes]:
+        manifests.append(_manifest(members, digests, sets))
+        texts = {SUMS_NAME: sums_text(manifests[0]), MANIFEST_NAME: manifest_text(manifests[0])}
+        return {name: text.encode() for name, text in texts.items()}
+
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder", hint="choose another name, without .tar")
+    write_tar(output, members, last, watch)
+    return manifests[0].files
+
+
+def _write_folder(
+    output: Path, members: Sequence[Member], sets: Sets, watch: Watch
+) -> Mapping[str, LockedFile]:
+    known = {folder.VERIFIED_NAME, MANIFEST_NAME}
+    if output.exists() and not (output.is_dir() and _is_ours(output, known)):
+        raise UsageError(
+            f"{output} exists and is no bundle", hint="choose a new folder, or a name in .tar"
+        )
+    with exclusive(output, "writing"):
+        output.mkdir(parents=True, exist_ok=True)
+        (output / MANIFEST_NAME).unlink(missing_ok=True)
+        folder.start(output)
+        digests, done, total = {}, 0, sum(member.size_bytes for member in members)
+        for member in members:
+            digests[member.name] = _copy(member, output, watch.part(done, total))
+            done += member.size_bytes
+        manifest = _manifest(members, digests, sets)
+        write_durably(output / SUMS_NAME, sums_text(manifest).encode())
+        write_durably(output / MANIFEST_NAME, manifest_text(manifest).encode())
+    return manifest.files
+
+
+def _is_ours(output: Path, known: set[str]) -> bool:
+    names = {path.name for path in output.iterdir()}
+    return not names or bool(names & known)
+
+
+def _copy(member: Member, output: Path, watch: Watch) -> str:
+    """Copy a file, unless an earlier call has done it."""
+    known = folder.known_digest(output, member.name)
+    if known is not None and known == (member.sha256 or known) and _same_size(member, output):
+        return known
+    expected = Expected(member.size_bytes, member.sha256)
+    arrived = copy_file(member.path, output / member.name, expected, watch=watch)
+    folder.remember(output, member.name, arrived.sha256)
+    return arrived.sha256
+
+
+def _same_size(member: Member, output: Path) -> bool:
+    return (output / member.name).stat().st_size == member.size_bytes

@@ -1,0 +1,57 @@
+"""Find what there is to verify: by name, by folder, or all of it."""
+
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady
+from kit.weights import layers
+from kit.weights.folder import checkpoint_dir
+from kit.weights.listing import find_conversions
+from kit.weights.record import read_record
+from kit.weights.transfer import Watch
+from kit.weights.verify import Checked, verify_conversion, verify_set
+
+
+def verify_one(name: str, path: Path, data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
+    """Verify the set ``name``, or the folder ``path``, or that folder of the data folder.
+
+    A folder is a converted directory, or one that holds a set's files (``fetch --to``).
+
+    Raises:
+        EnvironmentNotReady: there is no such thing here, or the lock does not know it.
+    """
+    locked = layers.read_layers(data_dir).weights
+    if name in locked and checkpoint_dir(data_dir, name).is_dir():
+        return verify_set(checkpoint_dir(data_dir, name), locked[name], watch.progress)
+    for directory in (path, data_dir / name):
+        record = read_record(directory)
+        if record is not None:
+            return verify_conversion(directory, record, watch.progress)
+    for files in locked.values():
+        if path.is_dir() and files and all((path / file).is_file() for file in files):
+            return verify_set(path, files, watch.progress)
+    raise EnvironmentNotReady(
+        f"{name} is neither a set that was fetched nor a converted directory",
+        hint="kit weights list shows what is here; what the lock does not know cannot be verified: "
+        "take it in with kit weights import",
+    )
+
+
+def verify_all(data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
+    """Verify every fetched set and every converted directory in the data folder.
+
+    Raises:
+        EnvironmentNotReady: there is nothing.
+    """
+    locked = layers.read_layers(data_dir).weights
+    results: list[Checked] = []
+    for name, files in locked.items():
+        directory = checkpoint_dir(data_dir, name)
+        if directory.is_dir():
+            results += verify_set(directory, files, watch.progress)
+    for directory, record in find_conversions(data_dir).items():
+        results += verify_conversion(directory, record, watch.progress)
+    if not results:
+        raise EnvironmentNotReady(
+            f"there are no weights in {data_dir}", hint="kit weights fetch gets some"
+        )
+    return tuple(results)

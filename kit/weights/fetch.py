@@ -1,0 +1,166 @@
+"""Fetch a set of weights into its folder: verified, recorded, resumable."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.weights import folder, layers
+from kit.weights.catalogue import Catalogue, WeightSet
+from kit.weights.copy import copy_file
+from kit.weights.download import download
+from kit.weights.lock import LockedFile
+from kit.weights.partial import arrived_bytes, exclusive
+from kit.weights.remote import Tuning
+from kit.weights.sources import Offer, Offers
+from kit.weights.sources.https import local_path
+from kit.weights.sources.resolve import mirror_offers, source_offers
+from kit.weights.transfer import Arrived, Expected, Watch
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A set of which every file is there and was checked.
+
+    Attributes:
+        source: where the files came from now; None: all were there already.
+        files: what they are, by path in ``directory``.
+    """
+
+    name: str
+    directory: Path
+    source: str | None
+    files: Mapping[str, LockedFile]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to fetch, and how.
+
+    Attributes:
+        directory: the set's own folder.
+        sources: names of sources; the first that answers is taken.
+        mirror: address to fetch from instead.
+        data_dir: where the user's lock lies.
+        environ: for access tokens.
+    """
+
+    weights: WeightSet
+    directory: Path
+    sources: Sequence[str]
+    mirror: str | None
+    data_dir: Path
+    environ: Mapping[str, str]
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """One file to bring: what is offered, and what the lock says of it."""
+
+    target: Path
+    offer: Offer
+    expected: Expected
+    about_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """About, where neither lock nor source tell beforehand."""
+        return self.expected.size_bytes or self.about_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        return max(0, self.size_bytes - arrived_bytes(self.target))
+
+
+def fetch(
+    order: Order,
+    catalogue: Catalogue,
+    *,
+    before: Callable[[int], None] = lambda nbytes: None,
+    watch: Watch | None = None,
+) -> Fetched:
+    """Fetch what is not there yet. Every file is held against the lock, or enters it.
+
+    Args:
+        before: called with the bytes still to come, before the first of them; may raise.
+
+    Raises:
+        EnvironmentNotReady: no source answers, no room, another fetch is running. What has arrived
+            is kept, and the same call goes on.
+        IntegrityError: a file is not what the lock or its source says.
+    """
+    watching = watch or Watch()
+    name, directory = order.weights.name, order.directory
+    with exclusive(directory, "fetching into"):
+        locked = layers.read_layers(order.data_dir).weights.get(name, {})
+        missing = _missing(order, locked, watching)
+        source = None
+        if missing:
+            source, offered = _choose(order, catalogue, watching)
+            errands = {file: _errand(order, file, offered[file], locked) for file in missing}
+            before(sum(errand.left_bytes for errand in errands.values()))
+            _run(order, errands, watching)
+            locked = layers.read_layers(order.data_dir).weights[name]
+        return Fetched(
+            name, directory, source, {file: locked[file] for file in order.weights.files}
+        )
+
+
+def _run(order: Order, errands: Mapping[str, _Errand], watch: Watch) -> None:
+    done_bytes, total_bytes = 0, sum(errand.size_bytes for errand in errands.values())
+    for file, errand in errands.items():
+        arrived = _bring(errand, order.tuning, watch.part(done_bytes, total_bytes))
+        done_bytes += arrived.size_bytes
+        folder.remember(order.directory, file, arrived.sha256)
+        today = datetime.now(UTC).date().isoformat()
+        offer = errand.offer
+        entry = LockedFile(arrived.size_bytes, arrived.sha256, offer.basis, offer.origin, today)
+        layers.record(order.data_dir, order.weights.name, {file: entry})
+
+
+def _missing(order: Order, locked: Mapping[str, LockedFile], watch: Watch) -> tuple[str, ...]:
+    """Files that are not there, or not as the lock says. What is there is read once."""
+    missing = []
+    for file in order.weights.files:
+        path, known = order.directory / file, locked.get(file)
+        if known is None or not path.is_file():
+            missing.append(file)
+        elif folder.digest_of(order.directory, file) != known.sha256:
+            watch.notice(f"{path} is not what the lock says: it is fetched again")
+            missing.append(file)
+    return tuple(missing)
+
+
+def _choose(order: Order, catalogue: Catalogue, watch: Watch) -> tuple[str, Offers]:
+    if order.mirror is not None:
+        return order.mirror, mirror_offers(order.mirror, order.weights, order.environ)
+    *first, last = order.sources
+    for name in first:
+        try:
+            source = catalogue.sources[name]
+            return name, source_offers(source, order.weights, order.environ)
+        except EnvironmentNotReady as error:
+            watch.notice(f"{name}: {error.message}; trying the next source")
+    return last, source_offers(catalogue.sources[last], order.weights, order.environ)
+
+
+def _errand(order: Order, file: str, offer: Offer, locked: Mapping[str, LockedFile]) -> _Errand:
+    known, published = locked.get(file), offer.expected.sha256
+    if known is not None and published not in (None, known.sha256):
+        raise IntegrityError(
+            f"{offer.origin} announces sha256 {published} for {order.weights.name}/{file}, "
+            f"the lock says {known.sha256}",
+            hint="the file was replaced at the source: ask there why, before you change the lock",
+        )
+    expected = Expected(known.size_bytes, known.sha256) if known else offer.expected
+    about = order.weights.tensors_bytes if file == order.weights.checkpoint else None
+    return _Errand(order.directory / file, offer, expected, about or 0)
+
+
+def _bring(errand: _Errand, tuning: Tuning, watch: Watch) -> Arrived:
+    local = local_path(errand.offer.origin)
+    if local is not None:
+        return copy_file(local, errand.target, errand.expected, watch=watch)
+    return download(errand.offer.locate, errand.target, errand.expected, tuning=tuning, watch=watch)

@@ -1,0 +1,110 @@
+"""Two locks, one above the other: ``kit.lock`` of the kit, and the user's own in the data folder.
+
+The kit's is never written by a user and wins where both know a file. What a first download
+observed, or a colleague's lock told, goes into the user's.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from kit.errors import IntegrityError
+from kit.settings import bundled
+from kit.weights.lock import Lock, LockedFile, read_lock, write_lock
+from kit.weights.partial import exclusive
+
+OWN_NAME = "kit.lock"
+_WAIT_S = 60.0
+Weights = Mapping[str, Mapping[str, LockedFile]]
+
+
+def read_layers(data_dir: Path) -> Lock:
+    """The lock in effect: the user's, covered by the kit's.
+
+    Raises:
+        IntegrityError: one of them is damaged.
+    """
+    shipped, own = read_lock(bundled("kit.lock")), _own(data_dir)
+    return replace(shipped, weights=_merged(own.weights, shipped.weights))
+
+
+def record(data_dir: Path, name: str, files: Mapping[str, LockedFile]) -> None:
+    """Add files of a set to the user's lock. What the locks know already stays as it is."""
+    with _writing(data_dir):
+        known, own = read_layers(data_dir).weights.get(name, {}), _own(data_dir)
+        new = {
+            file: locked for file, locked in files.items() if _tells_more(locked, known.get(file))
+        }
+        if new:
+            write_lock(_path(data_dir), replace(own, weights=_merged(own.weights, {name: new})))
+
+
+def adopt(data_dir: Path, path: Path, *, overwrite: bool = False) -> dict[str, tuple[str, ...]]:
+    """Take the entries of another lock file into the user's; returns the new ones, by set.
+
+    Entries without a basis are of files that come with the kit: every kit has its own.
+
+    Raises:
+        IntegrityError: ``path`` is damaged, or contradicts the kit's lock, or (unless
+            ``overwrite``) the user's. Nothing is taken then.
+    """
+    offered = {
+        name: {file: locked for file, locked in files.items() if locked.basis is not None}
+        for name, files in read_lock(path).weights.items()
+    }
+    _require_agreement(offered, read_lock(bundled("kit.lock")).weights, path, "the kit's lock", "")
+    with _writing(data_dir):
+        own = _own(data_dir)
+        if not overwrite:
+            way_out = "; --overwrite takes it anyway"
+            _require_agreement(offered, own.weights, path, str(_path(data_dir)), way_out)
+        known = read_layers(data_dir).weights
+        new = {name: _news(files, known.get(name, {})) for name, files in offered.items()}
+        write_lock(_path(data_dir), replace(own, weights=_merged(own.weights, new)))
+    return {name: tuple(files) for name, files in new.items() if files}
+
+
+def _news(
+    files: Mapping[str, LockedFile], known: Mapping[str, LockedFile]
+) -> dict[str, LockedFile]:
+    """Those of ``files`` that tell more than ``known`` does."""
+    return {file: locked for file, locked in files.items() if _tells_more(locked, known.get(file))}
+
+
+def _tells_more(new: LockedFile, known: LockedFile | None) -> bool:
+    if known is None or known.sha256 != new.sha256:
+        return True
+    return known.basis == "observed" and new.basis == "pointer"
+
+
+def _require_agreement(
+    offered: Weights, held: Weights, path: Path, holder: str, way_out: str
+) -> None:
+    for name, files in offered.items():
+        for file, locked in files.items():
+            known = held.get(name, {}).get(file)
+            if known is not None and known.sha256 != locked.sha256:
+                raise IntegrityError(
+                    f"{path} says sha256 {locked.sha256} for {name}/{file}, "
+                    f"{holder} says {known.sha256}",
+                    hint=f"one of the two is wrong: find out which file is the original{way_out}",
+                )
+
+
+def _merged(below: Weights, above: Weights) -> dict[str, dict[str, LockedFile]]:
+    names = [*below, *(name for name in above if name not in below)]
+    return {name: {**below.get(name, {}), **above.get(name, {})} for name in names}
+
+
+def _own(data_dir: Path) -> Lock:
+    path = _path(data_dir)
+    return read_lock(path) if path.exists() else replace(read_lock(bundled("kit.lock")), weights={})
+
+
+def _path(data_dir: Path) -> Path:
+    return data_dir / OWN_NAME
+
+
+def _writing(data_dir: Path) -> AbstractContextManager[None]:
+    return exclusive(_path(data_dir), "writing", _WAIT_S)

@@ -1,0 +1,92 @@
+"""What the catalogue offers, and how far each set has come on this machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.weights import folder
+from kit.weights.catalogue import Catalogue, WeightSet
+from kit.weights.folder import checkpoint_dir
+from kit.weights.licence import read_acceptances
+from kit.weights.lock import Lock, LockedFile
+from kit.weights.partial import arrived_bytes
+from kit.weights.record import ConversionRecord, read_record
+
+
+@dataclass(frozen=True)
+class SetState:
+    """One set of the catalogue as it stands here.
+
+    Attributes:
+        size_bytes: of all files by the lock, else of the checkpoint's tensors; None: unknown.
+        exact: whether that is the lock's figure.
+        licence_accepted: date of the acceptance on record.
+        here_bytes: what has arrived.
+        complete: whether every file is there.
+        verified: whether every file is there, known to the lock, and unchanged since it was read
+            and found to be what the lock says.
+        converted: directories made of its checkpoint.
+    """
+
+    name: str
+    what: str
+    sources: tuple[str, ...]
+    licence: str
+    licence_accepted: str | None
+    size_bytes: int | None
+    exact: bool
+    directory: Path
+    here_bytes: int
+    complete: bool
+    verified: bool
+    converted: tuple[Path, ...]
+
+
+def list_sets(catalogue: Catalogue, lock: Lock, data_dir: Path) -> tuple[SetState, ...]:
+    """The state of every set in the catalogue."""
+    accepted = {name: entry.date for name, entry in read_acceptances(data_dir).items()}
+    conversions = find_conversions(data_dir)
+    return tuple(
+        _state(weights, lock.weights.get(weights.name, {}), data_dir, accepted, conversions)
+        for weights in catalogue.weights.values()
+    )
+
+
+def find_conversions(data_dir: Path) -> dict[Path, ConversionRecord]:
+    """The converted directories in the data folder, with their records."""
+    found = {path: read_record(path) for path in sorted(data_dir.glob("[!.]*")) if path.is_dir()}
+    return {path: record for path, record in found.items() if record is not None}
+
+
+def _state(
+    weights: WeightSet,
+    locked: Mapping[str, LockedFile],
+    data_dir: Path,
+    accepted: Mapping[str, str],
+    conversions: Mapping[Path, ConversionRecord],
+) -> SetState:
+    directory = checkpoint_dir(data_dir, weights.name)
+    exact = weights.files.keys() <= locked.keys()
+    size = sum(locked[file].size_bytes for file in weights.files) if exact else None
+    paths = [directory / file for file in weights.files]
+    here = sum(path.stat().st_size if path.is_file() else arrived_bytes(path) for path in paths)
+    checkpoint = locked.get(weights.checkpoint or "")
+    return SetState(
+        name=weights.name,
+        what=weights.what,
+        sources=weights.sources,
+        licence=weights.licence.name,
+        licence_accepted=accepted.get(weights.licence.name),
+        size_bytes=size if exact else weights.tensors_bytes,
+        exact=exact,
+        directory=directory,
+        here_bytes=here,
+        complete=all(path.is_file() for path in paths),
+        verified=exact
+        and all(folder.known_digest(directory, f) == locked[f].sha256 for f in weights.files),
+        converted=tuple(
+            path
+            for path, record in conversions.items()
+            if checkpoint and any(s.sha256 == checkpoint.sha256 for s in record.sources)
+        ),
+    )

@@ -1,0 +1,114 @@
+"""From a name to files on this machine: licence, source, room, download, check, in this order."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kit.errors import UsageError
+from kit.memory import nvml
+from kit.memory.unavailable import Unavailable
+from kit.settings import Settings
+from kit.weights import preflight
+from kit.weights.catalogue import Catalogue, WeightSet, read_catalogue
+from kit.weights.fetch import Fetched, Order, fetch
+from kit.weights.folder import checkpoint_dir
+from kit.weights.licence import How, Terms, require_acceptance
+from kit.weights.record import Precision
+from kit.weights.remote import Tuning
+from kit.weights.repository import fetch_repository
+from kit.weights.sources import huggingface
+from kit.weights.transfer import Watch
+
+_OWN_LICENCE = "spark-13b"
+"""Of what users have made of the weights: the licence holds for derived models too."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks for.
+
+    Attributes:
+        name: of a set in the catalogue, or ``hf:OWNER/NAME[@REVISION]``.
+        source: of the catalogue; None: the set's, in their order.
+        mirror: address to fetch from instead of a source.
+        directory: for the files; None: their place in the data folder.
+        precision: that it will be served in.
+        gpu_memory_bytes: of the GPU that it is meant for; None: this machine's.
+        preflight: whether room is checked first.
+    """
+
+    name: str
+    source: str | None = None
+    mirror: str | None = None
+    directory: Path | None = None
+    precision: Precision = "bf16"
+    gpu_memory_bytes: int | None = None
+    preflight: bool = True
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+def obtain(
+    wish: Wish,
+    settings: Settings,
+    environ: Mapping[str, str],
+    ask: Callable[[Terms], How],
+    watch: Watch,
+) -> Fetched:
+    """Fetch what is wished for, or go on with an interrupted call.
+
+    Args:
+        ask: shows the licence's terms and returns how they were accepted.
+
+    Raises:
+        UsageError: there is no such set or source.
+        EnvironmentNotReady: no licence, no room, no network. What has arrived is kept.
+        IntegrityError: a file is not what the lock or its source says.
+    """
+    catalogue = read_catalogue(settings.weights_catalogue)
+    online = not (wish.mirror or "").startswith("file:")
+    if wish.name.startswith(huggingface.PREFIX):
+        licence = catalogue.licences[_OWN_LICENCE]
+        require_acceptance(licence, settings.data_dir, ask, online=online)
+        leaf = wish.name.removeprefix(huggingface.PREFIX).partition("@")[0].replace("/", "--")
+        directory = wish.directory or settings.data_dir / leaf
+        return fetch_repository(wish.name, directory, settings.data_dir, watch)
+    weights = catalogue.find(wish.name)
+    sources = _sources(wish, weights, catalogue)
+    require_acceptance(weights.licence, settings.data_dir, ask, online=online)
+    directory = wish.directory or checkpoint_dir(settings.data_dir, weights.name)
+
+    def before(left_bytes: int) -> None:
+        if wish.preflight:
+            needs = _needs(wish, weights, directory, settings.data_dir, left_bytes)
+            for warning in preflight.require(needs):
+                watch.notice(f"warning: {warning}")
+
+    order = Order(weights, directory, sources, wish.mirror, settings.data_dir, environ, wish.tuning)
+    return fetch(order, catalogue, before=before, watch=watch)
+
+
+def _sources(wish: Wish, weights: WeightSet, catalogue: Catalogue) -> tuple[str, ...]:
+    if wish.source is None:
+        return weights.sources
+    if wish.source not in weights.sources:
+        raise UsageError(
+            f"{weights.name} is not offered by {wish.source!r}",
+            hint=f"its sources: {', '.join(weights.sources)}; any other place: --mirror URL",
+        )
+    return (wish.source,)
+
+
+def _needs(
+    wish: Wish, weights: WeightSet, directory: Path, data_dir: Path, left_bytes: int
+) -> tuple[preflight.Need, ...]:
+    converted = preflight.converted_bytes(weights, wish.precision) or 0
+    disk = preflight.disk_needs(
+        [(directory, left_bytes, "to download"), (data_dir, converted, "for the conversion")]
+    )
+    found = nvml.gpus()
+    gpus = () if isinstance(found, Unavailable) else found
+    gpu = max(gpus, key=lambda gpu: gpu.total_bytes, default=None)
+    memory = preflight.memory_needs(
+        weights, wish.precision, gpu=gpu, gpu_memory_bytes=wish.gpu_memory_bytes
+    )
+    return (*disk, *memory)

@@ -1,0 +1,146 @@
+"""Before the first byte: is there room for the download, its conversion, and for serving it?"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady
+from kit.memory import proc
+from kit.memory.limits import serving_limits
+from kit.memory.nvml import Gpu
+from kit.memory.plan import Phase, Plan, Pool, plan_serving
+from kit.memory.shape import ModelShape
+from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.unavailable import Unavailable
+from kit.units import MIB, format_gib
+from kit.weights.catalogue import WeightSet
+from kit.weights.record import Precision
+
+PROGRAM_RAM_BYTES = 256 * MIB
+"""The kit's own process: 60 MiB seen while downloading, 64 MiB allowed while converting."""
+_BITS: dict[Precision, int] = {"fp32": 32, "bf16": 16, "int8": 9, "int4": 5}
+"""Of one parameter; for int8 and int4 with scales and the 16-bit embedding, rounded up."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that has to be there. ``required`` off: only worth a warning."""
+
+    what: str
+    need_bytes: int
+    have_bytes: int | Unavailable
+    remedy: str
+    required: bool = True
+
+
+def disk_needs(places: Sequence[tuple[Path, int, str]]) -> tuple[Need, ...]:
+    """Room on disk, summed over what goes to the same file system.
+
+    ``places`` are a folder that need not exist yet, bytes to be written there, and for what.
+    """
+    by_device: dict[int, list[tuple[Path, int, str]]] = {}
+    for path, nbytes, purpose in places:
+        folder = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        by_device.setdefault(folder.stat().st_dev, []).append((folder, nbytes, purpose))
+    needs = []
+    for entries in by_device.values():
+        state = os.statvfs(entries[0][0])
+        purposes = " + ".join(f"{format_gib(n)} {purpose}" for _, n, purpose in entries if n)
+        needs.append(
+            Need(
+                what=f"disk at {entries[0][0]} ({purposes})",
+                need_bytes=sum(nbytes for _, nbytes, _ in entries),
+                have_bytes=state.f_bavail * state.f_frsize,
+                remedy="make room there, or choose another place: --to DIR for the download, "
+                "KIT_DATA_DIR for all",
+            )
+        )
+    return tuple(needs)
+
+
+def memory_needs(
+    weights: WeightSet,
+    precision: Precision,
+    *,
+    gpu: Gpu | None,
+    gpu_memory_bytes: int | None,
+) -> tuple[Need, ...]:
+    """RAM for the kit itself; and what serving will take by the plan, with default limits.
+
+    Args:
+        precision: to be served in.
+        gpu: of this machine, if there is one.
+        gpu_memory_bytes: of the GPU that is meant instead, which may be in another machine.
+    """
+    available = proc.available_ram_bytes()
+    needs = [Need("RAM for this command", PROGRAM_RAM_BYTES, available, "end other programs")]
+    plan = serving_plan(weights, precision, on_gpu=gpu is not None or gpu_memory_bytes is not None)
+    if plan is None:
+        return tuple(needs)
+    if gpu is None and gpu_memory_bytes is None:
+        what, peak = "RAM to serve this model on the CPU", plan.peak_bytes(Pool.HOST)
+        needs.append(Need(what, peak, available, "serve it on another machine", required=False))
+        return tuple(needs)
+    remedy = "choose a --precision of fewer bits, or a larger GPU"
+    peak = plan.peak_bytes(Pool.DEVICE)
+    if gpu_memory_bytes is not None:
+        needs.append(Need("VRAM (--gpu-memory)", peak, gpu_memory_bytes, remedy))
+    elif gpu is not None:
+        held = plan.phase_bytes(Pool.HOST, Phase.SERVE)
+        needs.append(Need(f"VRAM on {gpu.name}", peak, gpu.total_bytes, remedy))
+        needs.append(Need("RAM to serve this model", held, available, "end other programs"))
+    return tuple(needs)
+
+
+def converted_bytes(weights: WeightSet, precision: Precision) -> int | None:
+    """What the converted directory will take; None where the set's shape is not known."""
+    return None if weights.shape is None else weights.shape.parameters * _BITS[precision] // 8
+
+
+def serving_plan(weights: WeightSet, precision: Precision, *, on_gpu: bool) -> Plan | None:
+    """The plan of serving the set with default limits; None where its shape is not known."""
+    weights_bytes = converted_bytes(weights, precision)
+    if weights.shape is None or weights_bytes is None:
+        return None
+    known = weights.shape
+    shape = ModelShape(
+        layers=known.layers,
+        hidden=known.hidden,
+        intermediate=known.intermediate,
+        vocabulary=known.vocabulary,
+        max_context=known.max_context,
+        window=known.window,
+        dtype_bytes=4 if precision == "fp32" else 2,
+        weights_bytes=weights_bytes,
+    )
+    context, sequences = serving_limits(shape)
+    return plan_serving(
+        shape,
+        context=context,
+        max_sequences=sequences,
+        device="cuda" if on_gpu else "cpu",
+        build=CUDA_BUILD,
+    )
+
+
+def require(needs: Sequence[Need]) -> tuple[str, ...]:
+    """Return when everything required is there: warnings for the rest.
+
+    Raises:
+        EnvironmentNotReady: something is too small; the message names need and have.
+    """
+    warnings = []
+    for need in needs:
+        if isinstance(need.have_bytes, Unavailable):
+            warnings.append(f"free {need.what} unknown: {need.have_bytes.reason}")
+        elif need.have_bytes < need.need_bytes:
+            text = (
+                f"not enough {need.what}: {format_gib(need.need_bytes)} needed, "
+                f"{format_gib(need.have_bytes)} there"
+            )
+            if need.required:
+                hint = f"{need.remedy}; --no-preflight goes on nevertheless"
+                raise EnvironmentNotReady(text, hint=hint)
+            warnings.append(f"{text}; {need.remedy}")
+    return tuple(warnings)

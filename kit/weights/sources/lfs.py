@@ -1,0 +1,141 @@
+"""A git repository whose large files lie in git LFS.
+
+The repository holds a pointer in place of each file, with its sha256 and size; the batch API says
+where the content can be read. Formats: https://github.com/git-lfs/git-lfs, docs/spec.md and
+docs/api/batch.md.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.weights.catalogue import Source
+from kit.weights.http import Location, RefusedError, read_start, refused, request_json
+from kit.weights.sources import Offer, Offers
+from kit.weights.sources.git import read_blobs
+from kit.weights.transfer import Expected
+
+POINTER_BYTES = 1024
+"""A pointer is shorter than this (docs/spec.md)."""
+
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*"
+    rb"oid sha256:(?P<oid>[0-9a-f]{64})\nsize (?P<size>\d{1,18})\n?"
+)
+_MEDIA_TYPE = "application/vnd.git-lfs+json"
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What stands in the repository for a file."""
+
+    sha256: str
+    size_bytes: int
+
+
+def parse_pointer(content: bytes) -> Pointer | None:
+    """The pointer that ``content`` is; None if it is something else."""
+    found = _POINTER.fullmatch(content)
+    return Pointer(found["oid"].decode(), int(found["size"])) if found else None
+
+
+def offers(source: Source, files: Mapping[str, str], headers: Mapping[str, str]) -> Offers:
+    """Look up the pointers of ``files`` (path in the repository, by path in the set's folder).
+
+    A file that lies in the repository itself is offered as it is, without a published checksum.
+
+    Raises:
+        EnvironmentNotReady: the repository is out of reach, or has no such file.
+    """
+    starts = {path: _raw_start(source, path, headers) for path in set(files.values())}
+    pointers = {
+        path: parse_pointer(start) for path, start in starts.items() if isinstance(start, bytes)
+    }
+    hidden = [path for path in starts if pointers.get(path) is None]
+    if hidden:  # some servers answer with the content in the pointer's place, or not at all
+        repository, revision = source.options["repository"], source.options["revision"]
+        for path, blob in read_blobs(repository, revision, hidden, POINTER_BYTES).items():
+            pointers[path] = parse_pointer(blob)
+    result = {}
+    for file, path in files.items():
+        pointer, start = pointers.get(path), starts[path]
+        if pointer is not None:
+            result[file] = _pointed(source, path, pointer, headers)
+        elif isinstance(start, RefusedError):
+            raise refused(start, path) from start
+        else:
+            result[file] = _plain(source, path, headers)
+    return result
+
+
+def _raw_start(source: Source, path: str, headers: Mapping[str, str]) -> bytes | RefusedError:
+    try:
+        return read_start(_raw(source, path, headers), POINTER_BYTES)
+    except RefusedError as error:
+        return error
+
+
+def _raw(source: Source, path: str, headers: Mapping[str, str]) -> Location:
+    return Location(f"{source.options['raw']}/{path}", headers, source.token_variable)
+
+
+def _plain(source: Source, path: str, headers: Mapping[str, str]) -> Offer:
+    location = _raw(source, path, headers)
+    return Offer(lambda: location, Expected(), "observed", location.url)
+
+
+def _pointed(source: Source, path: str, pointer: Pointer, headers: Mapping[str, str]) -> Offer:
+    return Offer(
+        partial(_locate, source, path, pointer, headers),
+        Expected(pointer.size_bytes, pointer.sha256),
+        "pointer",
+        f"{source.options['raw']}/{path}",
+    )
+
+
+def _locate(source: Source, path: str, pointer: Pointer, headers: Mapping[str, str]) -> Location:
+    """Ask the batch API where the content is. The address expires, so this is asked again."""
+    api = Location(
+        f"{source.options['lfs']}/objects/batch",
+        {**headers, "Accept": _MEDIA_TYPE, "Content-Type": _MEDIA_TYPE},
+        source.token_variable,
+    )
+    question = {
+        "operation": "download",
+        "transfers": ["basic"],
+        "objects": [{"oid": pointer.sha256, "size": pointer.size_bytes}],
+        "hash_algo": "sha256",
+    }
+    try:
+        answer = request_json("POST", api, json=question)
+    except RefusedError as error:
+        raise refused(error, path) from error
+    try:
+        return _download_action(answer, pointer, path, api)
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        raise EnvironmentNotReady(
+            f"{api.host} does not answer as a git LFS server: {error!r}",
+            hint="try another --source or --mirror",
+        ) from error
+
+
+def _download_action(answer: Any, pointer: Pointer, path: str, api: Location) -> Location:
+    entry = {found["oid"]: found for found in answer["objects"]}[pointer.sha256]
+    if "error" in entry:
+        raise EnvironmentNotReady(
+            f"{api.host} does not give {path}: "
+            f"{entry['error'].get('message')} ({entry['error'].get('code')})",
+            hint="try another --source or --mirror",
+        )
+    if entry.get("size", pointer.size_bytes) != pointer.size_bytes:
+        raise IntegrityError(
+            f"{api.host} has {entry['size']} bytes for {path}, "
+            f"its pointer says {pointer.size_bytes}",
+            hint="the repository is damaged; try another --source or --mirror",
+        )
+    action = entry["actions"]["download"]
+    headers = {str(name): str(value) for name, value in action.get("header", {}).items()}
+    return Location(str(action["href"]), headers, api.token_variable)

@@ -1,0 +1,149 @@
+"""Read everything again and hold it against the lock, or against a conversion's record."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.checkpoint.pages import PageRelease, read_into
+from kit.errors import IntegrityError
+from kit.units import MIB
+from kit.weights import folder
+from kit.weights.digest import sha256_file
+from kit.weights.lock import LockedFile
+from kit.weights.record import RECORD_NAME, ConversionRecord
+
+Progress = Callable[[int, int], None]
+_CHUNK_BYTES = 4 * MIB
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One file that was looked at. ``problem`` is None where it is what it should be."""
+
+    path: Path
+    size_bytes: int
+    problem: str | None = None
+
+
+def verify_set(
+    directory: Path, locked: Mapping[str, LockedFile], progress: Progress
+) -> tuple[Checked, ...]:
+    """Read a set's files and compare size and sha256 with the lock."""
+    total = sum(entry.size_bytes for entry in locked.values())
+    done, results = 0, []
+    for file, entry in locked.items():
+        results.append(_verify_file(directory, file, entry))
+        done += entry.size_bytes
+        progress(done, total)
+    return tuple(results)
+
+
+def verify_conversion(
+    directory: Path, record: ConversionRecord, progress: Progress
+) -> tuple[Checked, ...]:
+    """Read a converted directory and compare every tensor and every file with its record."""
+    results = [_verify_support(directory, file, sha) for file, sha in record.support.items()]
+    missing = set(record.tensors)
+    total, done = sum(record.files.values()), 0
+    for file, size_bytes in record.files.items():
+        path = directory / file
+        problem = _size_problem(path, size_bytes)
+        if problem is None and file.endswith(".safetensors"):
+            problem = _tensors_problem(path, record.tensors, missing)
+        results.append(Checked(path, size_bytes, problem))
+        done += size_bytes
+        progress(done, total)
+    if missing and not any(result.problem for result in results):
+        problem = f"tensors are missing: {', '.join(sorted(missing)[:3])}"
+        results.append(Checked(directory / RECORD_NAME, 0, problem))
+    return tuple(results)
+
+
+def require_sound(results: tuple[Checked, ...], remedy: str) -> None:
+    """Return when nothing is wrong.
+
+    Raises:
+        IntegrityError: it names every file that is not what it should be.
+    """
+    problems = [f"{result.path} {result.problem}" for result in results if result.problem]
+    if problems:
+        raise IntegrityError("\n       ".join(problems), hint=remedy)
+
+
+def _verify_file(directory: Path, file: str, entry: LockedFile) -> Checked:
+    path = directory / file
+    problem = _size_problem(path, entry.size_bytes)
+    if problem is None:
+        found = sha256_file(path)
+        if found == entry.sha256:
+            folder.remember(directory, file, found)
+            return Checked(path, entry.size_bytes)
+        problem = f"has sha256 {found}, {entry.sha256} expected"
+    folder.forget(directory, file)
+    return Checked(path, entry.size_bytes, problem)
+
+
+def _verify_support(directory: Path, file: str, sha256: str) -> Checked:
+    path = directory / file
+    if not path.is_file():
+        return Checked(path, 0, "is missing")
+    size_bytes = path.stat().st_size
+    same = sha256_file(path) == sha256
+    return Checked(path, size_bytes, None if same else "was changed since the conversion")
+
+
+def _size_problem(path: Path, size_bytes: int) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    found = path.stat().st_size
+    return None if found == size_bytes else f"has {found} bytes, {size_bytes} expected"
+
+
+def _tensors_problem(path: Path, tensors: Mapping[str, str], missing: set[str]) -> str | None:
+    """What is wrong with a safetensors file; takes the tensors it holds out of ``missing``."""
+    try:
+        for name, extent in _extents(path):
+            expected = tensors.get(name)
+            if expected is None:
+                return f"holds {name}, of which the conversion's record does not know"
+            found = _sha256_of(path, extent)
+            if found != expected:
+                return f"has other bytes in {name}: sha256 {found}, {expected} expected"
+            missing.discard(name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"has a damaged header ({error})"
+    return None
+
+
+def _extents(path: Path) -> Iterator[tuple[str, range]]:
+    """Tensors of a safetensors file with the bytes they take, in the order of the file.
+
+    Format: https://github.com/huggingface/safetensors#format.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("its length is wrong")
+        header = json.loads(file.read(length))
+    start = 8 + length
+    tensors = [(entry["data_offsets"], name) for name, entry in header.items() if name[:2] != "__"]
+    for (begin, end), name in sorted(tensors):
+        yield name, range(start + begin, start + end)
+
+
+def _sha256_of(path: Path, extent: range) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        release = PageRelease(fd)
+        for offset in range(extent.start, extent.stop, _CHUNK_BYTES):
+            wanted = min(_CHUNK_BYTES, extent.stop - offset)
+            count = read_into(fd, buffer[:wanted], offset)
+            digest.update(buffer[:count])
+            release.passed(offset, wanted, written=False)
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
