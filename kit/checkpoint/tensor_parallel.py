@@ -86,9 +86,9 @@ def merge_ranks(files: Sequence[CheckpointFile]) -> tuple[Tensor, ...]:
     first, *others = files
     if not others:
         return tuple(in_one_place(entry) for entry in first.tensors)
+    for other in others:
+        _require_alike(first, other)
     by_name = [{entry.name: entry for entry in file.tensors} for file in files]
-    for file, entries in zip(others, by_name[1:], strict=True):
-        _require_alike(first, by_name[0], file, entries)
     return tuple(_merged([entries[t.name] for entries in by_name]) for t in first.tensors)
 
 
@@ -136,23 +136,23 @@ def _require_all_ranks(files: Sequence[CheckpointFile]) -> None:
     )
 
 
-def _require_alike(
-    first: CheckpointFile,
-    expected: dict[str, TensorEntry],
-    other: CheckpointFile,
-    found: dict[str, TensorEntry],
-) -> None:
-    names = (first.path.name, other.path.name)
-    for lacking, having, name in (
-        *((names[1], names[0], name) for name in expected.keys() - found.keys()),
-        *((names[0], names[1], name) for name in found.keys() - expected.keys()),
+def _require_alike(first: CheckpointFile, other: CheckpointFile) -> None:
+    expected, found = ({entry.name: entry for entry in file.tensors} for file in (first, other))
+    for lacking, having, missing in (
+        (other, first, expected.keys() - found.keys()),
+        (first, other, found.keys() - expected.keys()),
     ):
-        raise IntegrityError(f"{lacking} lacks {name}, which {having} holds", hint=_ONE_PLACE)
-    for name, entry in expected.items():
-        pair = [f"{e.dtype} {list(e.shape)}" for e in (entry, found[name])]
-        if pair[0] != pair[1]:
+        if missing:
             raise IntegrityError(
-                f"{name} is {pair[0]} in {names[0]} but {pair[1]} in {names[1]}", hint=_ONE_PLACE
+                f"{lacking.path.name} lacks {min(missing)}, which {having.path.name} holds",
+                hint=_ONE_PLACE,
+            )
+    for name, entry in expected.items():
+        here, there = (f"{e.dtype} {list(e.shape)}" for e in (entry, found[name]))
+        if here != there:
+            raise IntegrityError(
+                f"{name} is {here} in {first.path.name} but {there} in {other.path.name}",
+                hint=_ONE_PLACE,
             )
 
 

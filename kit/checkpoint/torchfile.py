@@ -71,12 +71,7 @@ def index_checkpoint(path: Path) -> CheckpointFile:
         if "byteorder" in archive and archive.read("byteorder", 64) != b"little":
             raise IntegrityError(f"{path} holds big-endian tensors", hint=_SAVE_HINT)
         root = read_pickle(archive.read("data.pkl", MAX_PICKLE_BYTES), source=str(path))
-        named = dict(_language_model(root))
-        if not named:
-            raise IntegrityError(
-                f"{path} holds no tensors under module.language_model",
-                hint="give an iFlytekSpark checkpoint as upstream's deepspeed-megatron writes it",
-            )
+        named = _language_model(root, path)
         status = archive.stat()
         return CheckpointFile(
             path=path,
@@ -87,10 +82,21 @@ def index_checkpoint(path: Path) -> CheckpointFile:
         )
 
 
-def _language_model(root: object) -> Iterator[tuple[str, TensorRef]]:
-    for name, tensor in _leaves(root):
-        if match := _IN_MODEL.match(name):
-            yield name[match.end() :], tensor
+def _language_model(root: object, path: Path) -> dict[str, TensorRef]:
+    """The model's tensors, by their names below ``language_model``."""
+    named: dict[str, TensorRef] = {}
+    for full_name, tensor in _leaves(root):
+        if match := _IN_MODEL.match(full_name):
+            name = full_name[match.end() :]
+            if name in named:
+                raise IntegrityError(f"{path} holds two tensors named {name}", hint=_AGAIN)
+            named[name] = tensor
+    if named:
+        return named
+    raise IntegrityError(
+        f"{path} holds no tensors under module.language_model",
+        hint="give an iFlytekSpark checkpoint as upstream's deepspeed-megatron writes it",
+    )
 
 
 def _leaves(root: object) -> Iterator[tuple[str, TensorRef]]:

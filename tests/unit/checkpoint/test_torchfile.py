@@ -56,14 +56,26 @@ def test_every_tensor_is_found_where_it_lies(save: Save, make_state: Callable[..
     assert file.size_bytes == file.path.stat().st_size
 
 
-def test_the_module_level_is_optional_and_names_may_be_flat(save: Save) -> None:
+def test_the_upper_levels_are_optional_and_names_may_be_flat(save: Save) -> None:
     ones = torch.ones(2)
     for state in (
+        {"encoder": {"a.b": ones}},
+        {"module": {"encoder": {"a.b": ones}, "pooler": {"c": ones}}, "optimizer": {"d": ones}},
         {"language_model": {"encoder": {"a.b": ones}}},
         {"module": {"language_model": {"encoder": {"a": {"b": ones}}}}},
         {"module": collections.OrderedDict({"language_model.encoder.a.b": ones})},
     ):
         assert [entry.name for entry in index_checkpoint(save(state)).tensors] == ["encoder.a.b"]
+
+
+def test_a_name_that_means_two_tensors_is_refused(save: Save) -> None:
+    ones = torch.ones(2)
+    for state in (
+        {"module": {"encoder": {"a": ones}, "language_model": {"encoder": {"a": ones}}}},
+        wrap(**{"a.b": ones, "a": {"b": ones}}),
+    ):
+        with pytest.raises(IntegrityError, match=r"two tensors named encoder\.a"):
+            index_checkpoint(save(state))
 
 
 def test_parameters_and_state_dict_metadata_are_read(save: Save) -> None:
