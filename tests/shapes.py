@@ -146,9 +146,15 @@ def mindspore_bytes(
 
 def mindspore_value(tag: str, kind: str, dims: tuple[int, ...], content: bytes) -> bytes:
     """One entry of a ``.ckpt`` file."""
+    return mindspore_header(tag, kind, dims, len(content)) + content
+
+
+def mindspore_header(tag: str, kind: str, dims: tuple[int, ...], content_bytes: int) -> bytes:
+    """What stands before an entry's content."""
     tensor = b"".join(b"\x08" + _varint(size) for size in dims)
-    tensor += _field(2, kind.encode()) + _field(3, content)
-    return _field(1, _field(1, tag.encode()) + _field(2, tensor))
+    tensor += _length(2, len(kind)) + kind.encode() + _length(3, content_bytes)
+    value = _length(1, len(tag)) + tag.encode() + _length(2, len(tensor) + content_bytes) + tensor
+    return _length(1, len(value) + content_bytes) + value
 
 
 def _content(values: torch.Tensor, widen: bool) -> bytes:
@@ -157,8 +163,8 @@ def _content(values: torch.Tensor, widen: bool) -> bytes:
     return bytes(values.numpy().tobytes())
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+def _length(number: int, nbytes: int) -> bytes:
+    return _varint(number << 3 | 2) + _varint(nbytes)
 
 
 def _varint(value: int) -> bytes:
