@@ -280,10 +280,13 @@ def _faults(location: Location, stall_s: float) -> Iterator[None]:
 
 
 def _keep_tls_now(response: httpx.Response) -> None:
-    target = response.next_request
-    if target is not None and response.request.url.scheme == "https" != target.url.scheme:
+    if not response.has_redirect_location:
+        return
+    asked = response.request.url
+    target = asked.join(response.headers["Location"])
+    if asked.scheme == "https" != target.scheme:
         raise EnvironmentNotReady(
-            f"{response.request.url.host} redirects from https to {target.url.scheme}",
+            f"{asked.host} redirects from https to {target.scheme}",
             hint="that would give up the protection against changed data; "
             "try another --source or --mirror",
         )

@@ -1,0 +1,143 @@
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.weights.convert import convert_checkpoint
+from kit.weights.everything import verify_all, verify_one
+from kit.weights.folder import checkpoint_dir, digest_of, known_digest
+from kit.weights.layers import record
+from kit.weights.lock import lock_files
+from kit.weights.record import read_record
+from kit.weights.transfer import Watch
+from kit.weights.verify import require_sound, verify_conversion, verify_set
+
+FILES = ("w.pt", "Tokenizer/t.model")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    directory = checkpoint_dir(tmp_path, "tiny")
+    for file in FILES:
+        (directory / file).parent.mkdir(parents=True, exist_ok=True)
+        (directory / file).write_bytes(os.urandom(1000))
+    record(tmp_path, "tiny", lock_files(directory, FILES))
+    return directory
+
+
+def problems(name: str, data_dir: Path) -> list[str]:
+    found = verify_one(name, Path(name), data_dir, Watch())
+    return [f"{r.path.name} {r.problem}" for r in found if r.problem]
+
+
+def test_a_sound_set_is_remembered(folder: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    results = verify_one("tiny", Path("x"), tmp_path, Watch(lambda *done: seen.append(done)))
+    assert [result.problem for result in results] == [None, None]
+    assert seen == [(1000, 2000), (2000, 2000)]
+    content = (folder / "w.pt").read_bytes()
+    assert known_digest(folder, "w.pt") == hashlib.sha256(content).hexdigest()
+    require_sound(results, "…")
+
+
+def test_a_flipped_byte_is_found_although_the_file_looks_unchanged(
+    folder: Path, tmp_path: Path
+) -> None:
+    digest_of(folder, "w.pt")
+    before = (folder / "w.pt").stat()
+    content = bytearray((folder / "w.pt").read_bytes())
+    content[500] ^= 1
+    (folder / "w.pt").write_bytes(content)
+    os.utime(folder / "w.pt", ns=(before.st_atime_ns, before.st_mtime_ns))
+    [problem] = problems("tiny", tmp_path)
+    assert problem.startswith("w.pt has sha256 ")
+    assert known_digest(folder, "w.pt") is None
+
+
+def test_every_wrong_file_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "w.pt").write_bytes(b"short")
+    (folder / "Tokenizer" / "t.model").unlink()
+    assert problems("tiny", tmp_path) == ["t.model is missing", "w.pt has 5 bytes, 1000 expected"]
+    with pytest.raises(IntegrityError, match=r"t\.model is missing\n.*w\.pt has 5 bytes") as caught:
+        require_sound(verify_all(tmp_path, Watch()), "do this")
+    assert caught.value.exit_code == 4
+    assert caught.value.hint == "do this"
+
+
+def test_a_set_elsewhere(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "usb"
+    folder.rename(moved)
+    assert problems(str(moved), tmp_path) == []
+
+
+def test_nothing_to_verify(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentNotReady, match="neither"):
+        problems("tiny", tmp_path)
+    with pytest.raises(EnvironmentNotReady, match="no weights"):
+        verify_all(tmp_path, Watch())
+
+
+@pytest.fixture
+def converted(source: Path, tmp_path: Path) -> Path:
+    convert_checkpoint(source, tmp_path / "data" / "out")
+    return tmp_path / "data" / "out"
+
+
+def conversion_problems(directory: Path) -> list[str]:
+    found = read_record(directory)
+    assert found is not None
+    results = verify_conversion(directory, found, lambda done, total: None)
+    return [f"{r.path.name} {r.problem}" for r in results if r.problem]
+
+
+def test_a_sound_conversion(converted: Path) -> None:
+    assert conversion_problems(converted) == []
+    assert not [r.problem for r in verify_all(converted.parent, Watch()) if r.problem]
+    assert problems("out", converted.parent) == []
+
+
+def test_one_flipped_bit_of_a_tensor(converted: Path) -> None:
+    path = converted / "model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    [problem] = conversion_problems(converted)
+    assert "model.safetensors has other bytes in model." in problem
+
+
+def test_a_changed_header_and_changed_code(converted: Path) -> None:
+    path = converted / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"model.norm.bias"', b'"model.norm.bibs"'))
+    (converted / "modeling_spark.py").write_text("import os\n")
+    (converted / "config.json").unlink()
+    found = set(conversion_problems(converted))
+    assert "modeling_spark.py was changed since the conversion" in found
+    assert "config.json is missing" in found
+    assert any("model.norm.bibs, of which" in problem for problem in found)
+    path.write_bytes(b"\xff" * len(content))
+    assert any("damaged header" in problem for problem in conversion_problems(converted))
+
+
+def test_a_tensor_that_was_left_out(converted: Path) -> None:
+    path = converted / "model.safetensors"
+    content = path.read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    start = header.index(b'"model.norm.bias"')
+    stop = header.index(b"}", start) + 1
+    cut = header[:start].rstrip(b", ") + header[stop:]
+    if header[:start].endswith(b"{"):
+        cut = header[:start] + header[stop:].lstrip(b", ")
+    path.write_bytes(content[:8] + cut.ljust(len(header)) + content[8 + len(header) :])
+    assert conversion_problems(converted) == [
+        "conversion.json tensors are missing: model.norm.bias"
+    ]
+
+
+def test_the_locks_files_only(folder: Path) -> None:
+    locked = lock_files(folder, ["w.pt"])
+    assert len(verify_set(folder, locked, lambda done, total: None)) == 1
