@@ -36,8 +36,8 @@ def open_adapter(source: Path, alpha: float | None) -> tuple[Adapter, float]:
             f"{CONFIG_NAME} says rank {config['rank']}, the tensors say {adapter.rank}",
             hint=f"put the {CONFIG_NAME} that belongs to this adapter beside it",
         )
-    told = config.get("alpha") if alpha is None else alpha
-    if isinstance(told, int | float) and 0 < told < float("inf"):
+    told: Any = config.get("alpha") if alpha is None else alpha
+    if type(told) in (int, float) and 0 < told < float("inf"):
         return adapter, float(told)
     raise UsageError(
         "the adapter's alpha is not known" if told is None else f"alpha cannot be {told!r}",
