@@ -1,5 +1,6 @@
 """A real HTTP server for tests of downloads. It can be told to misbehave, request by request."""
 
+import os
 import re
 import ssl
 import threading
@@ -10,6 +11,8 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("NO_PROXY", "127.0.0.1")  # whatever proxy the machine has is not for tests
 
 Act = Callable[["Exchange"], None]
 

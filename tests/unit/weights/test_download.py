@@ -423,6 +423,32 @@ def test_kill_9_at_any_moment(server: FileServer, tmp_path: Path, spans: int) ->
     assert asked == len(CONTENT) - spans * 4 * BLOCK
 
 
+MEASURE = """
+import re, sys
+from pathlib import Path
+from kit.weights.download import download
+from kit.weights.http import Location
+
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+before = anonymous()
+most = []
+from kit.weights.transfer import Watch
+watch = Watch(progress=lambda done, total: most.append(anonymous()))
+download(lambda: Location(sys.argv[1]), Path(sys.argv[2]), watch=watch)
+print(max(most) - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_file(server: FileServer, tmp_path: Path) -> None:
+    server.files["/w.pt"] = Served(bytes(160 << 20))
+    command = [sys.executable, "-c", MEASURE, server.url("/w.pt"), str(tmp_path / "w.pt")]
+    grown = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert grown < 48 << 20
+    assert (tmp_path / "w.pt").stat().st_size == 160 << 20
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with 256 KiB."""
