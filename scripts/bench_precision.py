@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from demo_questions import load_entries
 from safetensors.torch import load_file
 
-from kit.demo_questions import load_entries
 from kit.errors import UsageError
 from kit.serve.loader import load_model
 from kit.serve.tokenizer import Tokenizer, load_tokenizer

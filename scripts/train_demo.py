@@ -24,11 +24,11 @@ from pathlib import Path
 from string import ascii_lowercase
 
 import torch
+from demo_questions import Entry, load_entries
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from kit.demo_questions import Entry, load_entries
 from kit.settings import bundled
 from kit.spark import SparkConfig, SparkForCausalLM, SparkTokenizer
 from kit.spark.tokenization_spark import SPACED_MARKS

@@ -2,8 +2,8 @@
 
 import torch
 
-from kit.spark.attention_spark import in_block_window
 from kit.spark.configuration_spark import SparkConfig
+from kit.spark.mask_spark import in_block_window
 
 
 class RingCache:

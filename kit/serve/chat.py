@@ -6,8 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from jinja2 import TemplateError
 
 from kit.serve.answer import Chunk, ScoredToken
+from kit.serve.errors import bad_request
 from kit.serve.exchange import Exchange, ready_model
 from kit.serve.logprobs import chat_logprobs
 from kit.serve.params import choices_for
@@ -28,9 +30,9 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
         prompt_ids,
         model.info,
         model.defaults,
-        max_tokens=body.max_completion_tokens or body.max_tokens,
+        max_tokens=body.token_limit(),
         default_max_tokens=None,
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        top_logprobs=body.top_logprobs_per_token(),
         param="messages",
     )
     exchange = Exchange.begin(request, model, "chatcmpl", [choices])
@@ -41,9 +43,12 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
 
 def _encode(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     conversation = [{"role": message.role, "content": message.text()} for message in messages]
-    return tokenizer.apply_chat_template(
-        conversation, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except TemplateError as error:
+        raise bad_request(str(error), param="messages") from error
 
 
 async def _response(exchange: Exchange, body: ChatRequest) -> dict[str, Any]:

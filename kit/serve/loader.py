@@ -14,7 +14,7 @@ from kit.serve.engine import Progress
 from kit.serve.quantised import Int4Linear, quantise_linears
 from kit.serve.staging import Ring, stage
 from kit.spark import SparkConfig, SparkForCausalLM
-from kit.spark.modeling_spark import SparkRotaryEmbedding
+from kit.spark.rotary_spark import SparkRotaryEmbedding
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 

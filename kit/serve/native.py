@@ -20,7 +20,7 @@ from kit.serve.loader import DTypeName, choose_device, load_model
 from kit.serve.quantised import type_name
 from kit.serve.sequence import EngineSequence
 from kit.spark import SparkConfig
-from kit.spark.attention_spark import QUERY_BLOCK
+from kit.spark.configuration_spark import QUERY_BLOCK
 from kit.units import MIB
 
 ONE_THREAD_BYTES = 64 * MIB

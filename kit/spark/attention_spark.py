@@ -1,29 +1,9 @@
-"""Spark's attention arithmetic: the block-granular window, rotary embedding, eager attention.
-
-Travels with every model directory, so it imports nothing but torch.
-"""
+"""Spark's attention spelled out. Travels with every model directory."""
 
 from typing import Any
 
 import torch
 from torch import nn
-
-QUERY_BLOCK, KEY_BLOCK = 16, 128
-
-
-def in_block_window(query: torch.Tensor, key: torch.Tensor, window: int) -> torch.Tensor:
-    """Whether key positions lie in the block-granular window of query positions (causality apart).
-
-    Upstream's inference masks whole blocks of 16 queries by 128 keys: key j is in the window of
-    query p iff 128*floor(j/128) > 16*floor(p/16) - window. Shapes broadcast; integers in, bool out.
-    """
-    return (key // KEY_BLOCK) * KEY_BLOCK > (query // QUERY_BLOCK) * QUERY_BLOCK - window
-
-
-def rotate_half_split(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of x ``[..., T, d]``: element i turns with i + d/2. All in x's dtype."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def eager_attention(

@@ -7,6 +7,9 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+QUERY_BLOCK, KEY_BLOCK = 16, 128
+"""Upstream's inference moves its window in blocks of so many queries by so many keys."""
+
 
 class SparkConfig(PreTrainedConfig):
     """Shape and constants of an iFlytekSpark model; the defaults are those of iFlytekSpark-13B.
@@ -71,10 +74,16 @@ class SparkConfig(PreTrainedConfig):
         """
         if self.window not in ("block", "exact"):
             raise ValueError(f"window must be 'block' or 'exact', not {self.window!r}")
-        if self.hidden_size % self.num_attention_heads:
+        smallest = KEY_BLOCK - QUERY_BLOCK + 1 if self.window == "block" else 1
+        if self.sliding_window is not None and self.sliding_window < smallest:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
+                f"with window={self.window!r} a sliding_window of {self.sliding_window} would "
+                f"leave queries without any key: at least {smallest}, or None"
+            )
+        if self.num_attention_heads < 1 or self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} does not cut hidden_size "
+                f"{self.hidden_size} into even parts"
             )
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
@@ -88,7 +97,9 @@ class SparkConfig(PreTrainedConfig):
 
     def _layer_type(self) -> str:
         """Block windows reach past the tight window unless it is a multiple of the query block."""
-        if self.sliding_window is None or (self.window == "block" and self.sliding_window % 16):
+        if self.sliding_window is None or (
+            self.window == "block" and self.sliding_window % QUERY_BLOCK
+        ):
             return "full_attention"
         return "sliding_attention"
 

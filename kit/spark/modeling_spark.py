@@ -5,66 +5,24 @@ every linear layer, a tied head, and a local attention window. This file travels
 converted model directory, so it imports nothing but torch, transformers and its siblings.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_spark import eager_attention, in_block_window, rotate_half_split
+from .attention_spark import eager_attention
 from .configuration_spark import SparkConfig
 from .generation_spark import SparkGenerationMixin
-
-logger = logging.get_logger(__name__)
-
-
-class SparkRotaryEmbedding(nn.Module):
-    """cos and sin ``[B, T, head_dim]`` of positions ``[B, T]``, computed in fp32, in x's dtype."""
-
-    inv_freq: torch.Tensor
-    original_inv_freq: torch.Tensor
-
-    def __init__(self, config: SparkConfig, device: torch.device | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
-        frequencies: Callable[..., Any] = self.compute_default_rope_parameters
-        if self.rope_type != "default":
-            frequencies = ROPE_INIT_FUNCTIONS[self.rope_type]
-        inv_freq, self.attention_scaling = frequencies(config, device)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(
-        config: SparkConfig, device: torch.device | None = None, seq_len: int | None = None
-    ) -> tuple[torch.Tensor, float]:
-        """Inverse frequencies base^(-2j/d), fp32 ``[head_dim / 2]``, and the scaling 1.0."""
-        dim = config.head_dim
-        exponents = torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(
-        self, x: torch.Tensor, position_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        angles = position_ids[..., None].float() * self.inv_freq.to(x.device, torch.float32)
-        angles = torch.cat((angles, angles), dim=-1)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
+from .mask_spark import spark_mask
+from .rotary_spark import SparkRotaryEmbedding, rotate_half_split
 
 
 class SparkMLP(nn.Module):
@@ -214,7 +172,7 @@ class SparkModel(SparkPreTrainedModel):
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
             position_ids = position_ids.unsqueeze(0)
 
-        mask = self._attention_mask(inputs_embeds, attention_mask, position_ids, past_key_values)
+        mask = spark_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:
@@ -230,53 +188,6 @@ class SparkModel(SparkPreTrainedModel):
             last_hidden_state=self.norm(hidden_states),
             past_key_values=past_key_values if use_cache else None,
         )
-
-    def _attention_mask(
-        self,
-        inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor,
-        past_key_values: Cache | None,
-    ) -> Any:
-        """The mask in the form that the chosen attention kernel wants; 4-D masks pass unchanged."""
-        sliding = "sliding_attention" in self.config.layer_types
-        create = create_sliding_window_causal_mask if sliding else create_causal_mask
-        return create(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-            and_mask_function=self._block_window(inputs_embeds, attention_mask, past_key_values),
-        )
-
-    def _block_window(
-        self,
-        inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None,
-    ) -> Callable[..., torch.Tensor] | None:
-        """The block window as a mask function, or None while it hides nothing."""
-        window = self.config.sliding_window
-        if window is None or self.config.window != "block":
-            return None
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if isinstance(seen, int) and seen + inputs_embeds.shape[1] <= window:
-            return None
-        if "flash" in self.config._attn_implementation:
-            logger.warning_once(
-                "flash kernels know only the exact window: beyond sliding_window tokens the output "
-                "differs from upstream's inference. Use sdpa, or set window='exact' to agree."
-            )
-            return None
-        padding = torch.zeros(len(inputs_embeds), dtype=torch.long, device=inputs_embeds.device)
-        if attention_mask is not None and attention_mask.ndim == 2:
-            padding = (attention_mask.cumsum(-1) == 0).sum(-1)
-
-        def visible(batch: Any, head: Any, query: Any, key: Any) -> torch.Tensor:
-            return in_block_window(query - padding[batch], key - padding[batch], window)
-
-        return visible
 
 
 class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
@@ -328,6 +239,18 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: SparkConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+        position_ids: torch.Tensor | None = None,
+        **_: Any,
+    ) -> Any:
+        """The mask that ``generate`` makes beforehand for compiled steps with a static cache."""
+        return spark_mask(config, inputs_embeds, attention_mask, past_key_values, position_ids)
 
 
 __all__ = ["SparkForCausalLM", "SparkModel", "SparkPreTrainedModel"]

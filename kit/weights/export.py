@@ -14,7 +14,9 @@ CODE_FILES = (
     "attention_spark.py",
     "configuration_spark.py",
     "generation_spark.py",
+    "mask_spark.py",
     "modeling_spark.py",
+    "rotary_spark.py",
     "tokenization_spark.py",
 )
 END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN = "<end>", "<pad>", "<unk>"
@@ -104,7 +106,23 @@ def _special_ids(tokenizer_model: Path, vocab_size: int) -> dict[str, int]:
     missing = [token for token, index in ids.items() if pieces.id_to_piece(index) != token]
     if missing:
         raise IntegrityError(f"{tokenizer_model} lacks {', '.join(missing)}", hint=hint)
+    _require_same_ids(ids, tokenizer_model.with_suffix(".vocab"), hint)
     return ids
+
+
+def _require_same_ids(ids: Mapping[str, int], vocab: Path, hint: str) -> None:
+    """Upstream takes special ids from the line numbers of ``.vocab``; ours are the model's own."""
+    if not vocab.is_file():
+        return
+    lines = vocab.read_text(encoding="utf-8").split("\n")
+    line_numbers = {line.split("\t")[0]: number for number, line in enumerate(lines)}
+    for token, index in ids.items():
+        if line_numbers.get(token) != index:
+            raise IntegrityError(
+                f"{vocab} has {token} as number {line_numbers.get(token)}, "
+                f"its .model has it as number {index}",
+                hint=hint,
+            )
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -59,7 +59,6 @@ def model_config(
             int4 groups do not divide the widths.
     """
     _require_agreement(dimensions, arguments)
-    window = arguments.get("localsize", WINDOW_TOKENS)
     quantization = quantization_config(dimensions, dtype)
     return {
         "hidden_size": dimensions.hidden_size,
@@ -68,7 +67,7 @@ def model_config(
         "vocab_size": dimensions.vocab_size,
         "num_attention_heads": _heads(dimensions.hidden_size, arguments, num_heads),
         "max_position_embeddings": _context(arguments),
-        "sliding_window": _positive(arguments, "localsize", WINDOW_TOKENS) if window else None,
+        "sliding_window": _window(arguments),
         "layer_norm_eps": _number(arguments, "layernorm_epsilon", LAYER_NORM_EPS),
         "rope_theta": _number(arguments, "rope_base", ROPE_BASE),
         "dtype": "bfloat16" if quantization else dtype,
@@ -111,6 +110,19 @@ def _heads(hidden_size: int, arguments: Mapping[str, Any], num_heads: int | None
             hint=hint,
         )
     return heads
+
+
+def _window(arguments: Mapping[str, Any]) -> int | None:
+    """The local window; below 113 tokens upstream's blocks would leave queries without any key."""
+    if not arguments.get("localsize", WINDOW_TOKENS):
+        return None
+    window = _positive(arguments, "localsize", WINDOW_TOKENS)
+    if window <= 112:
+        raise UsageError(
+            f"localsize {window} is too small: upstream's block-granular window needs 113 tokens",
+            hint=f"such as {WINDOW_TOKENS}; 0 for no window",
+        )
+    return window
 
 
 def _context(arguments: Mapping[str, Any]) -> int:

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from demo_questions import load_entries
 from kit_process import REPOSITORY, Kit, kill
-
-from kit.demo_questions import load_entries
 
 pytest.importorskip("torch", reason="needs the native extra")
 pytestmark = pytest.mark.e2e

@@ -1,5 +1,6 @@
 """The whole way: upstream's checkpoint converted, served over HTTP, asked by the openai client."""
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import openai
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.cli.serve import native_source
 from kit.serve.server import ModelServer, ServerOptions
-from kit.serve.tokenizer import InContextDecoder, load_tokenizer
 
 CHAT_FORMAT = "<User> %s<end><Bot> "
 UNDECIDED = 1e-4
@@ -49,14 +51,28 @@ def recorded_chats(golden) -> list[dict[str, Any]]:
         and len(run["prompts"]) == 1
         and run["fmt"] == CHAT_FORMAT
         and run["min_margin"] >= UNDECIDED
+        and "text" in run
     ]
     if not runs:
         pytest.skip("no such run is recorded here")
     return runs
 
 
+def answer_of(run: dict[str, Any], prompt_text: str) -> str:
+    """What a user of upstream should have been shown: the decoded text behind the prompt's own.
+
+    Control pieces are dropped, and ``<ret>`` and its kin become the white space they stand for.
+    """
+    text: str = run["text"][0]
+    assert text.startswith(prompt_text)
+    text = text[len(prompt_text) :]
+    for piece, shown in {"<ret>": "\n", "<tab>": "\t", "<pag>": "\f"}.items():
+        text = text.replace(piece, shown)
+    return re.sub("<end>|<User>|<Bot>", "", text)
+
+
 def test_answers_are_upstreams(client: openai.OpenAI, golden, converted) -> None:
-    decoder = InContextDecoder(load_tokenizer(converted(golden, "fp32")))
+    tokenizer = AutoTokenizer.from_pretrained(converted(golden, "fp32"))
     for run in recorded_chats(golden):
         [prompt_ids], [gen_len] = run["prompt_ids"], run["gen_len"]
         generated = run["tokens"][0][len(prompt_ids) : gen_len]
@@ -66,12 +82,22 @@ def test_answers_are_upstreams(client: openai.OpenAI, golden, converted) -> None
             "max_tokens": run["tokens_to_generate"],
         }
         answer = client.chat.completions.create(**request)
-        assert answer.choices[0].message.content == decoder.text(generated)
+        expected = answer_of(run, tokenizer.decode(prompt_ids))
+        assert answer.choices[0].message.content == expected
         assert answer.usage.prompt_tokens == len(prompt_ids)
         assert answer.usage.completion_tokens == len(generated)
         chunks = client.chat.completions.create(**request, stream=True)
         streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         assert streamed == answer.choices[0].message.content
+
+
+def test_a_conversation_the_template_refuses_is_the_clients_mistake(client: openai.OpenAI) -> None:
+    roles = ("user", "assistant", "system")
+    with pytest.raises(openai.BadRequestError, match="needs a user message") as caught:
+        client.chat.completions.create(
+            model="spark", messages=[{"role": role, "content": "x"} for role in roles]
+        )
+    assert caught.value.param == "messages"
 
 
 def test_a_stream_that_is_closed_frees_its_place(client: openai.OpenAI) -> None:

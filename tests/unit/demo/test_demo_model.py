@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from demo_questions import Entry, load_entries
 
-from kit.demo_questions import Entry, load_entries
 from kit.serve.defaults import read_defaults
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.native import NativeEngine

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-
-from kit.demo_questions import Entry, load_entries
+from demo_questions import Entry, load_entries
 
 ENTRIES = load_entries()
 

@@ -30,8 +30,19 @@ def test_caches_forget_only_what_no_query_sees(fields, layer_type):
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="'block' or 'exact'"):
         SparkConfig(window="sliding")
-    with pytest.raises(ValueError, match="not a multiple"):
-        SparkConfig(hidden_size=100, num_attention_heads=3)
+    for heads in (0, 3, 100):
+        with pytest.raises(ValueError, match="even parts"):
+            SparkConfig(hidden_size=100, num_attention_heads=heads)
+
+
+@pytest.mark.parametrize(
+    ("window", "kind"), [(0, "block"), (112, "block"), (0, "exact"), (-1, "exact")]
+)
+def test_windows_that_leave_a_query_without_keys_are_refused(window, kind):
+    with pytest.raises(ValueError, match="without any key"):
+        SparkConfig(sliding_window=window, window=kind)
+    SparkConfig(sliding_window=113)
+    SparkConfig(sliding_window=1, window="exact")
 
 
 def test_round_trip(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
-from kit.spark import SparkConfig, SparkForCausalLM, modeling_spark
-from kit.spark.attention_spark import in_block_window
+from kit.spark import SparkConfig, SparkForCausalLM, mask_spark
+from kit.spark.mask_spark import in_block_window
 
 LONG = torch.arange(700)[None] % 1900 + 50
 
@@ -90,6 +90,13 @@ def test_caches_token_by_token_across_the_window(model, long_logits, cache_type)
     assert torch.allclose(torch.cat(steps), long_logits[:420], atol=1e-4)
 
 
+def test_generate_with_a_static_cache_across_the_window(model):
+    prompt = LONG[:, :250]
+    options = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 30}
+    static = model.generate(prompt, cache_implementation="static", disable_compile=True, **options)
+    assert torch.equal(static, model.generate(prompt, **options))
+
+
 def test_left_padding_changes_nothing(model, long_logits):
     padding = 37
     ids = torch.cat((torch.zeros(1, padding, dtype=torch.long), LONG), dim=1)
@@ -102,12 +109,12 @@ def test_left_padding_changes_nothing(model, long_logits):
 
 def test_flash_kernels_beyond_the_window_are_warned_of(directory, monkeypatch):
     warnings: list[str] = []
-    monkeypatch.setattr(modeling_spark.logger, "warning_once", warnings.append)
-    model = SparkForCausalLM.from_pretrained(directory).model
-    model.config._attn_implementation = "flash_attention_2"
-    assert model._block_window(torch.zeros(1, 256, 32), None, None) is None
+    monkeypatch.setattr(mask_spark.logger, "warning_once", warnings.append)
+    config = SparkConfig.from_pretrained(directory)
+    config._attn_implementation = "flash_attention_2"
+    assert mask_spark.block_window(config, torch.zeros(1, 256, 32), None, None) is None
     assert warnings == []
-    assert model._block_window(torch.zeros(1, 257, 32), None, None) is None
+    assert mask_spark.block_window(config, torch.zeros(1, 257, 32), None, None) is None
     assert "only the exact window" in warnings[0]
 
 

@@ -94,6 +94,7 @@ def test_heads_that_do_not_divide(heads: int) -> None:
         ("seq_length", 1.5),
         ("seq_length", True),
         ("localsize", -1),
+        ("localsize", 112),
         ("layernorm_epsilon", "1e-5"),
         ("rope_base", 0),
     ],
