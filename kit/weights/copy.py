@@ -8,7 +8,15 @@ from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights.blocks import Identity
 from kit.weights.follow import FollowingDigest
 from kit.weights.partial import BLOCK_BYTES, Partial, exclusive
-from kit.weights.transfer import Arrived, Expected, Watch, require_digest, require_size
+from kit.weights.transfer import (
+    Arrived,
+    Expected,
+    Keep,
+    Watch,
+    keep_nothing,
+    require_digest,
+    require_size,
+)
 
 COMMIT_S = 1.0
 
@@ -21,10 +29,12 @@ def copy_file(
     extent: range | None = None,
     block_bytes: int = BLOCK_BYTES,
     watch: Watch | None = None,
+    keep: Keep = keep_nothing,
 ) -> Arrived:
     """Copy ``source`` (or its bytes ``extent``) to ``target``, or go on with an earlier copy.
 
-    The digest is computed from what was written, not from what was read.
+    The digest is computed from what was written, not from what was read. ``keep`` is called when
+    the content is complete and checked, before it is named.
 
     Raises:
         EnvironmentNotReady: ``source`` cannot be read, the disk is full, or another process copies
@@ -46,6 +56,7 @@ def copy_file(
         identity = Identity(len(bytes_wanted), asked.sha256, validator)
         with Partial(target, identity, block_bytes) as partial:
             found = _fill(fd.fileno(), bytes_wanted.start, partial, watching)
+            partial.commit()
             if source.stat().st_mtime_ns != state.st_mtime_ns:
                 partial.discard()
                 raise IntegrityError(
@@ -54,8 +65,10 @@ def copy_file(
             if asked.sha256 not in (None, found):
                 partial.discard()
             require_digest(target, found, asked, str(source.parent))
+            arrived = Arrived(len(bytes_wanted), found)
+            keep(arrived)
             partial.publish()
-    return Arrived(len(bytes_wanted), found)
+    return arrived
 
 
 def _fill(source: int, start: int, partial: Partial, watch: Watch) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kit.checkpoint.journal import sync_directory
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.weights.blocks import Identity
+from kit.weights.blocks import Identity, journal_path
 from kit.weights.http import (
     DataClient,
     InterruptedTransferError,
@@ -27,7 +27,15 @@ from kit.weights.http import (
 from kit.weights.partial import Partial, disk_errors, exclusive, partial_path
 from kit.weights.ranges import ChangedError, RangesIgnoredError, download_ranges
 from kit.weights.remote import Remote, Tuning, pieces
-from kit.weights.transfer import Arrived, Expected, Watch, require_digest, require_size
+from kit.weights.transfer import (
+    Arrived,
+    Expected,
+    Keep,
+    Watch,
+    keep_nothing,
+    require_digest,
+    require_size,
+)
 
 _VERSIONS = 4
 """How often a file may change at the server while it is downloaded."""
@@ -42,6 +50,22 @@ class _Head:
     validators: Validators
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What is to arrive where."""
+
+    target: Path
+    expected: Expected
+    keep: Keep
+
+    def accept(self, arrived: Arrived, origin: str, discard: Callable[[], None]) -> None:
+        """Refuse a wrong digest and remove the data, with which no later try could succeed."""
+        if self.expected.sha256 not in (None, arrived.sha256):
+            discard()
+        require_digest(self.target, arrived.sha256, self.expected, origin)
+        self.keep(arrived)
+
+
 def download(
     locate: Callable[[], Location],
     target: Path,
@@ -49,6 +73,7 @@ def download(
     *,
     tuning: Tuning | None = None,
     watch: Watch | None = None,
+    keep: Keep = keep_nothing,
 ) -> Arrived:
     """Download into ``target``, or go on where an earlier call was interrupted.
 
@@ -56,51 +81,54 @@ def download(
         locate: says where the file is; asked again when that URL has expired.
         target: replaced when the new content is complete and checked.
         expected: size and sha256 to hold it against, as far as they are known.
+        keep: called when the content is complete and checked, before it is named.
 
     Raises:
         EnvironmentNotReady: no access, no network, no room, or another download of ``target`` is
             running. What has arrived is kept.
         IntegrityError: it is not the file that was expected, or it keeps changing.
     """
-    asked = expected or Expected()
+    job = _Job(target, expected or Expected(), keep)
     with exclusive(target, "downloading"):
-        return asyncio.run(_download(locate, target, asked, tuning or Tuning(), watch or Watch()))
+        return asyncio.run(_download(locate, job, tuning or Tuning(), watch or Watch()))
 
 
 async def _download(
-    locate: Callable[[], Location], target: Path, expected: Expected, tuning: Tuning, watch: Watch
+    locate: Callable[[], Location], job: _Job, tuning: Tuning, watch: Watch
 ) -> Arrived:
     async with DataClient(tuning.connections, tuning.stall_s) as client:
         remote = Remote(client, locate, tuning, watch)
         for _ in range(_VERSIONS):
             try:
-                return await _version(remote, target, expected)
+                return await _version(remote, job)
             except ChangedError:
-                watch.notice(f"{target.name} has changed at {remote.host}: starting again")
+                watch.notice(f"{job.target.name} has changed at {remote.host}: starting again")
         raise IntegrityError(
-            f"{target.name} keeps changing at {remote.host}",
+            f"{job.target.name} keeps changing at {remote.host}",
             hint="somebody is replacing it there; run the same command later",
         )
 
 
-async def _version(remote: Remote, target: Path, expected: Expected) -> Arrived:
+async def _version(remote: Remote, job: _Job) -> Arrived:
     """Download the version of the file that the server has now."""
-    head = await _probe(remote, target)
+    head = await _probe(remote, job.target)
     if head.total_bytes is not None:
-        require_size(target, head.total_bytes, expected, remote.host)
+        require_size(job.target, head.total_bytes, job.expected, remote.host)
     if not head.ranged or head.total_bytes is None:
-        return await _whole(remote, target, expected)
-    known = expected.sha256 is not None
+        return await _whole(remote, job)
+    known = job.expected.sha256
     validators = Validators() if known else head.validators
-    identity = Identity(head.total_bytes, expected.sha256, head.validators.strong)
+    identity = Identity(head.total_bytes, known, head.validators.strong)
     try:
-        with Partial(target, identity, remote.tuning.block_bytes) as partial:
-            found = await download_ranges(remote, partial, validators)
-            _require(partial.discard, target, found, expected, remote)
+        with Partial(job.target, identity, remote.tuning.block_bytes) as partial:
+            digest = await download_ranges(remote, partial, validators)
+            partial.commit()
+            arrived = Arrived(head.total_bytes, digest)
+            job.accept(arrived, remote.host, partial.discard)
             partial.publish()
     except RangesIgnoredError:
-        return await _whole(remote, target, expected)
-    return Arrived(head.total_bytes, found)
+        return await _whole(remote, job)
+    return arrived
 
 
 async def _probe(remote: Remote, target: Path) -> _Head:
@@ -132,9 +160,11 @@ def _require_data(reply: Reply, start: bytes, remote: Remote, target: Path) -> N
         )
 
 
-async def _whole(remote: Remote, target: Path, expected: Expected) -> Arrived:
+async def _whole(remote: Remote, job: _Job) -> Arrived:
     """Read the file in one stream from its start: the server offers nothing better."""
+    target = job.target
     remote.watch.notice(f"{remote.host} cannot resume: {target.name} is read in one stream")
+    journal_path(target).unlink(missing_ok=True)
     patience = remote.patience(target.name)
     while True:
         try:
@@ -142,9 +172,8 @@ async def _whole(remote: Remote, target: Path, expected: Expected) -> Arrived:
             break
         except (InterruptedTransferError, RefusedError) as error:
             await patience.endure(error)
-    path = partial_path(target)
-    _require(path.unlink, target, arrived.sha256, expected, remote)
-    path.rename(target)
+    job.accept(arrived, remote.host, partial_path(target).unlink)
+    partial_path(target).rename(target)
     sync_directory(target.parent)
     return arrived
 
@@ -164,12 +193,3 @@ async def _stream(remote: Remote, target: Path) -> Arrived:
     if reply.total_bytes not in (None, size_bytes):
         raise InterruptedTransferError("the server sent less than it announced")
     return Arrived(size_bytes, digest.hexdigest())
-
-
-def _require(
-    discard: Callable[[], None], target: Path, found: str, expected: Expected, remote: Remote
-) -> None:
-    """Refuse a wrong digest, and remove the data: going on with it could never succeed."""
-    if expected.sha256 not in (None, found):
-        discard()
-    require_digest(target, found, expected, remote.host)

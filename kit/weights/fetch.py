@@ -3,20 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.units import MIB
 from kit.weights import folder, layers
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.copy import copy_file
 from kit.weights.download import download
 from kit.weights.lock import LockedFile
-from kit.weights.partial import arrived_bytes, exclusive
+from kit.weights.partial import arrived_bytes, disk_errors, exclusive
 from kit.weights.remote import Tuning
 from kit.weights.sources import Offer, Offers
 from kit.weights.sources.https import local_path
 from kit.weights.sources.resolve import mirror_offers, source_offers
-from kit.weights.transfer import Arrived, Expected, Watch
+from kit.weights.transfer import Arrived, Expected, Keep, Watch
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,18 @@ def fetch(
 def _run(order: Order, errands: Mapping[str, _Errand], watch: Watch) -> None:
     done_bytes, total_bytes = 0, sum(errand.size_bytes for errand in errands.values())
     for file, errand in errands.items():
-        arrived = _bring(errand, order.tuning, watch.part(done_bytes, total_bytes))
+        keep = partial(_record, order, file, errand.offer)
+        part = watch.part(done_bytes, total_bytes)
+        arrived = _bring(errand, order.tuning, part, keep)
         done_bytes += arrived.size_bytes
-        folder.remember(order.directory, file, arrived.sha256)
-        today = datetime.now(UTC).date().isoformat()
-        offer = errand.offer
-        entry = LockedFile(arrived.size_bytes, arrived.sha256, offer.basis, offer.origin, today)
+        with disk_errors(errand.target, MIB):
+            folder.remember(order.directory, file, arrived.sha256)
+
+
+def _record(order: Order, file: str, offer: Offer, arrived: Arrived) -> None:
+    today = datetime.now(UTC).date().isoformat()
+    entry = LockedFile(arrived.size_bytes, arrived.sha256, offer.basis, offer.origin, today)
+    with disk_errors(order.data_dir, MIB):
         layers.record(order.data_dir, order.weights.name, {file: entry})
 
 
@@ -159,8 +167,8 @@ def _errand(order: Order, file: str, offer: Offer, locked: Mapping[str, LockedFi
     return _Errand(order.directory / file, offer, expected, about or 0)
 
 
-def _bring(errand: _Errand, tuning: Tuning, watch: Watch) -> Arrived:
-    local = local_path(errand.offer.origin)
+def _bring(errand: _Errand, tuning: Tuning, watch: Watch, keep: Keep) -> Arrived:
+    target, expected, local = errand.target, errand.expected, local_path(errand.offer.origin)
     if local is not None:
-        return copy_file(local, errand.target, errand.expected, watch=watch)
-    return download(errand.offer.locate, errand.target, errand.expected, tuning=tuning, watch=watch)
+        return copy_file(local, target, expected, watch=watch, keep=keep)
+    return download(errand.offer.locate, target, expected, tuning=tuning, watch=watch, keep=keep)

@@ -44,6 +44,17 @@ class Watch:
         return replace(self, progress=progress)
 
 
+Keep = Callable[[Arrived], None]
+"""Called with what a file turned out to be, just before it gets its name.
+
+What it writes is then there whenever the file is, even if the process is killed in between.
+"""
+
+
+def keep_nothing(arrived: Arrived) -> None:
+    """The ``Keep`` of a transfer that nobody records."""
+
+
 def require_size(target: Path, found_bytes: int, expected: Expected, origin: str) -> None:
     """Refuse another size than expected before a byte is moved."""
     if expected.size_bytes not in (None, found_bytes):

@@ -13,50 +13,57 @@ if TYPE_CHECKING:
     from kit.weights.record import Precision
 
 
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="As kit weights list shows, or hf:OWNER/NAME on Hugging Face."
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Fetch from here.", show_default="the first that answers"),
+]
+Mirror = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Fetch from this https: or file: address instead.",
+        show_default="KIT_WEIGHTS_MIRROR",
+    ),
+]
+Accept = Annotated[bool, typer.Option("--accept-license", help="Accept the weights' licence.")]
+To = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the files.")]
+Convert = Annotated[bool, typer.Option("--convert", help="Go on with the conversion.")]
+ToPrecision = Annotated[
+    Literal["bf16", "fp32", "int8", "int4"], typer.Option(help="To convert to and to plan for.")
+]
+GpuMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory of the GPU that it is meant for, such as 24GiB.",
+        show_default="this machine's",
+    ),
+]
+Connections = Annotated[int, typer.Option(min=1, max=32, metavar="N", help="Ranges at once.")]
+NoPreflight = Annotated[
+    bool, typer.Option("--no-preflight", help="Do not check disk, RAM and VRAM first.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
 def fetch(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="As kit weights list shows, or hf:OWNER/NAME on Hugging Face."
-        ),
-    ],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Fetch from here.", show_default="the first that answers"
-        ),
-    ] = None,
-    mirror: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Fetch from this https: or file: address instead.",
-            show_default="KIT_WEIGHTS_MIRROR",
-        ),
-    ] = None,
-    accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept the weights' licence.")
-    ] = False,
-    to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder for the files.")
-    ] = None,
-    convert: Annotated[bool, typer.Option("--convert", help="Go on with the conversion.")] = False,
-    precision: Annotated[
-        Literal["bf16", "fp32", "int8", "int4"], typer.Option(help="To convert to and to plan for.")
-    ] = "bf16",
-    gpu_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Memory of the GPU that it is meant for, such as 24GiB.",
-            show_default="this machine's",
-        ),
-    ] = None,
-    connections: Annotated[int, typer.Option(min=1, max=32, metavar="N")] = 4,
-    no_preflight: Annotated[
-        bool, typer.Option("--no-preflight", help="Do not check disk, RAM and VRAM first.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    name: Name,
+    source: Source = None,
+    mirror: Mirror = None,
+    accept_license: Accept = False,
+    to: To = None,
+    convert: Convert = False,
+    precision: ToPrecision = "bf16",
+    gpu_memory: GpuMemory = None,
+    connections: Connections = 4,
+    no_preflight: NoPreflight = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch weights: licence, room, download, check. Interrupted, the same command goes on."""
     from kit.cli.consent import asker

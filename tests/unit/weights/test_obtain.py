@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,7 +72,7 @@ class Home:
         return "terminal"
 
     def get(self, **wish: object) -> Fetched:
-        tuning = Tuning(block_bytes=4096, tries=1, first_pause_s=0.001)
+        tuning = Tuning(tries=1, first_pause_s=0.001)
         wanted = replace(Wish("tiny", tuning=tuning), **wish)  # type: ignore[arg-type]
         watch = Watch(notice=self.notices.append)
         return obtain(wanted, self.settings, {}, self.accept, watch)
@@ -283,3 +286,34 @@ def test_the_list_follows(home: Home) -> None:
     [tiny] = [s for s in list_sets(catalogue, read_layers(data_dir), data_dir) if s.name == "tiny"]
     assert tiny.converted == (data_dir / "out",)
     assert tiny.licence_accepted is not None
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import kit.weights.fetch as fetch
+from kit.settings import Settings
+from kit.weights.obtain import Wish, obtain
+from kit.weights.transfer import Watch
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+owner, _, name = sys.argv[1].partition(" ")
+setattr(getattr(fetch, owner), name, die)
+settings = Settings(Path(sys.argv[2]), Path(sys.argv[2]), weights_catalogue=Path(sys.argv[3]))
+obtain(Wish("tiny"), settings, {}, lambda terms: "option", Watch())
+"""
+
+
+@pytest.mark.parametrize("where", ["layers record", "folder remember"])
+def test_kill_9_around_the_naming_of_a_file(home: Home, where: str) -> None:
+    data_dir, catalogue = home.settings.data_dir, home.settings.weights_catalogue
+    command = [sys.executable, "-c", CHILD, where, str(data_dir), str(catalogue)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert (home.folder / "w.pt").exists() is (where == "folder remember")
+    home.server.requests.clear()
+    home.get()
+    spans = [r for r in home.server.requests if r.path == "/one/w.pt" and r.range != (0, 512)]
+    assert spans == []
+    assert (home.folder / "w.pt").read_bytes() == CONTENT
