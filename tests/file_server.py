@@ -3,6 +3,7 @@
 import os
 import re
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -136,7 +137,12 @@ class FileServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                if not isinstance(sys.exception(), OSError):  # clients hang up, or refuse our TLS
+                    super().handle_error(request, client_address)
+
+        self._http = Quiet(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self._http.block_on_close = False
         if self.context is not None:
