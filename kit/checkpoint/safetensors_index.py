@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 
 MAX_HEADER_BYTES = 8 * 1024**2
 _DTYPES: dict[str, DType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -21,8 +21,8 @@ def index_directory(directory: Path) -> dict[str, TensorEntry]:
 
     Raises:
         EnvironmentNotReady: there are no such files.
-        IntegrityError: a file is damaged, holds other types than fp32, fp16 and bf16, or two files
-            hold one name.
+        UsageError: a file holds other types than fp32, fp16 and bf16.
+        IntegrityError: a file is damaged, or two files hold one name.
     """
     paths = sorted(directory.glob("*.safetensors"))
     if not paths:
@@ -63,7 +63,10 @@ def _entries(path: Path) -> Iterator[TensorEntry]:
 def _entry(path: Path, name: str, facts: dict[str, Any], start: int, room: int) -> TensorEntry:
     kind, shape, (first, last) = facts["dtype"], tuple(facts["shape"]), facts["data_offsets"]
     if kind not in _DTYPES:
-        raise ValueError(f"{name} is of type {kind}; F32, F16 and BF16 are read")
+        raise UsageError(
+            f"{path.parent} is in less than 16 bit: {name} is of type {kind}",
+            hint="take a conversion with --precision bf16 or fp32",
+        )
     dtype = _DTYPES[kind]
     if not all(type(size) is int and size >= 0 for size in (*shape, first, last)):
         raise ValueError(f"{name} has no sound shape and place")

@@ -61,10 +61,11 @@ def export_upstream(
         progress: called as ``progress(done_bytes, total_bytes)`` of the directory's tensors.
 
     Raises:
-        UsageError: the ranks do not divide the model, or ``output`` exists.
+        UsageError: the ranks do not divide the model, ``output`` exists, or the directory is in less
+            than 16 bit.
         EnvironmentNotReady: there is no converted directory, the disk is full, or another export
             into ``output`` is running.
-        IntegrityError: the directory is damaged, or in less than 16 bit.
+        IntegrityError: the directory is damaged.
     """
     entries = index_directory(directory)
     dimensions, tensors = upstream_tensors(entries)

@@ -122,7 +122,7 @@ def test_directories_that_cannot_be_exported(
     directory: Path, to: Callable[..., object], message: str
 ) -> None:
     change(directory, to)
-    with pytest.raises(IntegrityError, match=message) as caught:
+    with pytest.raises(KitError, match=message) as caught:
         export(directory, 1)
     assert caught.value.hint
 
