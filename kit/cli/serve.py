@@ -1,6 +1,5 @@
 """kit serve: the model behind the OpenAI-compatible API, in the foreground."""
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,14 +7,10 @@ import typer
 
 from kit.errors import EnvironmentNotReady
 from kit.settings import Settings
+from kit.stack.packages import require_native_packages
 
 if TYPE_CHECKING:
     from kit.serve.model import ModelSource
-
-NEEDED_PACKAGES = (
-    "fastapi", "prometheus_client", "pydantic", "safetensors", "sentencepiece", "torch",
-    "transformers", "uvicorn",
-)  # fmt: skip
 
 
 def serve(
@@ -48,20 +43,6 @@ def serve(
         app=AppOptions(api_key=settings.api_key),
     )
     run(native_source(model, name, context, max_sequences, device, dtype), options)
-
-
-def require_native_packages() -> None:
-    """Return when everything that the native engine and the server import is installed.
-
-    Raises:
-        EnvironmentNotReady: something is missing.
-    """
-    missing = [package for package in NEEDED_PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise EnvironmentNotReady(
-            f"serving needs packages that are not installed: {', '.join(missing)}",
-            hint="install them: pip install 'spark-kit[native]', or make setup in a checkout",
-        )
 
 
 def require_converted(model_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """What the control group (a container's or a service's limit) leaves of memory, v1 and v2."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -53,7 +54,7 @@ def memory_limit(*, root: Path = ROOT) -> CgroupMemory | Unavailable | None:
     names may lie outside the mounted hierarchy; the mount's own top is then the container's group.
     """
     try:
-        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+        memberships = os.fsdecode((root / "proc/self/cgroup").read_bytes()).splitlines()
     except OSError as error:
         return Unavailable(f"/proc/self/cgroup cannot be read ({error.strerror})")
     limits = [

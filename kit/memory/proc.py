@@ -88,7 +88,7 @@ class ProcessStat:
 def process_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | Unavailable:
     """State, parent and start time of ``pid``; unavailable when it has ended."""
     try:
-        text = (proc / str(pid) / "stat").read_text()
+        text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return Unavailable(f"no process {pid} ({error.strerror})")
     after_name = text.rpartition(")")[2].split()  # the name may hold spaces and parentheses
@@ -111,7 +111,7 @@ def address_space_limit_bytes() -> int | None:
 
 def _kib_figures(path: Path) -> dict[str, int] | Unavailable:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return Unavailable(f"{path} cannot be read ({error.strerror})")
     found = re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)

@@ -12,12 +12,14 @@ from datetime import datetime
 from pathlib import Path
 
 import kit
-from kit.errors import ServiceError
+from kit.errors import KitError, ServiceError
 from kit.memory.proc import process_stat
 from kit.memory.unavailable import Unavailable
 from kit.stack import state as states
+from kit.stack.packages import require_native_packages
 from kit.stack.runtime import Running, RuntimeName, ServeSpec
 from kit.stack.state import State
+from kit.stack.writing import writing
 from kit.units import MIB
 
 SERVER_COMMAND = (sys.executable, "-m", "kit", "serve")
@@ -49,11 +51,17 @@ class LocalRuntime:
         self._grace_seconds = grace_seconds
         self._child: subprocess.Popen[bytes] | None = None
 
+    def require_installed(self) -> None:
+        """What the kit's own server imports is there; another program answers for itself."""
+        if self._command == SERVER_COMMAND:
+            require_native_packages()
+
     def start(self, spec: ServeSpec) -> Running:
         """Start the server; its output goes to the log file.
 
         Raises:
-            ServiceError: the server's program cannot be started, or ended at once.
+            EnvironmentNotReady: the state folder cannot be written.
+        ServiceError: the server's program cannot be started, or ended at once.
         """
         command = (*self._command, *serve_arguments(spec))
         log_offset = self._open_log(command)
@@ -73,7 +81,12 @@ class LocalRuntime:
             log_offset=log_offset,
             command=command,
         )
-        states.write(self._state_file, state)
+        try:
+            states.write(self._state_file, state)
+        except KitError:
+            self._child.kill()  # nobody would ever find it again
+            self._child.wait()
+            raise
         return self._running(state)
 
     def status(self) -> Running | None:
@@ -89,7 +102,8 @@ class LocalRuntime:
             self._end(state)
         if self._child is not None:
             self._child.wait()
-        self._state_file.unlink(missing_ok=True)
+        with writing(self._state_file):
+            self._state_file.unlink(missing_ok=True)
         return was_alive
 
     def logs(self, lines: int, *, follow: bool = False, this_run: bool = False) -> Iterator[str]:
@@ -97,7 +111,7 @@ class LocalRuntime:
         if not self.log_file.exists():
             return
         state = states.read(self._state_file)
-        with self.log_file.open(errors="replace") as file:
+        with self.log_file.open(encoding="utf-8", errors="replace") as file:
             if this_run and state is not None:
                 file.seek(state.log_offset)
             yield from (line.rstrip("\n") for line in deque(file, maxlen=lines))
@@ -133,29 +147,35 @@ class LocalRuntime:
 
     def _open_log(self, command: Sequence[str]) -> int:
         """Begin a run in the log; returns its offset. A log that has grown long is set aside."""
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            if self.log_file.stat().st_size > _ROTATE_BYTES:
-                self.log_file.replace(self.log_file.with_suffix(".log.1"))
-        self.log_file.touch(mode=0o600)
-        with self.log_file.open("a") as file:
-            offset = file.tell()
-            now = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.write(f"--- {now} {' '.join(command)}\n")
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        with writing(self.log_file):
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if self.log_file.stat().st_size > _ROTATE_BYTES:
+                    self.log_file.replace(self.log_file.with_suffix(".log.1"))
+            self.log_file.touch(mode=0o600)
+            with self.log_file.open("ab") as file:
+                offset = file.tell()
+                file.write(f"--- {now} {' '.join(command)}\n".encode("utf-8", "surrogateescape"))
         return offset
 
     def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start ``command`` detached from this terminal, in the folder that holds the kit."""
-        environment = {**self._environ, "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        """Start ``command`` detached from this terminal, in the folder that holds the kit.
+
+        Whatever the locale, the server reads its arguments and writes its log as UTF-8.
+        """
+        fixed = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        paths, options = command[: len(self._command) + 1], command[len(self._command) + 1 :]
+        words = [*map(os.fsencode, paths), *(word.encode("utf-8") for word in options)]
         with self.log_file.open("ab") as log:
             try:
                 return subprocess.Popen(
-                    command,
+                    words,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=Path(kit.__file__).parent.parent,
-                    env=environment,
+                    env={**self._environ, **fixed},
                     start_new_session=True,
                 )
             except OSError as error:

@@ -8,6 +8,7 @@ import filelock
 
 from kit.errors import ServiceError
 from kit.stack.listener import Listener
+from kit.stack.writing import unwritable, writing
 
 
 @contextmanager
@@ -15,11 +16,13 @@ def exclusive(state_dir: Path, timeout_seconds: float, listener: Listener) -> It
     """Hold the lock of ``state_dir``, at first waiting for another `kit up` to end.
 
     Raises:
+        EnvironmentNotReady: ``state_dir`` cannot be written.
         ServiceError: the other one took longer than ``timeout_seconds``.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(state_dir / "up.lock")
     try:
+        with writing(state_dir):
+            state_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         listener.say("another kit up is at work; waiting for it to end")
@@ -30,6 +33,8 @@ def exclusive(state_dir: Path, timeout_seconds: float, listener: Listener) -> It
                 f"another kit up did not end within {timeout_seconds:.0f} s",
                 hint="see kit status and kit logs; kit down ends what it started",
             ) from error
+    except OSError as error:
+        raise unwritable(state_dir, error) from error
     try:
         yield
     finally:

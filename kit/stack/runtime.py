@@ -52,6 +52,14 @@ class Runtime(Protocol):
 
     name: RuntimeName
 
+    def require_installed(self) -> None:
+        """Return when everything that the server is run from is there.
+
+        Raises:
+            EnvironmentNotReady: something has to be installed first.
+        """
+        ...
+
     def start(self, spec: ServeSpec) -> Running:
         """Start the service and return at once; nothing may be running."""
         ...

@@ -1,6 +1,7 @@
 """The run state of the local service: one JSON file, written atomically, that outlives `kit up`."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from kit.memory.proc import PROC, process_stat
 from kit.memory.unavailable import Unavailable
 from kit.stack.runtime import ServeSpec
+from kit.stack.writing import writing
 
 _VERSION = 1
 
@@ -34,14 +36,19 @@ class State:
 
 
 def write(path: Path, state: State) -> None:
-    """Replace the file at ``path`` in one step; only its owner may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace the file at ``path`` in one step; only its owner may read it.
+
+    Raises:
+        EnvironmentNotReady: it cannot be written.
+    """
     record = {"version": _VERSION, **asdict(state)}
-    record["spec"]["model_dir"] = str(state.spec.model_dir)
+    record["spec"]["model_dir"] = _text(state.spec.model_dir)
     temporary = path.with_suffix(".tmp")
-    temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="ascii")
+        temporary.replace(path)
 
 
 def read(path: Path) -> State | None:
@@ -51,11 +58,20 @@ def read(path: Path) -> State | None:
         if record.pop("version") != _VERSION:
             return None
         spec = record.pop("spec")
-        spec["model_dir"] = Path(spec["model_dir"])
+        spec["model_dir"] = _path(spec["model_dir"])
         record["command"] = tuple(record["command"])
         return State(spec=ServeSpec(**spec), **record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _text(path: Path) -> str:
+    """``path`` as text that means the same bytes under every locale."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def _path(text: str) -> Path:
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def boot_id(*, proc: Path = PROC) -> str:

@@ -59,3 +59,11 @@ def test_a_zombie_is_not_alive(proc, letter):
 @pytest.mark.parametrize("change", [{"pid": 8}, {"start_ticks": 78}, {"boot_id": "boot-2"}])
 def test_another_process_is_not_taken_for_it(proc, change):
     assert not states.is_alive(replace(STATE, **change), proc=proc)
+
+
+@pytest.mark.parametrize("name", ["星火", "caf\udce9"])
+def test_any_path_is_kept_byte_for_byte(tmp_path, name):
+    path = tmp_path / "service.json"
+    state = replace(STATE, spec=replace(SPEC, model_dir=Path("/models") / name))
+    states.write(path, state)
+    assert states.read(path) == state

@@ -1,0 +1,17 @@
+import importlib.util
+from importlib.machinery import ModuleSpec
+
+import pytest
+
+from kit.errors import EnvironmentNotReady
+from kit.stack.packages import require_native_packages
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_spec(name: str) -> ModuleSpec | None:
+        return None if name in ("torch", "transformers") else ModuleSpec(name, None)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    with pytest.raises(EnvironmentNotReady, match="not installed: torch, transformers") as caught:
+        require_native_packages()
+    assert "pip install" in caught.value.hint
