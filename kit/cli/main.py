@@ -8,6 +8,7 @@ import typer
 
 import kit
 from kit.cli import memory, serve, service, up, weights
+from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import KitError
 
@@ -65,6 +66,7 @@ def run(*, server_command: Sequence[str] | None = None) -> None:
 
     ``server_command`` replaces the program that `kit up` starts as the server.
     """
+    tolerate_any_text()
     try:
         app(obj=Wiring(server_command))
     except KitError as error:

@@ -1,11 +1,10 @@
 """`kit down`, `kit status`, `kit logs` and `kit health`."""
 
-import json
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from kit.cli.output import print_record
 from kit.cli.wiring import wiring
 from kit.settings import Settings
 
@@ -13,10 +12,20 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 
 
 def down(context: typer.Context, as_json: Json = False) -> None:
-    """Stop the service; it may finish running requests first. Nothing running is fine too."""
+    """Stop the service; it may finish running requests first. Nothing running is fine too.
+
+    Exit code 1: nothing was stopped, but a server of the kit listens on the port.
+    """
+    from kit.stack.stray import stray_server
+
     settings = Settings.from_environ()
-    stopped = wiring(context).local_runtime(settings).stop()
-    _print(as_json, {"stopped": stopped}, "stopped" if stopped else "nothing was running")
+    if wiring(context).local_runtime(settings).stop():
+        _print(as_json, {"stopped": True}, "stopped")
+    elif stray := stray_server(settings.port):
+        _print(as_json, {"stopped": False, "stray_pid": stray.pid}, f"not stopped: {stray.text}")
+        raise typer.Exit(1)
+    else:
+        _print(as_json, {"stopped": False}, "nothing was running")
 
 
 def status(context: typer.Context, as_json: Json = False) -> None:
@@ -26,7 +35,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 
     settings = Settings.from_environ()
     runtime = wiring(context).local_runtime(settings)
-    found = inspect(runtime)
+    found = inspect(runtime, settings.port)
     record: dict[str, Any] = {"state": found.state, "detail": found.detail}
     text = found.detail
     if found.running is not None:
@@ -83,5 +92,8 @@ def health(
     raise typer.Exit(0 if found.state == "ready" else 6)
 
 
-def _print(as_json: bool, record: Mapping[str, Any], text: str) -> None:
-    print(json.dumps(record, ensure_ascii=False, indent=2) if as_json else text)
+def _print(as_json: bool, record: dict[str, Any], text: str) -> None:
+    if as_json:
+        print_record(record)
+    else:
+        print(text)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, UsageError
@@ -38,14 +39,33 @@ def require_free(host: str, port: int) -> None:
             ) from error
 
 
-def holder_of(port: int, *, proc: Path = PROC) -> str:
-    """A clause naming the process that listens on ``port``."""
+@dataclass(frozen=True)
+class Listening:
+    """A process that listens on a port, and the words of its command line."""
+
+    pid: int
+    command: tuple[str, ...]
+
+
+def listening_on(port: int, *, proc: Path = PROC) -> Listening | None:
+    """The process that listens on ``port``; None: there is none, or we may not look into it."""
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port, proc)}
-    for folder in proc.glob("[0-9]*"):
+    for folder in proc.glob("[0-9]*") if sockets else ():
         with contextlib.suppress(OSError):  # not ours to look into, or it has ended
             if any(str(link.readlink()) in sockets for link in (folder / "fd").iterdir()):
-                return f"process {folder.name} ({_command(folder)}) listens on it"
-    return "another program listens on it"
+                words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                return Listening(int(folder.name), tuple(words))
+    return None
+
+
+def holder_of(port: int, *, proc: Path = PROC) -> str:
+    """A clause naming the process that listens on ``port``."""
+    found = listening_on(port, proc=proc)
+    if found is None:
+        return "another program listens on it"
+    line = " ".join(found.command).strip()
+    line = line if len(line) <= 60 else line[:59] + "…"
+    return f"process {found.pid} ({line}) listens on it"
 
 
 def _listening_inodes(port: int, proc: Path) -> set[str]:
@@ -58,13 +78,6 @@ def _listening_inodes(port: int, proc: Path) -> set[str]:
                 row[9] for row in rows if row[3] == _LISTEN and row[1].endswith(f":{port:04X}")
             }
     return inodes
-
-
-def _command(folder: Path) -> str:
-    """The command line of a process, shortened to one that fits into a message."""
-    words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    line = " ".join(words).strip()
-    return line if len(line) <= 60 else line[:59] + "…"
 
 
 def _no_address(host: str) -> UsageError:

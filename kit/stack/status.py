@@ -5,6 +5,7 @@ from typing import Literal
 
 from kit.stack.runtime import Running, Runtime
 from kit.stack.service import Failed, Health, Loading, Ready, Service, Silent, base_url
+from kit.stack.stray import stray_server
 
 StateName = Literal["ready", "loading", "failed", "silent", "dead", "stopped"]
 
@@ -30,11 +31,13 @@ class Status:
         return {"ready": 0, "stopped": 1}.get(self.state, 6)
 
 
-def status(runtime: Runtime) -> Status:
-    """The service that `kit up` started."""
+def status(runtime: Runtime, port: int) -> Status:
+    """The service that `kit up` started; if none, a word on a stray one on ``port``."""
     running = runtime.status()
     if running is None:
-        return Status("stopped", "not running; start it: kit up", None, None)
+        stray = stray_server(port)
+        detail = stray.text if stray else "not running; start it: kit up"
+        return Status("stopped", detail, None, None)
     if not running.alive:
         detail = f"died: process {running.pid} is gone; see kit logs; start it again: kit up"
         return Status("dead", detail, running, None)

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 from kit_process import Kit, alive, kill, wait_until
@@ -76,6 +77,22 @@ def test_damaged_state_file_counts_as_none(kit: Kit) -> None:
     kit.state_file.write_text("{")
     assert kit("status").returncode == 1
     assert kit.up().returncode == 0
+
+
+def test_server_without_a_record_is_not_overlooked(kit: Kit) -> None:
+    code = f"import socket, time; s = socket.create_server(('127.0.0.1', {kit.port}))"
+    stray = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(600)", "kit", "serve"])
+    try:
+        wait_until(lambda: kit("status").stdout.startswith(f"process {stray.pid} is a kit serve"))
+        assert kit("status").returncode == 1
+        done = kit("down")
+        assert (done.returncode, f"kill {stray.pid}" in done.stdout) == (1, True)
+        record = json.loads(kit("down", "--json").stdout)
+        assert record == {"stopped": False, "stray_pid": stray.pid}
+        assert stray.poll() is None
+    finally:
+        stray.kill()
+        stray.wait()
 
 
 def test_down_while_up_waits_ends_both(kit: Kit) -> None:
