@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from kit.cli.output import print_record
 from kit.memory.hold import Verdict
 from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
-from kit.stack.model import CONVERT, SERVE, WEIGHTS_URL
+from kit.stack.model import CONVERT, FETCH, SERVE, WEIGHTS_URL
 from kit.stack.up import UpReport
 from kit.units import format_gib
 
@@ -51,8 +52,9 @@ def print_json(report: UpReport) -> None:
         "answer": report.answer,
         "memory": verdicts,
         "within_budget": report.within_budget,
+        "stopped": not report.within_budget,
     }
-    print(json.dumps(record, ensure_ascii=False, indent=2))
+    print_record(record)
 
 
 def print_text(report: UpReport) -> None:
@@ -106,6 +108,9 @@ def _peak(verdict: Verdict, report: UpReport) -> str:
 
 
 def _print_conversation(console: Console, report: UpReport) -> None:
+    if report.answer is None:
+        console.print(f"\n{_INDENT}It is busy with other requests, so it was not asked anything.")
+        return
     console.print(f"\n{_INDENT}> {report.question}", soft_wrap=True)
     width = min(console.width, 80) - len(_INDENT)
     for line in Text(report.answer.strip()).wrap(console, width):
@@ -131,7 +136,9 @@ def _pool(verdict: Verdict) -> Pool:
 
 _DEMO_NOTE = f"""
 This is the built-in demo, a tiny model that only knows this kit. For the real
-iFlytekSpark-13B, get the weights (about 53 GB) from
+iFlytekSpark-13B (about 53 GB):
+  {FETCH}
+which ends with the kit up line to run. By hand, get the files from
   {WEIGHTS_URL}
 then:
   {CONVERT}

@@ -41,6 +41,7 @@ def test_demo_is_the_default_without_a_gpu_and_says_so(demo_kit: Kit) -> None:
     assert done.returncode == 0, done.stderr
     assert "You said: What is spark-kit?" in done.stdout
     assert "This is the built-in demo" in done.stdout
+    assert "kit weights fetch spark-13b-chat --convert" in done.stdout
     assert "kit weights convert PATH_TO/mp_rank_00_model_states.pt" in done.stdout
     assert "non-commercial" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
@@ -66,6 +67,23 @@ def test_damaged_demo_is_refused(demo_kit: Kit, checkout: Path) -> None:
     assert "mp_rank_00_model_states.pt has sha256" in done.stderr
     assert "hint: " in done.stderr
     assert not (demo_kit.home / "data/spark-kit").exists()
+
+
+@pytest.mark.parametrize("damage", ["one bit", "header", "configuration", "tokenizer"])
+def test_damage_that_keeps_the_size_is_mended_and_said(demo_kit: Kit, damage: str) -> None:
+    demo_kit.up()
+    demo_kit("down")
+    (folder,) = (demo_kit.home / "data/spark-kit").glob("demo-*-bf16")
+    files = {"configuration": "config.json", "tokenizer": "tokenizer.model"}
+    path = folder / files.get(damage, "model.safetensors")
+    sound = path.read_bytes()
+    place = 12 if damage == "header" else len(sound) // 2
+    broken = sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :]
+    path.write_bytes(b"{" if damage == "configuration" else broken)
+    done = demo_kit.up()
+    assert done.returncode == 0, done.stderr
+    assert "the converted demo is damaged; converting it again\n" in done.stderr
+    assert path.read_bytes() == sound
 
 
 def test_damaged_conversion_is_made_again(demo_kit: Kit) -> None:
