@@ -79,7 +79,8 @@ def up(
     from kit.cli import up_report
     from kit.cli.terminal import Terminal
     from kit.memory.hold import require
-    from kit.stack import up as stack
+    from kit.stack.intent import UpOptions
+    from kit.stack.up import up as start
 
     settings = replace(
         Settings.from_environ(),
@@ -88,7 +89,7 @@ def up(
         max_ram_bytes=units.parse_size(max_ram) if max_ram else None,
         max_vram_bytes=units.parse_size(max_vram),
     )
-    options = stack.UpOptions(
+    options = UpOptions(
         settings=settings,
         model=model,
         name=name,
@@ -100,6 +101,6 @@ def up(
         preflight=preflight,
     )
     with Terminal() as terminal:
-        report = stack.up(options, wiring(context).runtimes(settings), terminal)
+        report = start(options, wiring(context).runtimes(settings), terminal)
     (up_report.print_json if as_json else up_report.print_text)(report)
     require(report.verdicts)

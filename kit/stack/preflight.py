@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kit.errors import EnvironmentNotReady
-from kit.memory import cgroup, proc
+from kit.memory import cgroup, nvml, proc
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Phase, Plan, Pool
 from kit.memory.torch_build import TorchBuild
@@ -22,8 +22,29 @@ class Room:
     remedy: str
 
 
-def rooms(plan: Plan, build: TorchBuild, gpu: Gpu | None) -> tuple[Room, ...]:
-    """Every limit that stands before ``plan`` on this machine.
+@dataclass(frozen=True)
+class Held:
+    """Memory that comes free when a running service ends."""
+
+    host_bytes: int
+    device_bytes: int | Unavailable
+
+
+NOTHING = Held(0, 0)
+
+
+def held_by(pid: int) -> Held:
+    """What process ``pid`` and its descendants hold that nobody else could take now."""
+    pids = (pid, *proc.descendants(pid))
+    found = [proc.process_memory(each) for each in pids]
+    host = sum(m.anonymous_bytes + m.shared_bytes for m in found if not isinstance(m, Unavailable))
+    return Held(host, nvml.processes_bytes(pids))
+
+
+def rooms(
+    plan: Plan, build: TorchBuild, gpu: Gpu | None, freed: Held = NOTHING
+) -> tuple[Room, ...]:
+    """Every limit that stands before ``plan`` on this machine once ``freed`` has come free.
 
     Host memory is asked for as it is held while serving: file pages that are mapped only while a
     GPU is filled need no room, the kernel drops them.
@@ -32,7 +53,7 @@ def rooms(plan: Plan, build: TorchBuild, gpu: Gpu | None) -> tuple[Room, ...]:
     found = [
         Room(
             "RAM (MemAvailable)",
-            proc.available_ram_bytes(),
+            _sum(proc.available_ram_bytes(), freed.host_bytes),
             need,
             "end other programs, or use a machine with more RAM",
         )
@@ -41,8 +62,9 @@ def rooms(plan: Plan, build: TorchBuild, gpu: Gpu | None) -> tuple[Room, ...]:
     if isinstance(group, Unavailable):
         found.append(Room("memory under the control group's limit", group, need, ""))
     elif group is not None:
+        free = _sum(group.free_bytes, freed.host_bytes)
         what = f"memory under the limit in {group.source}"
-        found.append(Room(what, group.free_bytes, need, "raise the container's memory limit"))
+        found.append(Room(what, free, need, "raise the container's memory limit"))
     address_space = proc.address_space_limit_bytes()
     if address_space is not None:
         what = "address space (ulimit -v)"
@@ -51,10 +73,17 @@ def rooms(plan: Plan, build: TorchBuild, gpu: Gpu | None) -> tuple[Room, ...]:
             Room(what, address_space, total, "raise it in this shell: ulimit -v unlimited")
         )
     if gpu is not None:
+        free = _sum(gpu.free_bytes, freed.device_bytes)
         remedy = "end the programs that hold it: nvidia-smi"
         need = plan.peak_bytes(Pool.DEVICE)
-        found.append(Room(f"VRAM on {gpu.name}", gpu.free_bytes, need, remedy))
+        found.append(Room(f"VRAM on {gpu.name}", free, need, remedy))
     return tuple(found)
+
+
+def _sum(free: int | Unavailable, freed: int | Unavailable) -> int | Unavailable:
+    if isinstance(free, Unavailable):
+        return free
+    return freed if isinstance(freed, Unavailable) else free + freed
 
 
 def require_room(found: Sequence[Room]) -> tuple[str, ...]:

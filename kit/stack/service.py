@@ -1,5 +1,6 @@
 """The running service as its clients see it, over HTTP."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,16 @@ class Service:
             return Silent(f"{type(error).__name__} {error}".strip(), refused=False)
         except (ValueError, KeyError, TypeError, AttributeError):
             return Silent("another program answers on this port", refused=False)
+
+    def is_busy(self, max_sequences: int) -> bool:
+        """Whether a question asked now would have to wait for others, as ``/metrics`` tells."""
+        try:
+            text = self._client.get("/metrics").raise_for_status().text
+        except httpx.HTTPError:
+            return False
+        figures = dict(re.findall(r"^kit_sequences_(running|waiting) (\S+)$", text, re.MULTILINE))
+        running, waiting = (float(figures.get(name, 0)) for name in ("running", "waiting"))
+        return running >= max_sequences or waiting > 0
 
     def ask(self, model: str, question: str, *, max_tokens: int, timeout_seconds: float) -> str:
         """The answer of ``model`` to one user message.

@@ -1,63 +1,28 @@
 """`kit up`: bring a model up, wait until it answers, and hold its memory against the budget."""
 
-import hashlib
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from kit.errors import KitError, ServiceError
 from kit.memory import nvml, proc
-from kit.memory.hold import Budget, Measured, Verdict, default_ram_budget, hold
-from kit.memory.limits import serving_limits
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Device, Plan, Pool, plan_serving
-from kit.memory.shape import read_shape
-from kit.memory.torch_build import TorchBuild, installed_build
+from kit.memory.hold import Measured, Verdict, hold
+from kit.memory.plan import Plan, Pool
 from kit.memory.unavailable import Unavailable
-from kit.settings import Settings
+from kit.stack.intent import Intent, UpOptions, decide
 from kit.stack.listener import Listener
 from kit.stack.lock import exclusive
-from kit.stack.model import Model, resolve
+from kit.stack.model import Model
 from kit.stack.port import require_free
-from kit.stack.preflight import require_room, rooms
+from kit.stack.preflight import NOTHING, held_by, require_room, rooms
 from kit.stack.ready import require_alive, wait_ready
-from kit.stack.runtime import (
-    HostFacts,
-    Running,
-    Runtime,
-    RuntimeName,
-    ServeSpec,
-    choose_runtime,
-    docker_engine_found,
-)
-from kit.stack.service import Ready, Service, base_url
+from kit.stack.runtime import Running, Runtime, RuntimeName, ServeSpec
+from kit.stack.service import Ready, base_url
 from kit.units import format_gib
 
 _ANSWER_SECONDS = 300.0
 _ANSWER_TOKENS = {True: 64, False: 32}  # of the demo; of a model that may be slow here
-
-
-@dataclass(frozen=True)
-class UpOptions:
-    """What the user asks `kit up` for; None is decided from the model and the machine.
-
-    Attributes:
-        settings: folders, address and budgets, the command line's flags applied.
-        model: ``demo``, a converted model directory, or None.
-        preflight: refuse to start what does not fit into free memory.
-    """
-
-    settings: Settings
-    model: str | None = None
-    name: str | None = None
-    context: int | None = None
-    max_sequences: int | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    runtime: Literal["auto", "local", "container"] = "auto"
-    timeout_seconds: float = 600.0
-    preflight: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,6 +32,7 @@ class UpReport:
     Attributes:
         started: whether this call started it (else it already ran).
         seconds: from the call to the first answer.
+        answer: None where a service that already ran was too busy to be asked.
         verdicts: the measured peaks held against their budgets; when one failed, the service has
             been stopped.
     """
@@ -79,7 +45,7 @@ class UpReport:
     started: bool
     seconds: float
     question: str
-    answer: str
+    answer: str | None
     measured: Measured
     verdicts: tuple[Verdict, ...]
 
@@ -94,30 +60,6 @@ class UpReport:
         return all(verdict.passed for verdict in self.verdicts)
 
 
-@dataclass(frozen=True)
-class _Intent:
-    """Everything that is decided before something is started."""
-
-    options: UpOptions
-    runtime: RuntimeName
-    model: Model
-    spec: ServeSpec
-    plan: Plan
-    build: TorchBuild
-    gpu: Gpu | None
-
-    @property
-    def budget(self) -> Budget:
-        settings = self.options.settings
-        vram = settings.max_vram_bytes if self.spec.device == "cuda" else None
-        return Budget(
-            settings.max_ram_bytes or default_ram_budget(self.plan.peak_bytes(Pool.HOST)), vram
-        )
-
-    def service(self) -> Service:
-        return Service(base_url(self.spec.host, self.spec.port), self.options.settings.api_key)
-
-
 def up(
     options: UpOptions,
     runtimes: Mapping[RuntimeName, Runtime],
@@ -128,18 +70,23 @@ def up(
     """Start the service unless it already runs as asked; ask it one question; measure it.
 
     Raises:
-        EnvironmentNotReady: no model, no free memory, or no free port.
+        EnvironmentNotReady: no model, no free memory, no free port, or something is not installed.
+            A service that ran before goes on.
         IntegrityError: the demo's or the model's files are damaged.
         ServiceError: the service died, hangs, gave no answer, or was not ready in time.
     """
     begin = time.monotonic()
     with exclusive(options.settings.state_dir, options.timeout_seconds, listener):
-        intent = _decide(options, set(runtimes), listener, environ)
+        intent = decide(options, runtimes, listener, environ)
         runtime = runtimes[intent.runtime]
         kept = _keep(intent, runtime, listener)
+        if kept is None:
+            _preflight(intent, runtime.status(), listener)
         try:
             if kept is None:
-                _start(intent, runtime, listener)
+                runtime.stop()
+                require_free(intent.spec.host, intent.spec.port)
+                runtime.start(intent.spec)
             ready, answer = kept or _first_answer(intent, runtime, listener)
             report = _measure(intent, runtime, listener, ready, answer, begin, kept is None)
         except (KitError, KeyboardInterrupt):
@@ -148,46 +95,15 @@ def up(
             raise
         if not report.within_budget:
             runtime.stop()
+            listener.say("stopped the service: it is over its budget")
         return report
 
 
-def _decide(
-    options: UpOptions,
-    available: Collection[RuntimeName],
-    listener: Listener,
-    environ: Mapping[str, str],
-) -> _Intent:
-    found = nvml.gpus()
-    visible = () if isinstance(found, Unavailable) else nvml.visible(found, environ)
-    facts = HostFacts(bool(visible), docker_engine_found(environ))
-    choice = choose_runtime(options.runtime, facts, available)
-    if choice.note:
-        listener.say(choice.note)
-    model = resolve(options.model, options.settings.data_dir, bool(visible), listener)
-    device: Device = "cuda" if visible else "cpu"
-    if options.device != "auto":
-        device = options.device
-    gpu = visible[0] if visible and device == "cuda" else None
-    shape = read_shape(model.directory)
-    context, sequences = serving_limits(shape, options.context, options.max_sequences)
-    settings, key = options.settings, options.settings.api_key
-    spec = ServeSpec(
-        model_dir=model.directory,
-        name=options.name or model.name,
-        host=settings.host,
-        port=settings.port,
-        context=context,
-        max_sequences=sequences,
-        device=device,
-        api_key_digest=hashlib.sha256(key.encode()).hexdigest()[:16] if key else None,
-    )
-    build = installed_build()
-    plan = plan_serving(shape, context=context, max_sequences=sequences, device=device, build=build)
-    return _Intent(options, choice.runtime, model, spec, plan, build, gpu)
+def _keep(intent: Intent, runtime: Runtime, listener: Listener) -> tuple[Ready, str | None] | None:
+    """Readiness and answer of a service that runs as asked; None: it has to be started (again).
 
-
-def _keep(intent: _Intent, runtime: Runtime, listener: Listener) -> tuple[Ready, str] | None:
-    """Readiness and answer of a service that runs as asked; else None, and nothing runs."""
+    One that has no room for a question now is kept without an answer: it is at work.
+    """
     running = runtime.status()
     if running is None:
         return None
@@ -195,15 +111,15 @@ def _keep(intent: _Intent, runtime: Runtime, listener: Listener) -> tuple[Ready,
     if reason is None:
         listener.say(f"already running (process {running.pid})")
         try:
-            return _first_answer(intent, runtime, listener)
+            ready = _ready(intent, runtime, listener)
+            return ready, _ask_if_free(intent, ready, listener)
         except KitError as error:
             reason = error.message
     listener.say(f"{reason}; starting it again")
-    runtime.stop()
     return None
 
 
-def _reason_to_restart(running: Running, intent: _Intent) -> str | None:
+def _reason_to_restart(running: Running, intent: Intent) -> str | None:
     if not running.alive:
         return f"the service had died (process {running.pid} is gone)"
     if running.spec != intent.spec:
@@ -213,44 +129,75 @@ def _reason_to_restart(running: Running, intent: _Intent) -> str | None:
     return None
 
 
-def _start(intent: _Intent, runtime: Runtime, listener: Listener) -> None:
+def _preflight(intent: Intent, old: Running | None, listener: Listener) -> None:
+    """Refuse what cannot start, while ``old``, which it is to replace, is still there."""
+    try:
+        _require_start(intent, old, listener)
+    except KitError:
+        if old is not None and old.alive:
+            listener.say(f"the service that was running goes on (process {old.pid})")
+        raise
+
+
+def _require_start(intent: Intent, old: Running | None, listener: Listener) -> None:
     plan, spec = intent.plan, intent.spec
     need = f"{format_gib(plan.peak_bytes(Pool.HOST))} host RAM"
     if spec.device == "cuda":
         need += f", {format_gib(plan.peak_bytes(Pool.DEVICE))} VRAM"
     listener.say(f"plan: {need} (context {spec.context}, {spec.max_sequences} at once)")
+    leaving = old if old is not None and old.alive else None
     if intent.options.preflight:
-        for warning in require_room(rooms(plan, intent.build, intent.gpu)):
+        freed = held_by(leaving.pid) if leaving else NOTHING
+        for warning in require_room(rooms(plan, intent.build, intent.gpu, freed)):
             listener.say(f"warning: {warning}")
-    require_free(spec.host, spec.port)
-    runtime.start(spec)
+    own_port = leaving is not None and leaving.spec.port == spec.port
+    require_free(spec.host, 0 if own_port else spec.port)  # 0: is it an address of this machine?
 
 
-def _first_answer(intent: _Intent, runtime: Runtime, listener: Listener) -> tuple[Ready, str]:
-    service = intent.service()
-    ready = wait_ready(runtime, service, intent.options.timeout_seconds, listener)
+def _first_answer(intent: Intent, runtime: Runtime, listener: Listener) -> tuple[Ready, str]:
+    ready = _ready(intent, runtime, listener)
+    return ready, _ask(intent, ready, listener)
+
+
+def _ready(intent: Intent, runtime: Runtime, listener: Listener) -> Ready:
+    ready = wait_ready(runtime, intent.service(), intent.options.timeout_seconds, listener)
     require_alive(runtime, listener)
     if ready.model != intent.spec.name:
         raise ServiceError(
             f"port {intent.spec.port} answers as {ready.model!r}, not {intent.spec.name!r}",
             hint="another server holds the port: choose one with --port",
         )
+    return ready
+
+
+def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None:
+    service = intent.service()
+    if service.is_busy(ready.max_sequences):
+        return None
+    try:
+        return _ask(intent, ready, listener)
+    except KitError:
+        if service.is_busy(ready.max_sequences):  # others came first
+            return None
+        raise
+
+
+def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
     listener.progress("first answer", None)
-    answer = service.ask(
+    return intent.service().ask(
         ready.model,
         intent.model.question,
         max_tokens=min(_ANSWER_TOKENS[intent.model.demo], max(1, ready.context_length // 4)),
         timeout_seconds=_ANSWER_SECONDS,
     )
-    return ready, answer
 
 
 def _measure(
-    intent: _Intent,
+    intent: Intent,
     runtime: Runtime,
     listener: Listener,
     ready: Ready,
-    answer: str,
+    answer: str | None,
     begin: float,
     started: bool,
 ) -> UpReport:
@@ -272,7 +219,7 @@ def _measure(
     )
 
 
-def _device_peak(intent: _Intent, pid: int) -> int | Unavailable:
+def _device_peak(intent: Intent, pid: int) -> int | Unavailable:
     """The larger of NVML's figure for the process and what the server says its peak was."""
     if intent.spec.device == "cpu":
         return Unavailable("the model runs on the CPU")

@@ -29,6 +29,10 @@ class Kit:
         return self.home / "state/spark-kit/service.json"
 
     @property
+    def log_file(self) -> Path:
+        return self.home / "state/spark-kit/service.log"
+
+    @property
     def pid(self) -> int:
         return int(json.loads(self.state_file.read_text())["pid"])
 

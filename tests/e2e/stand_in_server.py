@@ -1,6 +1,7 @@
 """Behaves like `kit serve` towards `kit up`, at once and without torch.
 
-STAND_IN chooses what happens: ok, load_error, crash, out_of_memory, never_ready, mute, no_answer.
+STAND_IN chooses what happens: ok, load_error, crash, out_of_memory, never_ready, mute, no_answer,
+busy (it is full from its second request on).
 """
 
 import argparse
@@ -28,6 +29,7 @@ for option in ("port", "context", "max-sequences"):
     parser.add_argument(f"--{option}", type=int)
 options = parser.parse_args()
 started = time.monotonic()
+asked: list[str] = []
 
 if behaviour == "load_error":
     print("error: the weights are damaged\nhint: convert them again", file=sys.stderr)
@@ -47,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self.metrics()
+            return
         if behaviour == "mute":
             time.sleep(600)
         if behaviour == "never_ready" or time.monotonic() - started < LOAD_SECONDS:
@@ -57,12 +62,21 @@ class Handler(BaseHTTPRequestHandler):
         ready |= {"max_sequences": options.max_sequences, "load_seconds": 0.3}
         self.reply(200, {**ready, "memory": READY_MEMORY})
 
+    def metrics(self) -> None:
+        running = options.max_sequences if behaviour == "busy" and asked else 0
+        data = f"# HELP x\nkit_sequences_running {running:.1f}\nkit_sequences_waiting 0.0\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data.encode())
+
     def do_POST(self) -> None:
+        asked.append(self.path)
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = os.environ.get("KIT_API_KEY")
         if key and self.headers["Authorization"] != f"Bearer {key}":
             self.reply(401, {"error": {"message": "wrong key"}})
-        elif behaviour == "no_answer":
+        elif behaviour == "no_answer" or (behaviour == "busy" and len(asked) > 1):
             self.reply(500, {"error": {"message": "the engine has died"}})
         else:
             answer = f"You said: {request['messages'][0]['content']}"

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,8 @@ def test_breached_budget_as_json(kit: Kit) -> None:
     assert done.returncode == 5
     report = json.loads(done.stdout)
     assert report["within_budget"] is False
+    assert report["stopped"] is True
+    assert "stopped the service" in done.stderr
     assert report["memory"]["ram"]["peak_bytes"] > report["memory"]["ram"]["budget_bytes"]
 
 
@@ -90,6 +93,38 @@ def test_limited_address_space_is_refused_before_starting(kit: Kit) -> None:
     assert "1.43 GiB is free" in done.stderr
     assert not kit.state_file.exists()
     assert kit.up("--no-preflight", prefix="ulimit -v 1500000;").returncode == 0
+
+
+def test_no_gpu_for_cuda(kit: Kit) -> None:
+    done = kit.up("--device", "cuda")
+    assert done.returncode == 3
+    assert "error: --device cuda, but no GPU can be used" in done.stderr
+    assert "plan:" not in done.stderr
+    assert not kit.log_file.exists()
+
+
+def test_missing_packages_are_found_before_anything_is_done(kit: Kit, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    paths = f"{tmp_path}:{kit.environ['PYTHONPATH']}"
+    done = replace(kit, program=("-m", "kit")).up("--model", "demo", PYTHONPATH=paths)
+    assert done.returncode == 3
+    assert "not installed: torch" in done.stderr or ", torch" in done.stderr
+    assert "make setup" in done.stderr
+    assert "pip install" in done.stderr
+    assert not (kit.home / "data").exists()
+    assert not kit.log_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "place"), [("up", "a-file"), ("down", "a-file"), ("up", "/proc/spark-kit")]
+)
+def test_unusable_state_folder(kit: Kit, tmp_path: Path, command: str, place: str) -> None:
+    (tmp_path / "a-file").touch()
+    folder = tmp_path / place
+    done = kit(command, KIT_STATE_DIR=str(folder))
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"error: cannot write to {folder}")
+    assert "hint: set KIT_STATE_DIR" in done.stderr
 
 
 def test_unconverted_checkpoint_is_named(kit: Kit, tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import mmap
+import os
+
 import pytest
 
 from kit.errors import EnvironmentNotReady
@@ -6,8 +9,8 @@ from kit.memory.plan import plan_serving
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
-from kit.stack.preflight import Room, require_room, rooms
-from kit.units import GIB
+from kit.stack.preflight import Held, Room, held_by, require_room, rooms
+from kit.units import GIB, MIB
 
 ENOUGH = Room("RAM (MemAvailable)", 2 * GIB, 2 * GIB, "end other programs")
 TOO_SMALL = Room("VRAM on L4", 3 * GIB, 29 * GIB, "see nvidia-smi")
@@ -47,3 +50,26 @@ def test_rooms_on_a_cpu():
     found = {room.what: room for room in rooms(plan, CPU_BUILD, None)}
     assert found["RAM (MemAvailable)"].need_bytes > 10 * GIB
     assert not any("VRAM" in what for what in found)
+
+
+def test_what_a_service_frees_is_counted_as_room():
+    plan = plan_serving(SHAPE, context=256, max_sequences=1, device="cuda", build=CPU_BUILD)
+    gpu = Gpu(0, "GPU-a", "L4", 24 * GIB, 20 * GIB, "580")
+    found = {r.what: r for r in rooms(plan, CPU_BUILD, gpu, Held(1000 * GIB, 19 * GIB))}
+    assert found["VRAM on L4"].free_bytes == 23 * GIB
+    assert found["RAM (MemAvailable)"].free_bytes > 1000 * GIB
+
+
+def test_unknown_vram_of_a_service_is_room_unknown():
+    plan = plan_serving(SHAPE, context=256, max_sequences=1, device="cuda", build=CPU_BUILD)
+    gpu = Gpu(0, "GPU-a", "L4", 24 * GIB, 20 * GIB, "580")
+    found = rooms(plan, CPU_BUILD, gpu, Held(0, Unavailable("NVML is silent")))
+    assert "free VRAM on L4 unknown: NVML is silent" in require_room([found[-1]])
+
+
+def test_private_memory_of_a_process_is_held():
+    before = held_by(os.getpid()).host_bytes
+    with mmap.mmap(-1, 64 * MIB) as pages:
+        for offset in range(0, len(pages), mmap.PAGESIZE):
+            pages[offset] = 1
+        assert held_by(os.getpid()).host_bytes - before > 60 * MIB
