@@ -13,7 +13,12 @@ def tolerate_any_text() -> None:
             stream.reconfigure(errors="replace")
 
 
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which every character that stdout may lack is escaped."""
+    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not readable, indent=indent)
+
+
 def print_record(record: dict[str, Any]) -> None:
     """Print one JSON object on stdout, which loses nothing in any encoding."""
-    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(record, ensure_ascii=not readable, indent=2))
+    print(to_json(record, indent=2))

@@ -1,6 +1,5 @@
 """What `kit up` prints at its end: for people, and as JSON."""
 
-import json
 import os
 import shlex
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from kit.cli.output import print_record
+from kit.cli.output import print_record, to_json
 from kit.memory.hold import Verdict
 from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
@@ -118,8 +117,8 @@ def _print_conversation(console: Console, report: UpReport) -> None:
 
 
 def _curl(report: UpReport) -> str:
-    model = json.dumps(report.ready.model, ensure_ascii=False)
-    message = json.dumps({"role": "user", "content": report.question}, ensure_ascii=False)
+    model = to_json(report.ready.model)
+    message = to_json({"role": "user", "content": report.question})
     body = f'{{"model": {model},\n         "messages": [{message}]}}'
     proxied = any(os.environ.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
     curl = "curl --noproxy '*'" if proxied else "curl"  # a proxy does not reach this machine

@@ -86,6 +86,7 @@ def test_chinese_paths_in_a_locale_that_cannot_say_them(kit: Kit, model_dir: Pat
     assert json.loads(again.stdout)["pid"] == record["pid"], again.stderr
     assert "星火" in kit("logs", **readable).stdout
     assert kit("logs", **plain).returncode == 0
+    assert '{"model": "\\u661f\\u706b"' in kit.up(**plain).stdout  # a line that can be pasted
     os.kill(record["pid"], signal.SIGKILL)
     died = kit.up(STAND_IN="crash", **plain)
     assert (died.returncode, "log ? RuntimeError: boom" in died.stderr) == (6, True), died.stderr
