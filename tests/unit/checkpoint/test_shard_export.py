@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.checkpoint.safetensors_index import index_directory
 from kit.checkpoint.shard_export import export_shards, upstream_tensors
-from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.errors import EnvironmentNotReady, IntegrityError, KitError, UsageError
 from tests.shapes import cut, parts
 
 MakeState = Callable[..., dict[str, Any]]
