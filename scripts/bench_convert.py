@@ -34,18 +34,25 @@ Runs = dict[str, list[Measured]]
 def read_plainly(source: Path, direct: bool) -> None:
     """Read a file from front to back into one buffer."""
     fd = os.open(source, os.O_RDONLY | (os.O_DIRECT if direct else 0))
-    buffer = memoryview(mmap.mmap(-1, PIECE_BYTES))
+    buffer = piece()
     for offset in range(0, source.stat().st_size, PIECE_BYTES):
         os.preadv(fd, [buffer], offset)
         os.posix_fadvise(fd, offset, PIECE_BYTES, os.POSIX_FADV_DONTNEED)
     os.close(fd)
 
 
+def piece() -> memoryview:
+    """Memory for reading and writing, in huge pages: O_DIRECT is fastest with these."""
+    memory = mmap.mmap(-1, PIECE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
 def write_plainly(target: Path, nbytes: int, direct: bool) -> None:
     """Write as many bytes to a new file and bring them to disk."""
     target.parent.mkdir()
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | (os.O_DIRECT if direct else 0), 0o644)
-    buffer = memoryview(mmap.mmap(-1, PIECE_BYTES))
+    buffer = piece()
     buffer[:] = os.urandom(PIECE_BYTES)
     for offset in range(0, nbytes, PIECE_BYTES):
         os.pwrite(fd, buffer[: min(PIECE_BYTES, -(-(nbytes - offset) // 4096) * 4096)], offset)

@@ -1,9 +1,9 @@
 """Converting a checkpoint's tensors to safetensors shards: chunk by chunk, resumable, hashed.
 
-One sweep over the source: read a chunk into a reused buffer, cast its rows, write them at offsets
-that were planned beforehand. Memory does not depend on the size of the checkpoint or of a tensor:
-it is four buffers of ``chunk_bytes``, a fifth where tensors are joined from pieces, and a sixth and
-one factor where an adapter is merged. Cached pages are given back on the way.
+One sweep over the source: chunks are read ahead into reused buffers, cast, and written at offsets
+that were planned beforehand, past the page cache. Memory does not depend on the size of the
+checkpoint or of a tensor: it is seven buffers of ``chunk_bytes``, an eighth where tensors are
+joined from pieces, and a ninth and one factor where an adapter is merged.
 """
 
 import hashlib
@@ -11,19 +11,20 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import kit
 from kit import units
+from kit.checkpoint.buffers import ROOM_BYTES, Buffers
 from kit.checkpoint.encoding import OutputDType
-from kit.checkpoint.gather import Gatherer
+from kit.checkpoint.gather import Gatherer, requests
 from kit.checkpoint.journal import Journal, open_journal, write_durably, write_journal
 from kit.checkpoint.layout import Mapping
 from kit.checkpoint.lora import Adapter
 from kit.checkpoint.lora_merge import Merge
 from kit.checkpoint.pages import disk_full_explained
-from kit.checkpoint.shardfile import ShardFile
+from kit.checkpoint.shardfile import ShardFile, item_bytes
 from kit.checkpoint.shards import (
     DEFAULT_MAX_SHARD_BYTES,
     INDEX_NAME,
@@ -32,10 +33,11 @@ from kit.checkpoint.shards import (
     plan_shards,
 )
 from kit.checkpoint.source import SourceFile, require_unchanged
-from kit.checkpoint.sweep import HashedBuffers, Progress, Sweep
+from kit.checkpoint.sweep import Progress, Sweep
 from kit.errors import EnvironmentNotReady
 
-DEFAULT_CHUNK_BYTES = 8 * units.MIB
+DEFAULT_CHUNK_BYTES = 4 * units.MIB - ROOM_BYTES
+OUTPUT_BUFFERS = 3
 ADAPTER_CHUNK_BYTES = 1 * units.MIB
 
 
@@ -66,6 +68,7 @@ class Conversion:
         dtype: of the converted tensors.
         adapter: is merged into them, if there is one.
         scale: of the adapter: alpha / rank.
+        known: sha256 of those of the checkpoint's files that need not be hashed again.
     """
 
     files: Sequence[SourceFile]
@@ -73,6 +76,7 @@ class Conversion:
     dtype: OutputDType = "bfloat16"
     adapter: Adapter | None = None
     scale: float = 1.0
+    known: dict[Path, str] = field(default_factory=dict)
 
     @property
     def all_files(self) -> tuple[SourceFile, ...]:
@@ -119,15 +123,21 @@ def _sweep(
     chunk_bytes: int,
     progress: Progress | None,
 ) -> Journal:
+    todo = [shard for shard in shards if shard.name not in journal.shards]
+    merging = conversion.adapter is not None
+    expected = (
+        request
+        for shard in todo
+        for copy in shard.copies
+        for request in requests(copy.source, item_bytes(copy, merging), chunk_bytes)
+    )
     with (
-        Sweep(conversion.files, chunk_bytes, progress) as sweep,
+        Sweep(conversion.files, chunk_bytes, progress, expected, conversion.known) as sweep,
         _open_adapter(conversion, chunk_bytes) as (merge, adapter_sweep),
-        closing(HashedBuffers(chunk_bytes)) as buffers,
+        closing(Buffers(chunk_bytes, OUTPUT_BUFFERS)) as buffers,
     ):
         source = Gatherer(sweep.read, chunk_bytes)
-        for shard in shards:
-            if shard.name in journal.shards:
-                continue
+        for shard in todo:
             with ShardFile(directory, shard, buffers) as file:
                 for copy in shard.copies:
                     file.copy(copy, source, merge)

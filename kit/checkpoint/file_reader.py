@@ -7,8 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from kit.checkpoint.pages import PageRelease, read_into
-from kit.checkpoint.sweep import Bytes
+from kit.checkpoint.pages import Bytes, PageRelease, read_into
 from kit.errors import IntegrityError
 
 

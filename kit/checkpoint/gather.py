@@ -7,7 +7,8 @@ import numpy as np
 
 from kit.checkpoint.cast import NUMPY, Array
 from kit.checkpoint.chunks import Block, blocks, share_of
-from kit.checkpoint.sweep import Bytes
+from kit.checkpoint.pages import Bytes
+from kit.checkpoint.sweep import Request
 from kit.checkpoint.tensors import Piece, Tensor, matrix
 from kit.checkpoint.torchfile import ITEM_BYTES
 from kit.errors import IntegrityError
@@ -37,9 +38,7 @@ class Gatherer:
         Raises:
             IntegrityError: copies of the tensor differ.
         """
-        rows, columns = matrix(tensor.shape)
-        largest = max(item_bytes, ITEM_BYTES[tensor.dtype])
-        for block in blocks(rows, columns, self.chunk_bytes // largest):
+        for block in _cut(tensor, item_bytes, self.chunk_bytes):
             yield block, self.read(tensor, block)
 
     def read(self, tensor: Tensor, block: Block) -> Array:
@@ -62,11 +61,27 @@ class Gatherer:
         return joined
 
     def _fetch(self, tensor: Tensor, piece: Piece, block: Block) -> Array:
-        share = share_of(piece.rows, piece.columns, block)
-        item_bytes = ITEM_BYTES[tensor.dtype]
-        offset = piece.offset + share.skipped * item_bytes
-        raw = self._read(piece.path, offset, share.size * item_bytes)
-        return raw.view(NUMPY[tensor.dtype])
+        return self._read(*_request(tensor, piece, block)).view(NUMPY[tensor.dtype])
+
+
+def requests(tensor: Tensor, item_bytes: int, chunk_bytes: int) -> Iterator[Request]:
+    """What ``Gatherer.blocks`` will read, in that order."""
+    for block in _cut(tensor, item_bytes, chunk_bytes):
+        for piece in (*tensor.pieces, *tensor.copies):
+            request = _request(tensor, piece, block)
+            if request.nbytes:
+                yield request
+
+
+def _cut(tensor: Tensor, item_bytes: int, chunk_bytes: int) -> Iterator[Block]:
+    rows, columns = matrix(tensor.shape)
+    return blocks(rows, columns, chunk_bytes // max(item_bytes, ITEM_BYTES[tensor.dtype]))
+
+
+def _request(tensor: Tensor, piece: Piece, block: Block) -> Request:
+    share = share_of(piece.rows, piece.columns, block)
+    item_bytes = ITEM_BYTES[tensor.dtype]
+    return Request(piece.path, piece.offset + share.skipped * item_bytes, share.size * item_bytes)
 
 
 def _copies_differ(tensor: Tensor, copy: Piece) -> IntegrityError:

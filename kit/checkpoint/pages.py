@@ -2,12 +2,16 @@
 
 import errno
 import os
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from kit.errors import EnvironmentNotReady
+
+Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 PAGE_BYTES = 4096
 LAG_BYTES = 64 * 1024**2
@@ -16,36 +20,25 @@ LAG_BYTES = 64 * 1024**2
 class PageRelease:
     """Gives the kernel's cached pages of one file back, some way behind the reads or writes.
 
-    A written page can only be dropped once it is on disk. So each range is announced twice: at
-    once, which makes the kernel start writing it, and again ``LAG_BYTES`` later, which drops it.
-    Where the system has no such call (macOS) nothing happens.
+    A written page can only be dropped once it is on disk, and a block of pages only as a whole. So
+    each range is announced with what lies before it: that makes the kernel start writing the range,
+    and drops what has been written of the rest. Where the system has no such call (macOS) nothing
+    happens.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._recent: deque[tuple[int, int]] = deque()
-        self._recent_bytes = 0
 
-    def passed(self, offset: int, nbytes: int, *, written: bool) -> None:
-        """Note that a range has been read or written."""
-        if written:
-            self._advise(offset, nbytes)
-        self._recent.append((offset, nbytes))
-        self._recent_bytes += nbytes
-        while self._recent_bytes > LAG_BYTES:
-            old_offset, old_nbytes = self._recent.popleft()
-            self._recent_bytes -= old_nbytes
-            self._advise(old_offset, old_nbytes)
+    def passed(self, offset: int, nbytes: int, *, written: bool = False) -> None:
+        """Note that a range has been read or written. Its last page is kept if it goes on."""
+        start = max(0, offset - LAG_BYTES) // PAGE_BYTES * PAGE_BYTES
+        end = (offset + nbytes) // PAGE_BYTES * PAGE_BYTES
+        if end > start:
+            self._drop(start, end - start)
 
     def finish(self) -> None:
         """Drop whatever is left of the file; after fsync where it was written."""
         self._drop(0, 0)
-
-    def _advise(self, offset: int, nbytes: int) -> None:
-        """Whole pages only are dropped: round outwards, or the edges would stay for good."""
-        start = offset - offset % PAGE_BYTES
-        end = -(-(offset + nbytes) // PAGE_BYTES) * PAGE_BYTES
-        self._drop(start, end - start)
 
     def _drop(self, offset: int, nbytes: int) -> None:
         if hasattr(os, "posix_fadvise"):

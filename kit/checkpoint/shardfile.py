@@ -1,43 +1,40 @@
 """Writing one safetensors shard, whose layout was planned, from blocks of source tensors."""
 
 import hashlib
-import os
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
+from kit.checkpoint.buffers import Buffers
 from kit.checkpoint.cast import Array
 from kit.checkpoint.chunks import Block, wanted
+from kit.checkpoint.direct import NewFile
 from kit.checkpoint.gather import Gatherer
 from kit.checkpoint.journal import ShardRecord
 from kit.checkpoint.lora_merge import MERGED_ITEM_BYTES, Merge
-from kit.checkpoint.pages import PageRelease, write_at
+from kit.checkpoint.pages import PAGE_BYTES, Bytes
 from kit.checkpoint.shards import Copy, Output, Shard, Target
-from kit.checkpoint.sweep import Bytes, HashedBuffers
 from kit.checkpoint.tensors import matrix
 
 
 class ShardFile:
     """A shard being written. Use as a context manager; an existing file is replaced."""
 
-    def __init__(self, directory: Path, shard: Shard, buffers: HashedBuffers) -> None:
+    def __init__(self, directory: Path, shard: Shard, buffers: Buffers) -> None:
         self._shard = shard
         self._buffers = buffers
         self._hashes = {target.stored.name: hashlib.sha256() for target in shard.targets}
         self._nonfinite_count = 0
-        self._fd = os.open(directory / shard.name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        self._release = PageRelease(self._fd)
+        self._file = NewFile(directory / shard.name, shard.size_bytes)
 
     def __enter__(self) -> Self:
-        os.fchmod(self._fd, 0o644)
-        os.truncate(self._fd, self._shard.size_bytes)
-        write_at(self._fd, self._shard.header, 0)
+        self._file.write(np.frombuffer(self._shard.header, np.uint8), 0)
         for target in self._shard.targets:
-            if target.stored.constant is not None:
-                write_at(self._fd, target.stored.constant, target.offset)
-                self._hashes[target.stored.name].update(target.stored.constant)
+            if (content := target.stored.constant) is not None:
+                self._file.write(np.frombuffer(content, np.uint8), target.offset)
+                self._hashes[target.stored.name].update(content)
         return self
 
     def __exit__(
@@ -46,7 +43,8 @@ class ShardFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._fd)
+        self._buffers.wait()
+        self._file.close()
 
     def copy(self, copy: Copy, source: Gatherer, merge: Merge | None = None) -> None:
         """Read one source tensor and write all tensors made of it.
@@ -56,16 +54,14 @@ class ShardFile:
             source: reads the tensor.
             merge: adds an adapter's share, if there is an adapter.
         """
-        item_bytes = MERGED_ITEM_BYTES if merge else _item_bytes(copy)
-        for block, values in source.blocks(copy.source, item_bytes):
+        for block, values in source.blocks(copy.source, item_bytes(copy, merge is not None)):
             for output in copy.outputs:
                 self._write(output, block, values, merge)
 
     def finish(self) -> ShardRecord:
         """Wait until the file is on disk and its tensors are hashed."""
-        os.fsync(self._fd)
-        self._release.finish()
         self._buffers.settle()
+        self._file.finish()
         return ShardRecord(
             size_bytes=self._shard.size_bytes,
             tensors={name: running.hexdigest() for name, running in self._hashes.items()},
@@ -79,34 +75,40 @@ class ShardFile:
         chosen = values[rows.start : rows.stop : rows.step]
         if merge:
             chosen = merge.add(output.name, chosen, position, block.first_column)
-        raws = self._free_space(len(rows), output.encoding.row_bytes(chosen.shape[1]))
-        self._nonfinite_count += output.encoding.encode(chosen, raws)
-        skipped = output.encoding.row_bytes(block.first_column)
-        for target, raw, before in zip(output.targets, raws, skipped, strict=False):
-            row_bytes = target.stored.nbytes // len(output.rows)
-            offset = target.offset + position * row_bytes + before
-            write_at(self._fd, raw.data.cast("B"), offset)
-            self._release.passed(offset, raw.nbytes, written=True)
-        self._hash(output.targets, raws)
-
-    def _free_space(self, rows: int, row_bytes: Sequence[int]) -> list[Bytes]:
-        """Space ``[rows, n]`` for each n, one behind the other in the next free buffer."""
         buffer = self._buffers.next()
-        ends = [rows * end for end in accumulate(row_bytes, initial=0)]
-        return [buffer[begin:end].reshape(rows, -1) for begin, end in pairwise(ends)]
+        buffer.settle()
+        raws = self._lay_out(output, block, len(rows), position, buffer.bytes)
+        self._nonfinite_count += output.encoding.encode(chosen, [raw for raw, _, _ in raws])
+        for raw, target, offset in raws:
+            flat = raw.reshape(-1)
+            buffer.begin(self._buffers.mover, self._file.write, flat, offset)
+            buffer.begin(self._buffers.hasher, self._hashes[target.stored.name].update, flat.data)
 
-    def _hash(self, targets: Sequence[Target], raws: Sequence[Bytes]) -> None:
-        """Hash what the buffer was filled with, each tensor's bytes by themselves."""
-        hashes = [self._hashes[target.stored.name] for target in targets]
+    def _lay_out(
+        self, output: Output, block: Block, rows: int, position: int, memory: Bytes
+    ) -> list[tuple[Bytes, Target, int]]:
+        """Memory ``[rows, n]`` for the block's share of each target, and its place in the file.
 
-        def update(_: memoryview) -> None:
-            for running, raw in zip(hashes, raws, strict=False):
-                running.update(raw.data)
+        What lies on a page in the file lies on one in memory, so that it can be written directly.
+        """
+        found = []
+        end = 0
+        columns = block.shape[1]
+        for target, before, row_bytes in zip(
+            output.targets,
+            output.encoding.row_bytes(block.first_column),
+            output.encoding.row_bytes(columns),
+            strict=False,
+        ):
+            offset = target.offset + position * (target.stored.nbytes // len(output.rows)) + before
+            begin = end + (offset - end) % PAGE_BYTES
+            end = begin + rows * row_bytes
+            found.append((memory[begin:end].reshape(rows, row_bytes), target, offset))
+        return found
 
-        self._buffers.hash(update, raws[0].data)
 
-
-def _item_bytes(copy: Copy) -> int:
-    """What one element takes at most in the file."""
+def item_bytes(copy: Copy, merged: bool) -> int:
+    """What one element takes at most, in the file or while an adapter is added to it."""
     columns = matrix(copy.source.shape)[1]
-    return max(-(-sum(output.encoding.row_bytes(columns)) // columns) for output in copy.outputs)
+    stored = max(-(-sum(output.encoding.row_bytes(columns)) // columns) for output in copy.outputs)
+    return MERGED_ITEM_BYTES if merged else stored

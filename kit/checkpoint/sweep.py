@@ -1,81 +1,65 @@
 """One front-to-back reading of files that hashes them while their tensors are used."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import MappingProxyType, TracebackType
+from typing import NamedTuple, Self
 
-import numpy as np
-
-from kit.checkpoint.pages import PageRelease, read_into
+from kit.checkpoint.buffers import ROOM_BYTES, Buffer, Buffers
+from kit.checkpoint.direct import SourceReader
+from kit.checkpoint.pages import Bytes
 from kit.checkpoint.source import SourceFile
 from kit.errors import IntegrityError
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[int, int], None]
 """Called as ``progress(done_bytes, total_bytes)`` of all source files."""
 
+BUFFERS = 4
+_SMALL_GAP_BYTES = ROOM_BYTES // 2
 
-class HashedBuffers:
-    """Two buffers used in turn, whose contents are hashed by another thread.
 
-    Hashing lets go of the interpreter lock, so it runs beside reading, casting and writing. A
-    buffer is only handed out again when its last content has been hashed.
-    """
+class Request(NamedTuple):
+    """Bytes ``offset`` to ``offset + nbytes`` of a file."""
 
-    def __init__(self, buffer_bytes: int) -> None:
-        self._buffers = [np.empty(buffer_bytes, np.uint8) for _ in range(2)]
-        self._hashed: list[Future[None] | None] = [None, None]
-        self._turn = 0
-        self._thread = ThreadPoolExecutor(max_workers=1)
-
-    def next(self) -> Bytes:
-        """The other buffer, free to be filled."""
-        self._turn = 1 - self._turn
-        self._wait(self._turn)
-        return self._buffers[self._turn]
-
-    def hash(self, update: Callable[[memoryview], None], view: memoryview) -> None:
-        """Give ``view``, of the buffer handed out last, to a hash's ``update``; once a filling."""
-        self._hashed[self._turn] = self._thread.submit(update, view)
-
-    def settle(self) -> None:
-        """Wait until everything is hashed."""
-        self._wait(0)
-        self._wait(1)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
-
-    def _wait(self, turn: int) -> None:
-        if (future := self._hashed[turn]) is not None:
-            future.result()
-            self._hashed[turn] = None
+    path: Path
+    offset: int
+    nbytes: int
 
 
 class Sweep:
-    """Reads files from front to back. What lies between the reads is hashed too.
+    """Reads files from front to back, ahead of the caller. What lies between is hashed too.
 
-    All files share two buffers. Use as a context manager.
+    All files share a few buffers. Use as a context manager.
 
     Args:
         files: what to read.
         chunk_bytes: the largest piece that is read at once.
         progress: told the bytes done after every piece.
+        expected: what will be read, in this order. What is read without being expected, once all
+            of these have been read, is not read ahead.
+        known: sha256 of files that need not be hashed, and of which nothing else is read.
     """
 
     def __init__(
-        self, files: Sequence[SourceFile], chunk_bytes: int, progress: Progress | None = None
+        self,
+        files: Sequence[SourceFile],
+        chunk_bytes: int,
+        progress: Progress | None = None,
+        expected: Iterable[Request] = (),
+        known: Mapping[Path, str] = MappingProxyType({}),
     ) -> None:
         self.chunk_bytes = chunk_bytes
         self._progress = progress
         self._total_bytes = sum(file.size_bytes for file in files)
         self._done_bytes = 0
-        self._buffers = HashedBuffers(chunk_bytes)
-        self._passes = {file.path: _Pass(file) for file in files}
+        self._buffers = Buffers(chunk_bytes, BUFFERS)
+        self._passes = {file.path: _Pass(file, known.get(file.path)) for file in files}
+        self._plan = self._pieces(expected)
+        self._coming: deque[_Piece] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -88,60 +72,100 @@ class Sweep:
     ) -> None:
         self._buffers.close()
         for one in self._passes.values():
-            one.close()
+            one.reader.close()
 
     def read(self, path: Path, offset: int, nbytes: int) -> Bytes:
-        """Bytes ``offset`` to ``offset + nbytes``, valid until the second read after this one.
+        """Bytes ``offset`` to ``offset + nbytes``, valid until the next read.
 
         Raises:
             IntegrityError: the file is shorter than it was.
+            ValueError: other bytes were expected.
         """
-        one = self._passes[path]
-        self._skip_to(one, offset)
-        return self._piece(one, offset, nbytes)
+        request = Request(path, offset, nbytes)
+        self._read_ahead()
+        if not self._coming:
+            self._plan = self._pieces([request])
+        while True:
+            self._read_ahead()
+            piece = self._coming.popleft()
+            data = self._take(piece)
+            if piece.request == request:
+                return data[offset - piece.start :]
+            if piece.request:
+                raise ValueError(f"{request} is read, {piece.request} was expected")
 
     def finish(self) -> tuple[str, ...]:
         """Read on to the end of all files; the sha256 of each whole file."""
         for one in self._passes.values():
-            self._skip_to(one, one.file.size_bytes)
+            self.read(one.file.path, one.file.size_bytes, 0)
         self._buffers.settle()
-        return tuple(one.digest.hexdigest() for one in self._passes.values())
+        return tuple(one.known or one.digest.hexdigest() for one in self._passes.values())
 
-    def _skip_to(self, one: "_Pass", offset: int) -> None:
-        while one.position < offset:
-            self._piece(one, one.position, min(self.chunk_bytes, offset - one.position))
+    def _read_ahead(self) -> None:
+        """Keep all buffers at work but the one that the caller has."""
+        while len(self._coming) < self._buffers.count - 1:
+            if (piece := next(self._plan, None)) is None:
+                return
+            self._coming.append(piece)
 
-    def _piece(self, one: "_Pass", offset: int, nbytes: int) -> Bytes:
-        buffer = self._buffers.next()[:nbytes]
-        one.read_into(buffer.data, offset)
-        end = offset + nbytes
-        if end > one.position:  # storages can overlap: hash every byte once
-            self._buffers.hash(one.digest.update, buffer.data[one.position - offset :])
-            self._done_bytes += end - one.position
-            one.position = end
+    def _pieces(self, requests: Iterable[Request]) -> Iterator["_Piece"]:
+        """Begin to read what is requested and the gaps before it, the small ones along with it."""
+        for request in requests:
+            one = self._passes[request.path]
+            if one.known:
+                one.begun = max(one.begun, request.offset)
+            while request.offset - one.begun > _SMALL_GAP_BYTES:
+                end = min(one.begun + self.chunk_bytes, request.offset)
+                yield self._begin(None, one, one.begun, end)
+            start = min(one.begun, request.offset)
+            yield self._begin(request, one, start, request.offset + request.nbytes)
+
+    def _begin(self, request: Request | None, one: "_Pass", start: int, end: int) -> "_Piece":
+        buffer = self._buffers.next()
+
+        def read() -> Bytes:
+            buffer.settle()
+            return one.reader.read(buffer.bytes, start, end - start)
+
+        one.begun = max(one.begun, end)
+        return _Piece(request, one, start, end, buffer, self._buffers.mover.submit(read))
+
+    def _take(self, piece: "_Piece") -> Bytes:
+        data, one = piece.read.result(), piece.one
+        if len(data) < piece.end - piece.start:
+            raise IntegrityError(
+                f"{one.file.path} became shorter while it was read",
+                hint="let nothing write to the checkpoint during the conversion, then try again",
+            )
+        if piece.end > one.done:  # storages can overlap: hash every byte once
+            if not one.known:
+                fresh = data[one.done - piece.start :].data
+                piece.buffer.begin(self._buffers.hasher, one.digest.update, fresh)
+            self._done_bytes += piece.end - one.done
+            one.done = piece.end
             if self._progress:
                 self._progress(self._done_bytes, self._total_bytes)
-        return buffer
+        return data
 
 
 class _Pass:
-    """One file of a sweep, and how far it has been hashed."""
+    """One file of a sweep: up to where it has been hashed, and reading has begun."""
 
-    def __init__(self, file: SourceFile) -> None:
+    def __init__(self, file: SourceFile, known: str | None) -> None:
         self.file = file
-        self.position = 0
+        self.known = known
+        self.reader = SourceReader(file.path)
         self.digest = hashlib.sha256()
-        self._opened = file.path.open("rb", buffering=0)
-        self._release = PageRelease(self._opened.fileno())
+        self.begun = self.done = 0
 
-    def read_into(self, view: memoryview, offset: int) -> None:
-        if read_into(self._opened.fileno(), view, offset) < len(view):
-            raise IntegrityError(
-                f"{self.file.path} became shorter while it was read",
-                hint="let nothing write to the checkpoint during the conversion, then try again",
-            )
-        self._release.passed(offset, len(view), written=False)
 
-    def close(self) -> None:
-        self._release.finish()
-        self._opened.close()
+@dataclass(frozen=True)
+class _Piece:
+    """Bytes that are being read into a buffer; for a request, or a part of the gap before it."""
+
+    request: Request | None
+    one: _Pass
+    start: int
+    end: int
+    buffer: Buffer
+    read: Future[Bytes]

@@ -88,8 +88,9 @@ def measure(command: Sequence[str], folder: Path) -> Measured:
 
 
 def folder_cached_bytes(folder: Path) -> int:
-    """Page cache of all files under ``folder``; files that vanish meanwhile count nothing."""
-    found = (cached_bytes(path) for path in folder.rglob("*") if path.is_file())
+    """Page cache of all files under ``folder``; what vanishes meanwhile counts nothing."""
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    found = (cached_bytes(path) for path in paths)
     return sum(value for value in found if not isinstance(value, Unavailable))
 
 

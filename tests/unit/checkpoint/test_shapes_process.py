@@ -82,7 +82,8 @@ def test_shards_and_adapter_whose_tensors_exceed_the_memory_allowed(
     wanted = expected(merged(state, lora_state(state, 4), 2.0), torch.bfloat16)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert "MemoryError" in child(f"{LIMIT}{convert}, {str(tmp_path)!r}, chunk_bytes=10**9)").stderr
+    failed = child(f"{LIMIT}{convert}, {str(tmp_path)!r}, chunk_bytes=10**9)")
+    assert "Cannot allocate memory" in failed.stderr
 
 
 @needs_rlimit
