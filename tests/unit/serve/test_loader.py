@@ -13,8 +13,8 @@ from kit.serve.loader import load_model
 CPU = torch.device("cpu")
 
 
-def load(directory: Path, dtype: str = "auto"):
-    return load_model(directory, CPU, dtype, lambda phase, fraction: None)
+def load(directory: Path, dtype: str = "auto", **options):
+    return load_model(directory, CPU, dtype, lambda phase, fraction: None, **options)
 
 
 def mapped_ranges(path: Path) -> list[range]:
@@ -52,6 +52,17 @@ def test_another_dtype_is_made_tensor_by_tensor(make_model):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_staged_as_on_a_gpu_it_is_the_same_model_in_memory_of_its_own(make_model, dtype):
+    directory = make_model(dtype="bfloat16")
+    mapped = mapped_ranges(directory / "model.safetensors")
+    staged = dict(load(directory, dtype, staged=True).named_parameters())
+    for name, parameter in load(directory, dtype).named_parameters():
+        assert torch.equal(staged[name], parameter), name
+        assert staged[name].dtype == parameter.dtype
+        assert not any(staged[name].data_ptr() in span for span in mapped)
+
+
 def test_not_a_converted_directory(tmp_path):
     with pytest.raises(EnvironmentNotReady, match="no converted weights"):
         load(tmp_path)
@@ -77,11 +88,12 @@ def test_damaged_weights_are_named(make_model, damage, message):
         load(directory)
 
 
-def test_truncated_file(make_model):
+@pytest.mark.parametrize("staged", [True, False])
+def test_truncated_file(make_model, staged):
     path = make_model() / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(IntegrityError, match="cannot be read"):
-        load(path.parent)
+        load(path.parent, staged=staged)
 
 
 def test_several_shards(make_model):
