@@ -15,7 +15,9 @@ from kit.cli.weights import (
 )
 
 app = typer.Typer(
-    help="Fetch, verify, convert, export and bundle weights.", no_args_is_help=True, rich_markup_mode=None
+    help="Fetch, verify, convert, export and bundle weights.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.command("list")(listing.list_)
 app.command("fetch")(fetch.fetch)

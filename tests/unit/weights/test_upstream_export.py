@@ -96,7 +96,7 @@ def test_what_cannot_be_exported(source: Path, converted: Path, tmp_path: Path) 
     with pytest.raises(EnvironmentNotReady, match="holds no safetensors"):
         export_upstream(source, tmp_path / "out")
     convert_checkpoint(source, tmp_path / "int8", precision="int8")
-    with pytest.raises(UsageError, match="less than 16 bit: .* is of type I8"):
+    with pytest.raises(UsageError, match=r"less than 16 bit: .* is of type I8"):
         export_upstream(tmp_path / "int8", tmp_path / "out")
     with (
         FileLock(tmp_path / ".out.lock"),
