@@ -61,8 +61,8 @@ def export_upstream(
         progress: called as ``progress(done_bytes, total_bytes)`` of the directory's tensors.
 
     Raises:
-        UsageError: the ranks do not divide the model, ``output`` exists, or the directory is in less
-            than 16 bit.
+        UsageError: the ranks do not divide the model, ``output`` exists, or the directory is in
+            less than 16 bit.
         EnvironmentNotReady: there is no converted directory, the disk is full, or another export
             into ``output`` is running.
         IntegrityError: the directory is damaged.
