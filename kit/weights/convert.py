@@ -6,8 +6,10 @@ it is complete. After any interruption the same call goes on behind the last fin
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
@@ -50,12 +52,19 @@ class _Job:
     precision: Precision
     support: Path
     output: Path
+    known: dict[Path, str]
 
     @property
     def conversion(self) -> Conversion:
         scale = self.alpha / self.adapter.rank if self.adapter else 1.0
-        dtype = _DTYPES[self.precision]
-        return Conversion(self.model.files, self.model.mappings, dtype, self.adapter, scale)
+        return Conversion(
+            self.model.files,
+            self.model.mappings,
+            _DTYPES[self.precision],
+            self.adapter,
+            scale,
+            self.known,
+        )
 
     def made(self, record: ConversionRecord) -> bool:
         """Whether ``record`` is of this job."""
@@ -82,6 +91,7 @@ def convert_checkpoint(
     lora: Path | None = None,
     lora_alpha: float | None = None,
     overwrite: bool = False,
+    known: Mapping[Path, str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> ConversionRecord:
     """Convert a checkpoint, unless ``output`` already is its conversion.
@@ -97,6 +107,7 @@ def convert_checkpoint(
         lora: an adapter in upstream's format to merge; see ``open_adapter``.
         lora_alpha: the adapter's alpha, where no ``lora_config.json`` tells it.
         overwrite: replace whatever ``output`` is.
+        known: sha256 of files of the source that were just checked: they are not hashed again.
         progress: called as ``progress(done_bytes, total_bytes)`` of the source.
 
     Raises:
@@ -119,7 +130,7 @@ def convert_checkpoint(
     with exclusive(output), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         write_support_files(Path(support), facts, tokenizer_model)
-        job = _Job(model, adapter, alpha, precision, Path(support), output)
+        job = _Job(model, adapter, alpha, precision, Path(support), output, dict(known))
         return _already_converted(job, overwrite) or _convert(job, progress)
 
 

@@ -60,13 +60,20 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read both again and prove that every tensor is equal."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The record on stdout.")] = False,
 ) -> None:
     """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
     from kit.cli.terminal import Terminal
     from kit.units import format_gib
     from kit.weights.convert import convert_checkpoint
+    from kit.weights.proof import prove_conversion, require_provable
 
+    if verify:
+        require_provable(precision, lora)
     with Terminal() as terminal:
         record = convert_checkpoint(
             source,
@@ -80,10 +87,17 @@ def convert(
             overwrite=overwrite,
             progress=terminal.bytes_progress("converting"),
         )
+    proven = None
+    if verify:
+        with Terminal() as terminal:
+            proven = prove_conversion(source, output, terminal.bytes_progress("comparing"))
     if as_json:
-        print(json.dumps({"output": str(output), **asdict(record)}, ensure_ascii=False, indent=2))
+        content = {"output": str(output), "proven_tensors": proven, **asdict(record)}
+        print(json.dumps(content, ensure_ascii=False, indent=2))
     else:
         size = format_gib(sum(record.files.values()))
         print(f"{output} holds the model: {size} in {precision}\nserve it: kit up --model {output}")
+    if proven is not None:
+        print(f"proven: all {proven} tensors equal those of {source}", file=sys.stderr)
     if record.nonfinite_count:
         print(f"warning: {record.nonfinite_count} weights are not finite", file=sys.stderr)

@@ -110,6 +110,9 @@ def _convert(fetched: "Fetched", settings: "Settings", precision: "Precision") -
             fetched.directory / weights.checkpoint,
             output,
             precision=precision,
+            known={
+                fetched.directory / file: locked.sha256 for file, locked in fetched.files.items()
+            },
             progress=view.watch().progress,
         )
     return output

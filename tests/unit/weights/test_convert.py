@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import kit
 from kit.errors import EnvironmentNotReady, IntegrityError, UnsafePickle, UsageError
 from kit.weights.convert import convert_checkpoint
+from kit.weights.digest import sha256_file
 from kit.weights.record import read_record
 
 CHECKPOINT = "mp_rank_00_model_states.pt"
@@ -37,6 +38,15 @@ def test_the_directory_opens_in_transformers(source: Path, tmp_path: Path) -> No
     ids = torch.tensor([tokenizer.encode("words")])
     assert model(ids).logits.isfinite().all()
     assert record.tensors.keys() == load_file(out / "model.safetensors").keys()
+
+
+def test_a_known_sha256_is_taken_but_not_that_of_another_file(source: Path, tmp_path: Path) -> None:
+    known = {source / CHECKPOINT: "a" * 64, source / "other": "b" * 64}
+    taken = convert_checkpoint(source, tmp_path / "out", known=known)
+    assert [s.sha256 for s in taken.sources] == ["a" * 64]
+    hashed = convert_checkpoint(source, tmp_path / "hashed", known={source / "other": "b" * 64})
+    assert hashed.sources[0].sha256 == sha256_file(source / CHECKPOINT)
+    assert taken.tensors == hashed.tensors
 
 
 def test_everyone_can_read_and_nothing_else_is_left(source: Path, tmp_path: Path) -> None:
