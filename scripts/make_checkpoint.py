@@ -1,33 +1,24 @@
 """Make a checkpoint of any size in upstream's file format: random weights, realistic tensor sizes.
 
-For benchmarks. The file is what ``torch.save`` would write (torch.load opens it, its CRC-32s are
-right), but it is written chunk by chunk, so that a 53 GB file needs no 53 GB of memory:
+For benchmarks. torch.load opens it. It is written chunk by chunk, so that a file of 53 GB needs no
+53 GB of memory:
 
     python scripts/make_checkpoint.py /data/random --gigabytes 2
     python scripts/make_checkpoint.py /data/random --layers 40     # as large as the 13B
 """
 
 import argparse
-import io
 import json
 import math
-import pickle
-import struct
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch._utils import _rebuild_tensor_v2
+
+from kit.checkpoint.torch_writer import TorchWriter, Tree
 
 CHUNK_ELEMENTS = 1 << 22
-_LOCAL_HEADER_BYTES = 30
-_ZIP64_EXTRA_BYTES = 20
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -38,37 +29,6 @@ class Sizes:
     hidden: int = 5120
     ffn: int = 14336
     vocab: int = 60000
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A tensor's bytes: member ``data/<key>`` of the archive."""
-
-    key: str
-    numel: int
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Pickled as torch pickles a contiguous tensor."""
-
-    storage: Storage
-    shape: tuple[int, ...]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        strides = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
-        rebuild: tuple[Any, ...] = (self.storage, 0, self.shape, strides, False, OrderedDict())
-        return _rebuild_tensor_v2, rebuild
-
-
-class TorchPickler(pickle.Pickler):
-    """Names storages as torch does, instead of pickling them."""
-
-    def persistent_id(self, value: object) -> tuple[Any, ...] | None:
-        """Torch's name of a storage; None pickles the value itself."""
-        if isinstance(value, Storage):
-            return "storage", torch.FloatStorage, value.key, "cpu", value.numel
-        return None
 
 
 def sizes_of(total_bytes: int) -> Sizes:
@@ -98,58 +58,36 @@ def layer_shapes(hidden: int, ffn: int) -> Iterator[tuple[str, tuple[int, ...]]]
         yield f"{name}.bias", (outer,)
 
 
-def state(sizes: Sizes) -> tuple[dict[str, Any], list[Storage]]:
-    """The object to pickle, and the storages in the order of their keys."""
-    storages: list[Storage] = []
-
-    def tensor(shape: tuple[int, ...]) -> Tensor:
-        storages.append(Storage(str(len(storages)), math.prod(shape)))
-        return Tensor(storages[-1], shape)
-
-    embedding = {"word_embeddings": {"weight": tensor((sizes.vocab, sizes.hidden))}}
+def tree(sizes: Sizes) -> Tree:
+    """Upstream's nested names, with shapes at the leaves."""
     encoder = {
-        f"layers.{layer}.{name}": tensor(shape)
+        f"layers.{layer}.{name}": shape
         for layer in range(sizes.layers)
         for name, shape in layer_shapes(sizes.hidden, sizes.ffn)
     }
-    encoder |= {f"final_layernorm.{kind}": tensor((sizes.hidden,)) for kind in ("weight", "bias")}
-    return {"module": {"language_model": {"embedding": embedding, "encoder": encoder}}}, storages
+    encoder |= {f"final_layernorm.{kind}": (sizes.hidden,) for kind in ("weight", "bias")}
+    embedding = {"word_embeddings": {"weight": (sizes.vocab, sizes.hidden)}}
+    return {"module": {"language_model": {"embedding": embedding, "encoder": encoder}}}
+
+
+def leaves(branch: Tree) -> Iterator[tuple[int, ...]]:
+    """All shapes of a tree, in its order."""
+    for value in branch.values():
+        yield from [value] if isinstance(value, tuple) else leaves(value)
 
 
 def write_checkpoint(path: Path, sizes: Sizes, seed: int) -> None:
-    """Write the archive: the pickle, the byte order, then the storages, aligned as torch does."""
-    root, storages = state(sizes)
-    pickled = io.BytesIO()
-    TorchPickler(pickled, protocol=2).dump(root)
+    """Fill the file with normal values of the size that trained weights have."""
     random = np.random.default_rng(seed)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, content in (
-            ("data.pkl", pickled.getvalue()),
-            ("byteorder", b"little"),
-            ("version", b"3\n"),
-        ):
-            archive.writestr(f"{path.stem}/{name}", content)
-        for storage in storages:
-            with archive.open(_member(archive, path.stem, storage), "w", force_zip64=True) as file:
-                for chunk in chunks(random, storage.numel):
-                    file.write(chunk.data)
-
-
-def chunks(random: np.random.Generator, numel: int) -> Iterator[np.ndarray[Any, Any]]:
-    """``numel`` normal fp32 values of the size that trained weights have."""
-    for start in range(0, numel, CHUNK_ELEMENTS):
-        values = random.standard_normal(min(CHUNK_ELEMENTS, numel - start), np.float32)
-        values *= np.float32(0.02)
-        yield values
-
-
-def _member(archive: zipfile.ZipFile, prefix: str, storage: Storage) -> zipfile.ZipInfo:
-    """A member whose bytes start at a multiple of 64, by padding in its extra field."""
-    info = zipfile.ZipInfo(f"{prefix}/data/{storage.key}")
-    before = _LOCAL_HEADER_BYTES + len(info.filename) + _ZIP64_EXTRA_BYTES + 4
-    padding = -(archive.fp.tell() + before) % _ALIGNMENT if archive.fp else 0
-    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    return info
+    content = tree(sizes)
+    with TorchWriter(path, content, "float32") as writer:
+        for shape in leaves(content):
+            with writer.tensor(shape) as write:
+                numel = math.prod(shape)
+                for start in range(0, numel, CHUNK_ELEMENTS):
+                    count = min(CHUNK_ELEMENTS, numel - start)
+                    values = random.standard_normal(count, np.float32) * np.float32(0.02)
+                    write(values.data.cast("B"))
 
 
 def write_arguments(path: Path, sizes: Sizes) -> None:

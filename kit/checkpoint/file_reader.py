@@ -49,5 +49,5 @@ class FileReader:
             raise IntegrityError(
                 f"{path} is shorter than its header says", hint="copy or convert it again"
             )
-        release.passed(offset, nbytes, written=False)
+        release.passed(offset, nbytes)
         return buffer

@@ -29,7 +29,7 @@ class PageRelease:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def passed(self, offset: int, nbytes: int, *, written: bool = False) -> None:
+    def passed(self, offset: int, nbytes: int) -> None:
         """Note that a range has been read or written. Its last page is kept if it goes on."""
         start = max(0, offset - LAG_BYTES) // PAGE_BYTES * PAGE_BYTES
         end = (offset + nbytes) // PAGE_BYTES * PAGE_BYTES

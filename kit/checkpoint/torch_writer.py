@@ -84,7 +84,7 @@ class TorchWriter:
             def write(data: memoryview) -> None:
                 offset = self._file.tell()
                 opened.write(data)
-                self._release.passed(offset, len(data), written=True)
+                self._release.passed(offset, len(data))
 
             yield write
 

@@ -79,7 +79,7 @@ class Ring:
                     yield slot.buffer[:nbytes]
                     slot.copies_issued()
                     if release:
-                        release.passed(offset, nbytes, written=False)
+                        release.passed(offset, nbytes)
                     read_next(slot)
             finally:
                 wait([read for *_, read in reading])

@@ -85,7 +85,7 @@ def _fill(source: int, start: int, partial: Partial, watch: Watch) -> str:
                     f"the source of {partial.target.name} became shorter while it was copied",
                     hint="run the same command again",
                 )
-            release.passed(start + extent.start, len(extent), written=False)
+            release.passed(start + extent.start, len(extent))
             partial.write(part, extent.start)
             partial.finished([block])
         digest.advance(extent.stop)

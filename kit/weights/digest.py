@@ -16,7 +16,7 @@ def sha256_file(path: Path) -> str:
         release = PageRelease(file.fileno())
         while count := read_into(file.fileno(), buffer, offset):
             digest.update(buffer[:count])
-            release.passed(offset, count, written=False)
+            release.passed(offset, count)
             offset += count
         release.finish()
     return digest.hexdigest()

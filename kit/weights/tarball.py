@@ -102,7 +102,7 @@ class _Tar:
                 self._put(part)
                 if time.monotonic() - self._committed >= _COMMIT_S:
                     self._commit()
-                release.passed(start, len(part), written=False)
+                release.passed(start, len(part))
                 watch.progress(start + len(part), member.size_bytes)
         if member.sha256 not in (None, digest.hexdigest()):
             raise _changed(member, f"has sha256 {digest.hexdigest()}, {member.sha256} expected")

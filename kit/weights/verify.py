@@ -143,7 +143,7 @@ def _sha256_of(path: Path, extent: range) -> str:
             wanted = min(_CHUNK_BYTES, extent.stop - offset)
             count = read_into(fd, buffer[:wanted], offset)
             digest.update(buffer[:count])
-            release.passed(offset, wanted, written=False)
+            release.passed(offset, wanted)
     finally:
         os.close(fd)
     return digest.hexdigest()

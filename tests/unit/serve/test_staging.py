@@ -49,7 +49,7 @@ def test_one_ring_for_several_files_that_stay_cached_where_there_is_room(
     passed: list[int] = []
     monkeypatch.setattr(staging, "available_ram_bytes", lambda: 10**9 if fits else 1000)
     monkeypatch.setattr(
-        staging.PageRelease, "passed", lambda self, offset, nbytes, written: passed.append(nbytes)
+        staging.PageRelease, "passed", lambda self, offset, nbytes: passed.append(nbytes)
     )
     with Ring(CPU, 2, 64) as ring:
         first, second = dict(stage(file, ring)), dict(stage(file, ring))
