@@ -15,12 +15,17 @@ _O_DIRECT = getattr(os, "O_DIRECT", None)
 
 
 class SourceReader:
-    """Reads whole pages of a file. Several threads may read at a time."""
+    """Reads whole pages of a file. Several threads may read at a time.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        cached: take it from the page cache and leave it there.
+    """
+
+    def __init__(self, path: Path, *, cached: bool = False) -> None:
         self._fd = os.open(path, os.O_RDONLY)
-        self._direct_fd = _open_direct(path, os.O_RDONLY)
-        self._release = PageRelease(self._fd)
+        self._direct_fd = None if cached else _open_direct(path, os.O_RDONLY)
+        self._release = None if cached else PageRelease(self._fd)
 
     def read(self, buffer: Bytes, offset: int, nbytes: int) -> Bytes:
         """Bytes ``offset`` to ``offset + nbytes``, fewer only at the file's end, within ``buffer``.
@@ -33,8 +38,9 @@ class SourceReader:
         return buffer[skipped : min(skipped + nbytes, count)]
 
     def close(self) -> None:
-        """Close the file; nothing of it stays in the page cache."""
-        self._release.finish()
+        """Close the file."""
+        if self._release:
+            self._release.finish()
         os.close(self._fd)
         if self._direct_fd is not None:
             os.close(self._direct_fd)
@@ -47,7 +53,8 @@ class SourceReader:
                 if error.errno != errno.EINVAL:
                     raise
         count = read_into(self._fd, view, offset)
-        self._release.passed(offset, count)
+        if self._release:
+            self._release.passed(offset, count)
         return count
 
 

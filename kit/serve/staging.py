@@ -1,9 +1,11 @@
 """Safetensors files to a GPU, through a small ring of pinned buffers that is made once.
 
-Reader threads fill the buffers from the file while earlier ones are copied, asynchronously,
-straight into the tensors. Host memory is the ring, whatever the model's size, and neither disk nor
-bus waits for the other. On the CPU the ring works the same with plain memory. Only there has it
-been run: what it reaches on a GPU has not been measured.
+Reader threads fill the buffers from the disk, or from the page cache where the file is in it, while
+earlier ones are copied, asynchronously, straight into the tensors. Host memory is the ring,
+whatever the model's size, and neither disk nor bus waits for the other.
+
+On the CPU the ring works the same with plain memory. Only there has it been run: what it reaches on
+a GPU has not been measured.
 """
 
 from collections import deque
@@ -16,9 +18,10 @@ from typing import Self
 import torch
 from safetensors import safe_open
 
-from kit.checkpoint.pages import PageRelease, read_into
+from kit.checkpoint.buffers import ROOM_BYTES, Buffer
+from kit.checkpoint.direct import SourceReader
 from kit.errors import IntegrityError
-from kit.memory.proc import available_ram_bytes
+from kit.memory.pagecache import cached_bytes
 from kit.units import MIB
 
 BUFFERS = 4
@@ -46,6 +49,8 @@ class Ring:
         trace: TracebackType | None,
     ) -> None:
         self._readers.shutdown(cancel_futures=True)
+        for slot in self._slots:
+            slot.wait_for_copies()
 
     def pieces(self, path: Path, start: int, end: int) -> Iterator[torch.Tensor]:
         """Bytes ``start`` to ``end`` of a file, in order, as uint8 tensors ``[n]``.
@@ -56,35 +61,31 @@ class Ring:
             IntegrityError: the file is shorter.
         """
         offsets = iter(range(start, end, self._buffer_bytes))
-        reading: deque[tuple[_Slot, int, int, Future[int]]] = deque()
-        with path.open("rb", buffering=0) as file:
-            release = None if _fits_page_cache(end) else PageRelease(file.fileno())
+        reading: deque[tuple[_Slot, int, Future[torch.Tensor]]] = deque()
+        reader = SourceReader(path, cached=_in_page_cache(path))
 
-            def read_next(slot: _Slot) -> None:
-                if (offset := next(offsets, None)) is not None:
-                    nbytes = min(self._buffer_bytes, end - offset)
-                    read = self._readers.submit(slot.fill, file.fileno(), offset, nbytes)
-                    reading.append((slot, offset, nbytes, read))
+        def read_next(slot: _Slot) -> None:
+            if (offset := next(offsets, None)) is not None:
+                nbytes = min(self._buffer_bytes, end - offset)
+                read = self._readers.submit(slot.fill, reader, offset, nbytes)
+                reading.append((slot, nbytes, read))
 
-            try:
-                for slot in self._slots:
-                    read_next(slot)
-                while reading:
-                    slot, offset, nbytes, read = reading.popleft()
-                    if read.result() < nbytes:
-                        raise IntegrityError(
-                            f"{path} became shorter while it was read",
-                            hint=f"remove {path.parent} and convert the checkpoint again",
-                        )
-                    yield slot.buffer[:nbytes]
-                    slot.copies_issued()
-                    if release:
-                        release.passed(offset, nbytes)
-                    read_next(slot)
-            finally:
-                wait([read for *_, read in reading])
-                if release:
-                    release.finish()
+        try:
+            for slot in self._slots:
+                read_next(slot)
+            while reading:
+                slot, nbytes, read = reading.popleft()
+                if len(piece := read.result()) < nbytes:
+                    raise IntegrityError(
+                        f"{path} became shorter while it was read",
+                        hint=f"remove {path.parent} and convert the checkpoint again",
+                    )
+                yield piece
+                slot.copies_issued()
+                read_next(slot)
+        finally:
+            wait([read for *_, read in reading])
+            reader.close()
 
 
 def stage(path: Path, ring: Ring) -> Iterator[tuple[str, torch.Tensor]]:
@@ -117,22 +118,29 @@ class _Slot:
     """One buffer, and the event after which it may be filled again."""
 
     def __init__(self, nbytes: int, device: torch.device) -> None:
-        on_gpu = device.type == "cuda"
-        self.buffer = torch.empty(nbytes, dtype=torch.uint8, pin_memory=on_gpu)
         self._device = device
-        self._copied = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        self._copied: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            pinned = torch.empty(nbytes + ROOM_BYTES, dtype=torch.uint8, pin_memory=True)
+            self._memory = pinned.numpy()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        else:
+            self._memory = Buffer(nbytes).bytes
 
-    def fill(self, fd: int, offset: int, nbytes: int) -> int:
+    def fill(self, reader: SourceReader, offset: int, nbytes: int) -> torch.Tensor:
+        self.wait_for_copies()
+        return torch.from_numpy(reader.read(self._memory, offset, nbytes))
+
+    def wait_for_copies(self) -> None:
         if self._copied:
             self._copied.synchronize()
-        return read_into(fd, self.buffer.numpy().data[:nbytes], offset)
 
     def copies_issued(self) -> None:
         if self._copied:
             self._copied.record(torch.cuda.current_stream(self._device))
 
 
-def _fits_page_cache(nbytes: int) -> bool:
-    """Whether a file's pages may stay cached, for a quick next start."""
-    available = available_ram_bytes()
-    return isinstance(available, int) and nbytes < available // 2
+def _in_page_cache(path: Path) -> bool:
+    """Whether most of a file is cached, so that memory is quicker than the disk."""
+    cached = cached_bytes(path)
+    return isinstance(cached, int) and cached > path.stat().st_size // 2

@@ -1,6 +1,7 @@
 """Loading: the model is the mapped file; damage is named."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.memory.fresh_process import measure
 from kit.serve.loader import load_model
 
 CPU = torch.device("cpu")
@@ -61,6 +63,30 @@ def test_staged_as_on_a_gpu_it_is_the_same_model_in_memory_of_its_own(make_model
         assert torch.equal(staged[name], parameter), name
         assert staged[name].dtype == parameter.dtype
         assert not any(staged[name].data_ptr() in span for span in mapped)
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+import torch
+from kit.memory.fresh_process import run_job
+from kit.serve.loader import load_model
+
+def job():
+    model = load_model(Path(sys.argv[1]), torch.device("cpu"), "auto", lambda *_: None)
+    for parameter in model.parameters():  # something of every page
+        parameter.view(-1)[:: 4096 // parameter.itemsize].sum()
+
+run_job(job)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measured by /proc")
+def test_a_model_of_300_mb_takes_no_private_memory(make_model):
+    directory = make_model(dtype="bfloat16", vocab_size=200_000, hidden_size=768)
+    assert (directory / "model.safetensors").stat().st_size > 300_000_000
+    measured = measure([sys.executable, "-c", MEASURED, str(directory)], directory)
+    assert measured.growth_bytes <= 16 * 2**20
 
 
 def test_not_a_converted_directory(tmp_path):
