@@ -68,32 +68,56 @@ def convert_by_kit(source: Path, output: Path) -> Callable[[], object]:
     return lambda: convert_checkpoint(source, output, tokenizer=bundled("demo") / "tokenizer")
 
 
-def convert_by_torch(source: Path, output: Path, *, mapped: bool) -> Callable[[], object]:
-    """The checkpoint as a state dict, split and cast by hand; save_file and fsync."""
+def convert_by_torch(source: Path, output: Path, how: str) -> Callable[[], object]:
+    """The checkpoint as a state dict of the model, cast; then safetensors by one of three ways."""
     import torch
     from safetensors.torch import save_file
 
-    def job() -> None:
+    from kit.checkpoint.model import read_model
+    from kit.spark import SparkConfig, SparkForCausalLM
+
+    def tensors(mapped: bool) -> dict[str, torch.Tensor]:
         model = torch.load(source, mmap=mapped)["module"]["language_model"]
-        state = {"embed_tokens.weight": model["embedding"]["word_embeddings"]["weight"]}
-        for name, tensor in model["encoder"].items():
-            stem, kind = name.rsplit(".", 1)
-            if stem.endswith("query_key_value"):
-                for letter, third in zip("qkv", tensor.chunk(3), strict=True):
-                    state[name.replace("query_key_value", f"{letter}_proj")] = third
-            elif stem.endswith("dense_h_to_4h"):
-                state[f"{stem}.gate.{kind}"], state[f"{stem}.up.{kind}"] = (
-                    tensor[0::2],
-                    tensor[1::2],
+        upstream = {f"encoder.{name}": tensor for name, tensor in model["encoder"].items()}
+        upstream["embedding.word_embeddings.weight"] = model["embedding"]["word_embeddings"][
+            "weight"
+        ]
+        return {
+            part.name: upstream[mapping.source.name][
+                part.rows.start : part.rows.stop : part.rows.step
+            ]
+            .to(torch.bfloat16)
+            .contiguous()
+            for mapping in read_model([source]).mappings
+            for part in mapping.parts
+        }
+
+    def save_pretrained() -> None:
+        dimensions = read_model([source]).dimensions
+        with torch.device("meta"):
+            model = SparkForCausalLM(
+                SparkConfig(
+                    hidden_size=dimensions.hidden_size,
+                    num_hidden_layers=dimensions.layers,
+                    intermediate_size=dimensions.ffn_size,
+                    vocab_size=dimensions.vocab_size,
+                    num_attention_heads=dimensions.hidden_size // 128,
                 )
-            else:
-                state[name] = tensor
+            )
+        model.load_state_dict(tensors(mapped=False), strict=False, assign=True)
+        model.tie_weights()
+        model.save_pretrained(output)
+
+    def job() -> None:
         output.mkdir()
-        target = output / "model.safetensors"
-        converted = {name: t.to(torch.bfloat16).contiguous() for name, t in state.items()}
-        save_file(converted, target, {"format": "pt"})
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+        if how == "save_pretrained":
+            save_pretrained()
+        else:
+            target = output / "model.safetensors"
+            save_file(tensors(mapped=how == "mapped"), target, {"format": "pt"})
+        for path in output.glob("*.safetensors"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
     return job
 
@@ -106,8 +130,9 @@ JOBS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
         lambda: write_plainly(out / "x", s.stat().st_size // 2, direct=True)
     ),
     "kit weights convert": convert_by_kit,
-    "torch.load, save_file": lambda s, out: convert_by_torch(s, out, mapped=False),
-    "torch.load(mmap=True), save_file": lambda s, out: convert_by_torch(s, out, mapped=True),
+    "torch.load, save_pretrained": lambda s, out: convert_by_torch(s, out, "save_pretrained"),
+    "torch.load, save_file": lambda s, out: convert_by_torch(s, out, "loaded"),
+    "torch.load(mmap=True), save_file": lambda s, out: convert_by_torch(s, out, "mapped"),
 }
 READS, WRITES = ("read", "read, O_DIRECT"), ("write", "write, O_DIRECT")
 OURS, TODAY = "kit weights convert", "torch.load, save_file"

@@ -49,7 +49,7 @@ def compare(
 ) -> int:
     """Compare every element of every tensor of a converted directory with its source.
 
-    Takes the memory of eight chunks, whatever the size.
+    Takes the memory of a dozen chunks, whatever the size.
 
     Args:
         files: the checkpoint's.

@@ -2,8 +2,8 @@
 
 One sweep over the source: chunks are read ahead into reused buffers, cast, and written at offsets
 that were planned beforehand, past the page cache. Memory does not depend on the size of the
-checkpoint or of a tensor: it is seven buffers of ``chunk_bytes``, an eighth where tensors are
-joined from pieces, and a ninth and one factor where an adapter is merged.
+checkpoint or of a tensor: it is nine buffers of ``chunk_bytes``, a tenth where tensors are
+joined from pieces, and an eleventh and one factor where an adapter is merged.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from kit.checkpoint.sweep import Progress, Sweep
 from kit.errors import EnvironmentNotReady
 
 DEFAULT_CHUNK_BYTES = 4 * units.MIB - ROOM_BYTES
-OUTPUT_BUFFERS = 3
+OUTPUT_BUFFERS = 4
 ADAPTER_CHUNK_BYTES = 1 * units.MIB
 
 

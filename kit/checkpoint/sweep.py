@@ -18,7 +18,7 @@ from kit.errors import IntegrityError
 Progress = Callable[[int, int], None]
 """Called as ``progress(done_bytes, total_bytes)`` of all source files."""
 
-BUFFERS = 4
+BUFFERS = 5
 _SMALL_GAP_BYTES = ROOM_BYTES // 2
 
 

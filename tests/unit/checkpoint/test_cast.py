@@ -42,3 +42,11 @@ def test_nonfinite_elements_are_counted(dtype: DType) -> None:
     values[[0, 131_071, 131_072, 299_999]] = [np.inf, -np.inf, np.nan, -np.nan]
     values[7] = 60000
     assert count_nonfinite(values, dtype) == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan])
+def test_a_single_nonfinite_element_is_found(dtype: DType, value: float) -> None:
+    values = np.array([-1, 60000, value, -60000, 0], NUMPY[dtype])
+    assert count_nonfinite(values, dtype) == 1
+    assert count_nonfinite(values[:2], dtype) == count_nonfinite(values[:0], dtype) == 0
