@@ -12,7 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-TARGETS = {"cli.txt": [], "native.txt": ["native"], "dev.txt": ["native", "dev"]}
+TARGETS = {
+    "cli.txt": [],
+    "native.txt": ["native", "plot"],  # what `make` installs
+    "image.txt": ["native", "megatron"],  # what the container images hold
+    "dev.txt": ["native", "plot", "megatron", "dev"],
+}
 CUDA = re.compile(r"(torch|triton|cuda-\w+|nvidia-(?!ml-py)[\w-]+)==")
 HEADER = "# Written by scripts/lock_requirements.py (make lock); do not edit.\n"
 
