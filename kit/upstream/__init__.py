@@ -1,0 +1,1 @@
+"""The pinned Spark repo: fetched, verified against kit.lock, and rewritten into a separate tree."""
