@@ -25,7 +25,7 @@ def read_layers(data_dir: Path) -> Lock:
     Raises:
         IntegrityError: one of them is damaged.
     """
-    shipped, own = read_lock(bundled("kit.lock")), _own(data_dir)
+    shipped, own = _shipped(), _own(data_dir)
     return replace(shipped, weights=_merged(own.weights, shipped.weights))
 
 
@@ -53,7 +53,7 @@ def adopt(data_dir: Path, path: Path, *, overwrite: bool = False) -> dict[str, t
         name: {file: locked for file, locked in files.items() if locked.basis is not None}
         for name, files in read_lock(path).weights.items()
     }
-    _require_agreement(offered, read_lock(bundled("kit.lock")).weights, path, "the kit's lock", "")
+    _require_agreement(offered, _shipped().weights, path, "the kit's lock", "")
     with _writing(data_dir):
         own = _own(data_dir)
         if not overwrite:
@@ -99,7 +99,12 @@ def _merged(below: Weights, above: Weights) -> dict[str, dict[str, LockedFile]]:
 
 def _own(data_dir: Path) -> Lock:
     path = _path(data_dir)
-    return read_lock(path) if path.exists() else replace(read_lock(bundled("kit.lock")), weights={})
+    return read_lock(path) if path.exists() else replace(_shipped(), weights={})
+
+
+def _shipped() -> Lock:
+    """The kit's lock, as far as it is about weights."""
+    return replace(read_lock(bundled("kit.lock")), upstream_files={})
 
 
 def _path(data_dir: Path) -> Path:
