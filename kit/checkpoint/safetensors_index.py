@@ -14,6 +14,7 @@ from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 
 MAX_HEADER_BYTES = 8 * 1024**2
 _DTYPES: dict[str, DType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_UNDER_16_BIT = ("I8", "U8", "I32", "I64", "F8_E4M3", "F8_E5M2")
 
 
 def index_directory(directory: Path) -> dict[str, TensorEntry]:
@@ -21,7 +22,7 @@ def index_directory(directory: Path) -> dict[str, TensorEntry]:
 
     Raises:
         EnvironmentNotReady: there are no such files.
-        UsageError: a file holds other types than fp32, fp16 and bf16.
+        UsageError: the directory is in less than 16 bit.
         IntegrityError: a file is damaged, or two files hold one name.
     """
     paths = sorted(directory.glob("*.safetensors"))
@@ -62,11 +63,13 @@ def _entries(path: Path) -> Iterator[TensorEntry]:
 
 def _entry(path: Path, name: str, facts: dict[str, Any], start: int, room: int) -> TensorEntry:
     kind, shape, (first, last) = facts["dtype"], tuple(facts["shape"]), facts["data_offsets"]
-    if kind not in _DTYPES:
+    if kind in _UNDER_16_BIT:
         raise UsageError(
             f"{path.parent} is in less than 16 bit: {name} is of type {kind}",
             hint="take a conversion with --precision bf16 or fp32",
         )
+    if kind not in _DTYPES:
+        raise ValueError(f"{name} is of type {kind}, which the kit never writes")
     dtype = _DTYPES[kind]
     if not all(type(size) is int and size >= 0 for size in (*shape, first, last)):
         raise ValueError(f"{name} has no sound shape and place")
