@@ -14,7 +14,7 @@ JOURNAL_NAME = ".progress.json"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A finished shard: size, sha256 of each tensor's bytes in it, infinite and NaN elements."""
+    """A finished shard: size, BLAKE3 of each tensor's bytes in it, infinite and NaN elements."""
 
     size_bytes: int
     tensors: dict[str, str]
@@ -28,12 +28,12 @@ class Journal:
     Attributes:
         key: identifies source and plan; a journal with another key is of no use.
         shards: the finished ones by file name.
-        source_sha256: of the whole source files in their order, once all shards are finished.
+        sources: digests of the whole source files in their order, once all shards are finished.
     """
 
     key: str
     shards: dict[str, ShardRecord]
-    source_sha256: tuple[str, ...] | None = None
+    sources: tuple[str, ...] | None = None
 
 
 def open_journal(directory: Path, key: str) -> Journal:
@@ -87,7 +87,7 @@ def _read(path: Path) -> Journal | None:
     try:
         content = json.loads(path.read_bytes())
         shards = {name: ShardRecord(**record) for name, record in content["shards"].items()}
-        digests = content["source_sha256"]
+        digests = content["sources"]
         return Journal(content["key"], shards, None if digests is None else tuple(digests))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

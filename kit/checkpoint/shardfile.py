@@ -1,11 +1,11 @@
 """Writing one safetensors shard, whose layout was planned, from blocks of source tensors."""
 
-import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from blake3 import blake3
 
 from kit.checkpoint.buffers import Buffers
 from kit.checkpoint.cast import Array
@@ -25,7 +25,7 @@ class ShardFile:
     def __init__(self, directory: Path, shard: Shard, buffers: Buffers) -> None:
         self._shard = shard
         self._buffers = buffers
-        self._hashes = {target.stored.name: hashlib.sha256() for target in shard.targets}
+        self._hashes = {target.stored.name: blake3() for target in shard.targets}
         self._nonfinite_count = 0
         self._file = NewFile(directory / shard.name, shard.size_bytes)
 

@@ -1,6 +1,5 @@
 """One front-to-back reading of files that hashes them while their tensors are used."""
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self
+
+from blake3 import blake3
 
 from kit.checkpoint.buffers import ROOM_BYTES, Buffer, Buffers
 from kit.checkpoint.direct import SourceReader
@@ -41,7 +42,7 @@ class Sweep:
         progress: told the bytes done after every piece.
         expected: what will be read, in this order. What is read without being expected, once all
             of these have been read, is not read ahead.
-        known: sha256 of files that need not be hashed, and of which nothing else is read.
+        known: digests of files that need not be hashed, and of which nothing else is read.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class Sweep:
                 raise ValueError(f"{request} is read, {piece.request} was expected")
 
     def finish(self) -> tuple[str, ...]:
-        """Read on to the end of all files; the sha256 of each whole file."""
+        """Read on to the end of all files; the digest of each: ``blake3:…``, or the known one."""
         for one in self._passes.values():
             self.read(one.file.path, one.file.size_bytes, 0)
         self._buffers.settle()
-        return tuple(one.known or one.digest.hexdigest() for one in self._passes.values())
+        return tuple(
+            one.known or f"blake3:{one.digest.hexdigest()}" for one in self._passes.values()
+        )
 
     def _read_ahead(self) -> None:
         """Keep all buffers at work but the one that the caller has."""
@@ -155,7 +158,7 @@ class _Pass:
         self.file = file
         self.known = known
         self.reader = SourceReader(file.path)
-        self.digest = hashlib.sha256()
+        self.digest = blake3()
         self.begun = self.done = 0
 
 

@@ -6,10 +6,9 @@ it is complete. After any interruption the same call goes on behind the last fin
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
@@ -34,6 +33,8 @@ from kit.weights.record import (
     write_record,
 )
 
+Known = Callable[[Path], str | None]
+
 _DTYPES: dict[Precision, OutputDType] = {
     "bf16": "bfloat16",
     "fp32": "float32",
@@ -52,7 +53,7 @@ class _Job:
     precision: Precision
     support: Path
     output: Path
-    known: dict[Path, str]
+    known: Known
 
     @property
     def conversion(self) -> Conversion:
@@ -63,7 +64,7 @@ class _Job:
             _DTYPES[self.precision],
             self.adapter,
             scale,
-            self.known,
+            {f.path: f"sha256:{sha}" for f in self.model.files if (sha := self.known(f.path))},
         )
 
     def made(self, record: ConversionRecord) -> bool:
@@ -91,7 +92,7 @@ def convert_checkpoint(
     lora: Path | None = None,
     lora_alpha: float | None = None,
     overwrite: bool = False,
-    known: Mapping[Path, str] = MappingProxyType({}),
+    known: Known = lambda path: None,
     progress: Progress | None = None,
 ) -> ConversionRecord:
     """Convert a checkpoint, unless ``output`` already is its conversion.
@@ -107,7 +108,8 @@ def convert_checkpoint(
         lora: an adapter in upstream's format to merge; see ``open_adapter``.
         lora_alpha: the adapter's alpha, where no ``lora_config.json`` tells it.
         overwrite: replace whatever ``output`` is.
-        known: sha256 of files of the source that were just checked: they are not hashed again.
+        known: the sha256 of a file that was checked, and has not changed since; else None. What is
+            known is not hashed again.
         progress: called as ``progress(done_bytes, total_bytes)`` of the source.
 
     Raises:
@@ -130,7 +132,7 @@ def convert_checkpoint(
     with exclusive(output), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         write_support_files(Path(support), facts, tokenizer_model)
-        job = _Job(model, adapter, alpha, precision, Path(support), output, dict(known))
+        job = _Job(model, adapter, alpha, precision, Path(support), output, known)
         return _already_converted(job, overwrite) or _convert(job, progress)
 
 
@@ -171,8 +173,8 @@ def _convert(job: _Job, progress: Progress | None) -> ConversionRecord:
 
 
 def _record(job: _Job, converted: Converted) -> ConversionRecord:
-    pairs = zip(job.conversion.all_files, converted.sha256, strict=True)
-    sources = tuple(Source.of(file, sha256) for file, sha256 in pairs)
+    pairs = zip(job.conversion.all_files, converted.sources, strict=True)
+    sources = tuple(Source.of(file, digest) for file, digest in pairs)
     count = len(job.model.files)
     return ConversionRecord(
         kit_version=kit.__version__,

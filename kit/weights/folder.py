@@ -47,6 +47,15 @@ def known_digest(directory: Path, file: str) -> str | None:
     return seen.sha256
 
 
+def checked_digest(data_dir: Path, path: Path) -> str | None:
+    """The known sha256 of a file in one of the data folder's sets; None for any other file."""
+    checkpoints, path = checkpoint_dir(data_dir, "").resolve(), path.resolve()
+    if checkpoints not in path.parents:
+        return None
+    name, *parts = path.relative_to(checkpoints).parts
+    return known_digest(checkpoints / name, "/".join(parts))
+
+
 def digest_of(directory: Path, file: str) -> str:
     """The sha256 of a file: the known one, else read and kept."""
     known = known_digest(directory, file)

@@ -87,6 +87,6 @@ def _state(
         converted=tuple(
             path
             for path, record in conversions.items()
-            if checkpoint and any(s.sha256 == checkpoint.sha256 for s in record.sources)
+            if checkpoint and any(s.digest == f"sha256:{checkpoint.sha256}" for s in record.sources)
         ),
     )

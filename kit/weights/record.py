@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile
-from kit.weights.digest import sha256_file
+from kit.weights.digest import has_digest
 
 RECORD_NAME = "conversion.json"
 Precision = Literal["bf16", "fp32", "int8", "int4"]
@@ -16,24 +16,28 @@ Precision = Literal["bf16", "fp32", "int8", "int4"]
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was converted; see ``SourceFile`` for ``fingerprint``."""
+    """A file that was converted; see ``SourceFile`` for ``fingerprint``.
+
+    Attributes:
+        digest: of the whole content: ``sha256:…`` if that was known, else ``blake3:…``.
+    """
 
     name: str
     size_bytes: int
     mtime_ns: int
     fingerprint: str
-    sha256: str
+    digest: str
 
     @staticmethod
-    def of(file: SourceFile, sha256: str) -> "Source":
-        """The record of a file whose whole content has this sha256."""
-        return Source(file.path.name, file.size_bytes, file.mtime_ns, file.fingerprint, sha256)
+    def of(file: SourceFile, digest: str) -> "Source":
+        """The record of a file whose whole content has this digest."""
+        return Source(file.path.name, file.size_bytes, file.mtime_ns, file.fingerprint, digest)
 
     def matches(self, file: SourceFile) -> bool:
         """Whether ``file`` has the same content. Hashes it only if its mtime differs."""
         if (self.size_bytes, self.fingerprint) != (file.size_bytes, file.fingerprint):
             return False
-        return self.mtime_ns == file.mtime_ns or self.sha256 == sha256_file(file.path)
+        return self.mtime_ns == file.mtime_ns or has_digest(file.path, self.digest)
 
 
 def match_all(sources: Sequence[Source], files: Sequence[SourceFile]) -> bool:
@@ -60,7 +64,7 @@ class ConversionRecord:
         sources: the checkpoint's files, in the order of their ranks.
         lora: the adapter that was merged, if one was.
         precision: of the converted tensors.
-        tensors: sha256 of every converted tensor's bytes, by name.
+        tensors: BLAKE3 of every converted tensor's bytes, by name.
         files: size in bytes of the safetensors files and their index, by name.
         support: sha256 of the configuration, tokenizer and code files as written, by name.
         nonfinite_count: infinite or NaN elements among the converted tensors; 0 in sound weights.

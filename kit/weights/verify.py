@@ -1,11 +1,12 @@
 """Read everything again and hold it against the lock, or against a conversion's record."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from blake3 import blake3
 
 from kit.checkpoint.pages import PageRelease, read_into
 from kit.errors import IntegrityError
@@ -109,9 +110,9 @@ def _tensors_problem(path: Path, tensors: Mapping[str, str], missing: set[str]) 
             expected = tensors.get(name)
             if expected is None:
                 return f"holds {name}, of which the conversion's record does not know"
-            found = _sha256_of(path, extent)
+            found = _blake3_of(path, extent)
             if found != expected:
-                return f"has other bytes in {name}: sha256 {found}, {expected} expected"
+                return f"has other bytes in {name}: blake3 {found}, {expected} expected"
             missing.discard(name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"has a damaged header ({error})"
@@ -134,8 +135,8 @@ def _extents(path: Path) -> Iterator[tuple[str, range]]:
         yield name, range(start + begin, start + end)
 
 
-def _sha256_of(path: Path, extent: range) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+def _blake3_of(path: Path, extent: range) -> str:
+    digest, buffer = blake3(), memoryview(bytearray(_CHUNK_BYTES))
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         release = PageRelease(fd)

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,8 +69,10 @@ def convert(
 ) -> None:
     """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
     from kit.cli.terminal import Terminal
+    from kit.settings import Settings
     from kit.units import format_gib
     from kit.weights.convert import convert_checkpoint
+    from kit.weights.folder import checked_digest
     from kit.weights.proof import prove_conversion, require_provable
 
     if verify:
@@ -85,6 +88,7 @@ def convert(
             lora=lora,
             lora_alpha=lora_alpha,
             overwrite=overwrite,
+            known=partial(checked_digest, Settings.from_environ().data_dir),
             progress=terminal.bytes_progress("converting"),
         )
     proven = None

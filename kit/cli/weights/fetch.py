@@ -112,7 +112,7 @@ def _convert(fetched: "Fetched", settings: "Settings", precision: "Precision") -
             precision=precision,
             known={
                 fetched.directory / file: locked.sha256 for file, locked in fetched.files.items()
-            },
+            }.get,
             progress=view.watch().progress,
         )
     return output

@@ -123,7 +123,7 @@ def test_all_files_are_hashed_and_a_change_starts_over(
     lora = shards(save_shards(lora_state(state, 2), tmp_path / "lora", 2))
     out = tmp_path / "out"
     before = converted(base, out, lora=lora, scale=2.0)
-    assert len(json.loads((out / ".progress.json").read_text())["source_sha256"]) == 3
+    assert len(json.loads((out / ".progress.json").read_text())["sources"]) == 3
     again = converted(base, out, lora=lora, scale=3.0)
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(before[name], again[name])

@@ -1,8 +1,8 @@
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +12,7 @@ from kit.errors import IntegrityError
 
 SIZE = 300_000
 CONTENT = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8).tobytes()
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
+DIGEST = f"blake3:{blake3(CONTENT).hexdigest()}"
 CHUNK = 10_000
 
 
@@ -46,7 +46,7 @@ def test_any_reads_expected_or_not(
     ) as sweep:
         for path, offset, nbytes in requests:
             assert sweep.read(path, offset, nbytes).tobytes() == CONTENT[offset : offset + nbytes]
-        assert sweep.finish() == ("known" if known else SHA256,)
+        assert sweep.finish() == ("known" if known else DIGEST,)
     assert calls == sorted(calls)
     assert calls[-1] == (SIZE, SIZE)
 
@@ -61,7 +61,7 @@ def test_several_files_in_turn(file: SourceFile) -> None:
         for path, offset, nbytes in requests:
             content = CONTENT if path == file.path else CONTENT[::-1]
             assert sweep.read(path, offset, nbytes).tobytes() == content[offset : offset + nbytes]
-        assert sweep.finish() == (SHA256, hashlib.sha256(CONTENT[::-1]).hexdigest())
+        assert sweep.finish() == (DIGEST, f"blake3:{blake3(CONTENT[::-1]).hexdigest()}")
 
 
 def test_only_what_was_expected_can_be_read(file: SourceFile) -> None:
@@ -77,7 +77,7 @@ def test_a_known_file_is_not_read_where_no_one_asks(
 ) -> None:
     read: list[int] = []
     requests = [request(file, 200_000, 10)]
-    with Sweep([file], CHUNK, None, requests, {file.path: SHA256}) as sweep:
+    with Sweep([file], CHUNK, None, requests, {file.path: DIGEST}) as sweep:
         reader = next(iter(sweep._passes.values())).reader
         original = reader.read
         monkeypatch.setattr(

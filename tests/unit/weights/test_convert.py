@@ -5,11 +5,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from blake3 import blake3
 from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import kit
 from kit.errors import EnvironmentNotReady, IntegrityError, UnsafePickle, UsageError
 from kit.weights.convert import convert_checkpoint
-from kit.weights.digest import sha256_file
+from kit.weights.folder import checked_digest, checkpoint_dir, remember
 from kit.weights.record import read_record
 
 CHECKPOINT = "mp_rank_00_model_states.pt"
@@ -42,10 +44,12 @@ def test_the_directory_opens_in_transformers(source: Path, tmp_path: Path) -> No
 
 def test_a_known_sha256_is_taken_but_not_that_of_another_file(source: Path, tmp_path: Path) -> None:
     known = {source / CHECKPOINT: "a" * 64, source / "other": "b" * 64}
-    taken = convert_checkpoint(source, tmp_path / "out", known=known)
-    assert [s.sha256 for s in taken.sources] == ["a" * 64]
-    hashed = convert_checkpoint(source, tmp_path / "hashed", known={source / "other": "b" * 64})
-    assert hashed.sources[0].sha256 == sha256_file(source / CHECKPOINT)
+    taken = convert_checkpoint(source, tmp_path / "out", known=known.get)
+    assert [s.digest for s in taken.sources] == ["sha256:" + "a" * 64]
+    del known[source / CHECKPOINT]
+    hashed = convert_checkpoint(source, tmp_path / "hashed", known=known.get)
+    content = (source / CHECKPOINT).read_bytes()
+    assert hashed.sources[0].digest == f"blake3:{blake3(content).hexdigest()}"
     assert taken.tensors == hashed.tensors
 
 
@@ -66,11 +70,10 @@ def test_the_record_says_what_was_made_of_what(source: Path, tmp_path: Path) -> 
     record = convert_checkpoint(source, tmp_path / "out", precision="fp32")
     assert read_record(tmp_path / "out") == record
     content = json.loads((tmp_path / "out" / "conversion.json").read_text())
-    digest = subprocess.check_output(["sha256sum", source / CHECKPOINT], text=True).split()[0]
     assert content["kit_version"] == kit.__version__
     assert content["precision"] == "fp32"
     (file,) = content["sources"]
-    assert file["sha256"] == digest
+    assert file["digest"] == f"blake3:{blake3((source / CHECKPOINT).read_bytes()).hexdigest()}"
     assert file["name"] == CHECKPOINT
     assert file["size_bytes"] == (source / CHECKPOINT).stat().st_size
     assert content["lora"] is None
@@ -242,3 +245,18 @@ def test_infinite_weights_are_reported(
     state["module"]["language_model"]["encoder"]["final_layernorm.bias"][3] = float("inf")
     torch.save(state, source / CHECKPOINT)
     assert convert_checkpoint(source, tmp_path / "out").nonfinite_count == 1
+
+
+def test_what_the_data_folder_has_checked_is_known(source: Path, tmp_path: Path) -> None:
+    data, here = tmp_path / "data", source / CHECKPOINT
+    held = checkpoint_dir(data, "our-set") / "chat" / CHECKPOINT
+    held.parent.mkdir(parents=True)
+    held.write_bytes(here.read_bytes())
+    known = partial(checked_digest, data)
+    assert known(held) is None
+    remember(checkpoint_dir(data, "our-set"), f"chat/{CHECKPOINT}", "c" * 64)
+    remember(source, CHECKPOINT, "d" * 64)
+    assert known(held) == "c" * 64
+    assert known(here) is None  # others' folders are not trusted
+    held.write_bytes(b"")
+    assert known(held) is None

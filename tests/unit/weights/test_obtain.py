@@ -272,7 +272,13 @@ def test_the_list_follows(home: Home) -> None:
     made = {
         "kit_version": "1",
         "sources": [
-            {"name": "w.pt", "size_bytes": 1, "mtime_ns": 1, "fingerprint": "", "sha256": SHA}
+            {
+                "name": "w.pt",
+                "size_bytes": 1,
+                "mtime_ns": 1,
+                "fingerprint": "",
+                "digest": f"sha256:{SHA}",
+            }
         ],
         "lora": None,
         "precision": "bf16",
