@@ -106,8 +106,7 @@ def _needs(
         [(directory, left_bytes, "to download"), (data_dir, converted, "for the conversion")]
     )
     found = nvml.gpus()
-    gpus = () if isinstance(found, Unavailable) else found
-    gpu = max(gpus, key=lambda gpu: gpu.total_bytes, default=None)
+    gpu = None if isinstance(found, Unavailable) else nvml.largest(found)
     memory = preflight.memory_needs(
         weights, wish.precision, gpu=gpu, gpu_memory_bytes=wish.gpu_memory_bytes
     )

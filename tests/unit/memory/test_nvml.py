@@ -1,19 +1,22 @@
-import json
-import os
-import shutil
-import subprocess
-import sys
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kit.memory import nvml
-from kit.memory.nvml import Gpu, visible
+from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia, largest, visible
 from kit.memory.unavailable import Unavailable
-from kit.units import GIB
+from kit.units import GIB, MIB
+from tests import nvml_driver
 
-A = Gpu(0, "GPU-aaaa", "Stub 24", 24 * GIB, 1 * GIB, "580.65.06")
-B = Gpu(1, "GPU-bbbb", "Stub 24", 24 * GIB, 2 * GIB, "580.65.06")
+PYTHON = GpuProcess(4711, "python3", 3 * GIB)
+A = Gpu(0, "GPU-aaaa", "Stub 24", 24 * GIB, 1 * GIB, "580.65.06", (8, 9), (PYTHON,))
+B = Gpu(1, "GPU-bbbb", "Stub 24", 24 * GIB, 2 * GIB, "580.65.06", (8, 9), ())
+ONE = Gpu(0, "MIG-cccc", "Stub 80 MIG 3g.40gb", 40 * GIB, GIB // 4, "580.65.06", (8, 0), ())
+TWO = Gpu(0, "MIG-dddd", "Stub 80 MIG 2g.20gb", 20 * GIB, GIB // 4, "580.65.06", (8, 0), ())
+CUT = Gpu(0, "GPU-aaaa", "Stub 80", 80 * GIB, 1 * GIB, "580.65.06", (8, 0), (), (ONE, TWO))
+UNTOLD = Unavailable("NVML does not tell (Not Supported)")
 
 
 @pytest.mark.parametrize(
@@ -33,47 +36,54 @@ def test_visible(variable, expected):
     assert visible((A, B), environ) == expected
 
 
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [(None, (ONE,)), ("0", (ONE,)), ("MIG-dddd", (TWO,)), ("GPU-aaaa", ()), ("MIG-e", ())],
+)
+def test_of_a_gpu_in_mig_mode_an_instance_is_visible(variable, expected):
+    environ = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
+    assert visible((CUT,), environ) == expected
+
+
+def test_a_gpu_in_mig_mode_without_instances_is_of_no_use():
+    assert visible((replace(CUT, instances=()), B), {}) == (B,)
+
+
 def test_free_bytes():
     assert B.free_bytes == 22 * GIB
+    assert replace(B, used_bytes=UNTOLD).free_bytes == UNTOLD
+    assert replace(B, total_bytes=UNTOLD).free_bytes == UNTOLD
+
+
+def test_largest():
+    silent = replace(A, total_bytes=UNTOLD)
+    assert largest((silent, B)) == B
+    assert largest((silent,)) == silent
+    assert largest(()) is None
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
 def test_without_a_driver_there_is_a_reason():
     found = nvml.gpus()
-    assert isinstance(found, Unavailable)
+    assert isinstance(found, NoDriver)
+    assert found.cause in ("library", "bindings")
     assert found.reason.startswith(("no NVIDIA driver answers", "the Python package nvidia-ml-py"))
     assert isinstance(nvml.processes_bytes({1}), Unavailable)
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    """Folder of a stub driver library, so that the real bindings run."""
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    if (compiler := shutil.which("cc")) is None:
-        pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("driver")
-    source = Path(__file__).with_name("nvml_stub.c")
-    library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
-    return folder
+    return nvml_driver.build(tmp_path_factory.mktemp("driver"))
 
 
-def ask(driver, expression, **environ):
-    code = (
-        f"import json; from kit.memory import nvml; print(json.dumps({expression}, default=vars))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "LD_LIBRARY_PATH": str(driver), **environ},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+def ask(driver, expression, scenario=None):
+    code = f"import pickle; from kit.memory import nvml; print(pickle.dumps({expression}).hex())"
+    return pickle.loads(bytes.fromhex(nvml_driver.run(driver, code, scenario)))  # noqa: S301
 
 
-def test_gpus(driver):
-    assert [Gpu(**gpu) for gpu in ask(driver, "nvml.gpus()")] == [A, B]
+def test_two_gpus(driver):
+    assert ask(driver, "nvml.probe()") == Nvidia("580.65.06", (13, 0), (A, B))
+    assert ask(driver, "nvml.gpus()") == (A, B)
 
 
 def test_memory_of_a_process(driver):
@@ -82,14 +92,62 @@ def test_memory_of_a_process(driver):
 
 def test_process_that_is_not_listed(driver):
     found = ask(driver, "nvml.processes_bytes({1})")
-    assert found == {"reason": "NVML lists no process of the service"}
+    assert found == Unavailable("NVML lists no process of the service")
 
 
-def test_driver_that_hides_figures(driver):
-    found = ask(driver, "nvml.processes_bytes({4711})", STUB_NO_FIGURES="1")
-    assert found == {"reason": "NVML does not tell the memory of single processes here"}
+def test_hidden_figures(driver):
+    reason = Unavailable("NVML does not tell the memory of single processes here")
+    assert ask(driver, "nvml.processes_bytes({4711})", "hidden") == reason
+    gpu, _ = ask(driver, "nvml.gpus()", "hidden")
+    assert gpu.processes == (GpuProcess(4711, "python3", reason),)
+    assert gpu.free_bytes == 23 * GIB
 
 
-def test_driver_that_is_not_loaded(driver):
-    found = ask(driver, "nvml.gpus()", STUB_NO_DRIVER="1")
-    assert found["reason"].startswith("no NVIDIA driver answers")
+@pytest.mark.parametrize(
+    ("scenario", "cause", "words"),
+    [
+        ("no-driver", "not loaded", "no NVIDIA driver answers (Driver Not Loaded)"),
+        ("mismatch", "mismatch", "version mismatch"),
+        ("lost", "lost", "NVML failed (GPU is lost)"),
+    ],
+)
+def test_no_answer(driver, scenario, cause, words):
+    found = ask(driver, "nvml.probe()", scenario)
+    assert isinstance(found, NoDriver)
+    assert found.cause == cause
+    assert words in found.reason
+    assert ask(driver, "nvml.gpus()", scenario) == found
+    if scenario != "lost":
+        assert ask(driver, "nvml.processes_bytes({4711})", scenario) == found
+
+
+def test_driver_without_a_gpu(driver):
+    assert ask(driver, "nvml.probe()", "no-gpu") == Nvidia("580.65.06", (13, 0), ())
+
+
+def test_mig(driver):
+    assert ask(driver, "nvml.gpus()", "mig") == (CUT,)
+    assert ask(driver, "nvml.gpus()", "mig-empty") == (replace(CUT, instances=()),)
+
+
+def test_other_tenants_are_named_and_counted_once(driver):
+    (gpu,) = ask(driver, "nvml.gpus()", "tenants")
+    assert gpu.free_bytes == 5 * GIB // 2
+    assert gpu.processes == (
+        GpuProcess(4712, "ollama", 35 * GIB // 2),
+        PYTHON,
+        GpuProcess(4713, "Xorg", 512 * MIB),
+    )
+
+
+def test_what_is_not_told_is_unavailable_one_by_one(driver):
+    found = ask(driver, "nvml.probe()", "silent")
+    gpu = Gpu(0, "GPU-aaaa", "Stub 24", UNTOLD, UNTOLD, "580.65.06", UNTOLD, UNTOLD)
+    assert found == Nvidia("580.65.06", UNTOLD, (gpu,))
+
+
+def test_a_driver_with_an_older_interface(driver):
+    found = ask(driver, "nvml.probe()", "old")
+    assert (found.driver, found.cuda) == ("515.105.01", (11, 7))
+    assert found.gpus[0].processes == Unavailable("this driver is too old to tell")
+    assert isinstance(ask(driver, "nvml.processes_bytes({4711})", "old"), NoDriver)
