@@ -10,10 +10,10 @@ from kit.units import MIB, format_gib
 
 @dataclass(frozen=True)
 class Budget:
-    """What was promised. ``max_vram_bytes`` is None where the model does not run on a GPU."""
+    """What was promised; None: nothing. A model on the CPU has no promise of VRAM."""
 
-    max_ram_bytes: int
-    max_vram_bytes: int | None
+    max_ram_bytes: int | None = None
+    max_vram_bytes: int | None = None
 
 
 def default_ram_budget(planned_bytes: int) -> int:
@@ -58,11 +58,15 @@ class Verdict:
 
 def hold(budget: Budget, measured: Measured) -> tuple[Verdict, ...]:
     """A verdict for every figure that was promised."""
-    verdicts = [Verdict("host RAM", "--max-ram", measured.host_peak_bytes, budget.max_ram_bytes)]
-    if budget.max_vram_bytes is not None:
-        vram = Verdict("VRAM", "--max-vram", measured.device_peak_bytes, budget.max_vram_bytes)
-        verdicts.append(vram)
-    return tuple(verdicts)
+    promised = (
+        ("host RAM", "--max-ram", measured.host_peak_bytes, budget.max_ram_bytes),
+        ("VRAM", "--max-vram", measured.device_peak_bytes, budget.max_vram_bytes),
+    )
+    return tuple(
+        Verdict(what, flag, peak_bytes, budget_bytes)
+        for what, flag, peak_bytes, budget_bytes in promised
+        if budget_bytes is not None
+    )
 
 
 def require(verdicts: Sequence[Verdict]) -> None:

@@ -13,6 +13,9 @@ Device = Literal["cpu", "cuda"]
 PREFILL_CHUNK = 512
 """Positions the native engine computes at once while it reads a prompt."""
 
+CUDA_CONTEXT_BYTES = 600 * MIB
+"""What a process with a CUDA context holds of a GPU outside torch's pool: kernels, workspaces."""
+
 
 class Pool(StrEnum):
     """Which memory a line takes from."""
@@ -158,7 +161,12 @@ def _runtime(shape: ModelShape, device: Device, build: TorchBuild) -> list[PlanL
     mapped = "pages of the weight files while they are copied to the GPU; the kernel can drop them"
     return [
         PlanLine(
-            "CUDA context", Pool.DEVICE, _HELD, 600 * MIB, Basis.ASSUMED, "kernels and workspaces"
+            "CUDA context",
+            Pool.DEVICE,
+            _HELD,
+            CUDA_CONTEXT_BYTES,
+            Basis.ASSUMED,
+            "kernels and workspaces",
         ),
         PlanLine(
             "runtime", Pool.HOST, _HELD, 3072 * MIB, Basis.ASSUMED, "Python with torch and CUDA"

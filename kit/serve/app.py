@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 
 import kit
+from kit.memory.hold import Budget
 from kit.serve import about, chat, completions, health
 from kit.serve.errors import install_handlers
 from kit.serve.metrics import Metrics
@@ -24,10 +25,12 @@ class AppOptions:
     Attributes:
         api_key: when set, ``/v1`` (but not its health routes) asks for it as a bearer token.
         max_body_bytes: longest request body.
+        budget: what the measured peaks of memory may not pass while it serves.
     """
 
     api_key: str | None = None
     max_body_bytes: int = 4 * MIB
+    budget: Budget = field(default_factory=Budget)
 
 
 def create_app(source: ModelSource, readiness: Readiness, options: AppOptions) -> FastAPI:
@@ -48,7 +51,7 @@ def create_app(source: ModelSource, readiness: Readiness, options: AppOptions) -
     )
     app.state.source = source
     app.state.readiness = readiness
-    app.state.metrics = metrics = Metrics(readiness)
+    app.state.metrics = metrics = Metrics(readiness, options.budget)
     for part in (chat, completions, about, health):
         app.include_router(part.router)
     install_handlers(app)

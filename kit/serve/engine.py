@@ -88,13 +88,21 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters and gauges for /metrics and /health."""
+    """Counters and gauges for /metrics and /health.
+
+    Attributes:
+        device_peak_reserved_bytes, device_reserved_bytes: torch's pool on the GPU, its peak and
+            now; None without a GPU.
+        device_allocated_bytes: what live tensors take of that pool now.
+    """
 
     running: int
     waiting: int
     prompt_tokens: int
     generated_tokens: int
     device_peak_reserved_bytes: int | None
+    device_reserved_bytes: int | None = None
+    device_allocated_bytes: int | None = None
 
 
 class Engine(Protocol):

@@ -2,7 +2,9 @@
 
 import os
 
-from kit.memory.proc import process_memory
+from kit.memory import nvml
+from kit.memory.hold import Measured
+from kit.memory.proc import descendants, process_memory, tree_peak_bytes
 from kit.memory.unavailable import Unavailable
 from kit.serve.model import Model
 
@@ -11,17 +13,34 @@ def memory_figures(model: Model) -> dict[str, int | None]:
     """Figures in bytes; None where this machine cannot tell.
 
     host_peak_bytes is the resident peak (VmHWM), host_private_bytes what is resident now and not
-    backed by a file (RssAnon), device_peak_bytes the peak of torch's pool.
+    backed by a file (RssAnon), host_mapped_bytes the resident pages of files (RssFile);
+    device_peak_bytes is the peak of torch's pool, device_reserved_bytes the pool now and
+    device_allocated_bytes what live tensors take of it.
     """
     host = process_memory(os.getpid())
-    if isinstance(host, Unavailable):
-        peak_bytes = private_bytes = None
-    else:
-        peak_bytes, private_bytes = host.peak_bytes, host.anonymous_bytes
+    known = None if isinstance(host, Unavailable) else host
+    stats = model.engine.stats()
     return {
-        "host_peak_bytes": peak_bytes,
-        "host_private_bytes": private_bytes,
-        "device_peak_bytes": model.engine.stats().device_peak_reserved_bytes,
+        "host_peak_bytes": known.peak_bytes if known else None,
+        "host_private_bytes": known.anonymous_bytes if known else None,
+        "host_mapped_bytes": known.file_bytes if known else None,
+        "device_peak_bytes": stats.device_peak_reserved_bytes,
+        "device_reserved_bytes": stats.device_reserved_bytes,
+        "device_allocated_bytes": stats.device_allocated_bytes,
         "weights_bytes": model.info.weights_bytes,
         "kv_cache_bytes": model.info.kv_cache_bytes,
     }
+
+
+def measured_peaks(model: Model) -> Measured:
+    """The peaks so far of this process and its children.
+
+    On a GPU it is what NVML counts for them now, or the peak of torch's pool if that is more: NVML
+    knows the CUDA context too, but names no processes across a container's border.
+    """
+    pid = os.getpid()
+    host = tree_peak_bytes(pid)
+    held = nvml.processes_bytes({pid, *descendants(pid)})
+    pool = model.engine.stats().device_peak_reserved_bytes
+    figures = [size for size in (held, pool) if isinstance(size, int)]
+    return Measured(host, max(figures) if figures else held)

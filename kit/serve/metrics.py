@@ -7,10 +7,20 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kit.memory.hold import Budget
 from kit.serve.footprint import memory_figures
 from kit.serve.generation import OnToken
+from kit.serve.model import Model
 from kit.serve.readiness import Readiness, Ready
 
+_KINDS = {
+    "host_peak_bytes": ("host", "peak"),
+    "host_private_bytes": ("host", "private"),
+    "host_mapped_bytes": ("host", "mapped"),
+    "device_peak_bytes": ("device", "peak"),
+    "device_reserved_bytes": ("device", "reserved"),
+    "device_allocated_bytes": ("device", "allocated"),
+}
 _TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5)
 _FIRST_TOKEN_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _REQUEST_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
@@ -19,9 +29,9 @@ _REQUEST_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 class Metrics:
     """What is counted as it happens; the engine's own figures are read when they are asked for."""
 
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: Readiness, budget: Budget) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_ModelCollector(readiness))
+        self._registry.register(_ModelCollector(readiness, budget))
         self._requests = Counter(
             "kit_requests", "Requests answered.", ["route", "status"], registry=self._registry
         )
@@ -69,15 +79,15 @@ class Metrics:
 class _ModelCollector(Collector):
     """The model's state, read at the moment of the scrape."""
 
-    def __init__(self, readiness: Readiness) -> None:
-        self._readiness = readiness
+    def __init__(self, readiness: Readiness, budget: Budget) -> None:
+        self._readiness, self._budget = readiness, budget
 
     def collect(self) -> Iterator[Metric]:
         state = self._readiness.state()
         yield GaugeMetricFamily("kit_ready", "1 when it can answer.", isinstance(state, Ready))
-        if not isinstance(state, Ready):
+        yield _budget(self._budget)
+        if (model := self._readiness.loaded) is None:
             return
-        model = state.model
         stats = model.engine.stats()
         yield GaugeMetricFamily("kit_load_seconds", "Time loading took.", model.load_seconds)
         yield GaugeMetricFamily("kit_sequences_running", "Being generated.", stats.running)
@@ -86,6 +96,28 @@ class _ModelCollector(Collector):
         yield CounterMetricFamily(
             "kit_generated_tokens", "Generated tokens.", stats.generated_tokens
         )
-        for name, size_bytes in memory_figures(model).items():
-            if size_bytes is not None:
-                yield GaugeMetricFamily(f"kit_{name}", "Memory; see /health/ready.", size_bytes)
+        yield _memory(model)
+
+
+def _memory(model: Model) -> Metric:
+    """What is known of memory: ``{pool="host", kind="private"}`` and so on."""
+    family = GaugeMetricFamily("kit_memory_bytes", "Memory by pool.", labels=["pool", "kind"])
+    figures = memory_figures(model)
+    pool = "device" if model.info.device.startswith("cuda") else "host"
+    for name, labels in {
+        **_KINDS,
+        "weights_bytes": (pool, "weights"),
+        "kv_cache_bytes": (pool, "kv_cache"),
+    }.items():
+        if (size_bytes := figures[name]) is not None:
+            family.add_metric(labels, size_bytes)
+    return family
+
+
+def _budget(budget: Budget) -> Metric:
+    """What was promised of each pool."""
+    family = GaugeMetricFamily("kit_memory_budget_bytes", "Memory budget by pool.", labels=["pool"])
+    for pool, size_bytes in (("host", budget.max_ram_bytes), ("device", budget.max_vram_bytes)):
+        if size_bytes is not None:
+            family.add_metric([pool], size_bytes)
+    return family

@@ -15,6 +15,7 @@ from kit.memory.plan import PREFILL_CHUNK, kv_positions
 from kit.memory.shape import read_shape
 from kit.serve.batch import Batch
 from kit.serve.cache import RingCache
+from kit.serve.cap import cap_vram
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams, Step
 from kit.serve.loader import DTypeName, choose_device, load_model
 from kit.serve.quantised import type_name
@@ -44,10 +45,12 @@ class NativeEngine:
         dtype: DTypeName = "auto",
         context: int | None = None,
         max_sequences: int | None = None,
+        max_vram_bytes: int | None = None,
     ) -> None:
         self._model_dir = model_dir
         self._device_name, self._dtype = device, dtype
         self._context, self._max_sequences = context, max_sequences
+        self._max_vram_bytes = max_vram_bytes
         self._waiting: deque[EngineSequence] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -62,6 +65,7 @@ class NativeEngine:
             KitError: the directory is damaged, or the machine cannot hold the model.
         """
         device = choose_device(self._device_name)
+        cap_vram(device, self._max_vram_bytes)
         shape = read_shape(self._model_dir)
         try:
             model = load_model(self._model_dir, device, self._dtype, progress)
@@ -121,6 +125,8 @@ class NativeEngine:
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             device_peak_reserved_bytes=torch.cuda.max_memory_reserved() if cuda else None,
+            device_reserved_bytes=torch.cuda.memory_reserved() if cuda else None,
+            device_allocated_bytes=torch.cuda.memory_allocated() if cuda else None,
         )
 
     def healthy(self) -> bool:

@@ -73,6 +73,10 @@ class Readiness:
             self._become(Failed(error.message, error.hint))
             raise
 
+    def fail(self, error: KitError) -> None:
+        """Take no more requests because of ``error``; running ones may finish."""
+        self._become(Failed(error.message, error.hint))
+
     def stop(self) -> None:
         """Take no more requests. Final."""
         self._state = Stopping()

@@ -16,6 +16,8 @@ import uvicorn
 
 from kit.errors import EnvironmentNotReady
 from kit.serve.app import AppOptions, create_app
+from kit.serve.budget import BudgetWatch
+from kit.serve.footprint import measured_peaks
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
 
@@ -63,6 +65,7 @@ class ModelServer:
 
     def __init__(self, source: ModelSource, options: ServerOptions) -> None:
         self._source = source
+        self._budget = options.app.budget
         self._listener = bind(options.host, options.port)
         self.port: int = self._listener.getsockname()[1]
         self.readiness = Readiness()
@@ -104,8 +107,9 @@ class ModelServer:
             self._load_error = error
             self._server.should_exit = True
             return
-        if self.readiness.loaded is not None:
-            logger.info("ready after %.1f s", self.readiness.loaded.load_seconds)
+        if (model := self.readiness.loaded) is not None:
+            logger.info("ready after %.1f s", model.load_seconds)
+            BudgetWatch(self._budget, self.readiness, lambda: measured_peaks(model)).start()
 
 
 class _Server(uvicorn.Server):

@@ -48,9 +48,11 @@ def test_metrics(client: openai.OpenAI, http: httpx.Client) -> None:
     assert figures["kit_generated_tokens_total", ()] == 15
     assert figures["kit_sequences_running", ()] == 0
     assert figures["kit_sequences_waiting", ()] == 0
-    assert figures["kit_weights_bytes", ()] == 1000
-    assert figures["kit_host_peak_bytes", ()] > 0
-    assert ("kit_device_peak_bytes", ()) not in figures
+    assert figures["kit_memory_bytes", ("weights", "host")] == 1000
+    assert figures["kit_memory_bytes", ("peak", "host")] > 0
+    assert figures["kit_memory_bytes", ("private", "host")] > 0
+    assert ("kit_memory_bytes", ("peak", "device")) not in figures
+    assert not any(name == "kit_memory_budget_bytes" for name, _ in figures)
 
 
 def test_metrics_while_loading(start: object, engine: FakeEngine) -> None:

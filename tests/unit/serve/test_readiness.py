@@ -1,7 +1,7 @@
 import pytest
 from serve_fakes import FakeEngine, source
 
-from kit.errors import IntegrityError
+from kit.errors import BudgetExceeded, IntegrityError
 from kit.serve.errors import ApiError
 from kit.serve.readiness import Failed, Loading, Readiness, Ready, Stopping
 
@@ -35,4 +35,13 @@ def test_stopping_is_final() -> None:
     readiness.load(source(FakeEngine()))
     assert readiness.state() == Stopping()
     with pytest.raises(ApiError, match="stopping"):
+        readiness.model()
+
+
+def test_a_failure_later_on_ends_readiness() -> None:
+    readiness = Readiness()
+    readiness.load(source(FakeEngine()))
+    readiness.fail(BudgetExceeded("over", hint="less"))
+    assert readiness.state() == Failed("over", "less")
+    with pytest.raises(ApiError, match="over"):
         readiness.model()
