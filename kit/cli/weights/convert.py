@@ -5,72 +5,81 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from kit.weights.record import ConversionRecord
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Upstream's mp_rank_00_model_states.pt, the folder of all its tensor-parallel "
+        "shards, or MindSpore's .ckpt.",
+    ),
+]
+Output = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The directory to make.")]
+ToPrecision = Annotated[
+    Literal["bf16", "fp32", "int8", "int4"],
+    typer.Option(help="Of the converted weights; int8 and int4 keep embeddings in bf16."),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(help="The SentencePiece model.", show_default="found beside the checkpoint"),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON with upstream's arguments, for what the tensors do not tell.",
+        show_default="config.json beside the checkpoint",
+    ),
+]
+Heads = Annotated[
+    int | None,
+    typer.Option(
+        "--heads",
+        "--num-heads",
+        min=1,
+        metavar="N",
+        help="Attention heads.",
+        show_default="from config.json, else heads of 128",
+    ),
+]
+Lora = Annotated[
+    Path | None,
+    typer.Option(metavar="ADAPTER", help="Merge this LoRA adapter in upstream's format."),
+]
+LoraAlpha = Annotated[
+    float | None,
+    typer.Option(
+        metavar="A", help="The adapter's alpha.", show_default="from lora_config.json beside it"
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read both again and prove that every tensor is equal.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="The record on stdout.")]
+
 
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Upstream's mp_rank_00_model_states.pt, the folder of all its tensor-parallel "
-            "shards, or MindSpore's .ckpt.",
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The directory to make.")],
-    precision: Annotated[
-        Literal["bf16", "fp32", "int8", "int4"],
-        typer.Option(help="Of the converted weights; int8 and int4 keep embeddings in bf16."),
-    ] = "bf16",
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="The SentencePiece model.", show_default="found beside the checkpoint"),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON with upstream's arguments, for what the tensors do not tell.",
-            show_default="config.json beside the checkpoint",
-        ),
-    ] = None,
-    heads: Annotated[
-        int | None,
-        typer.Option(
-            "--heads",
-            "--num-heads",
-            min=1,
-            metavar="N",
-            help="Attention heads.",
-            show_default="from config.json, else heads of 128",
-        ),
-    ] = None,
-    lora: Annotated[
-        Path | None,
-        typer.Option(metavar="ADAPTER", help="Merge this LoRA adapter in upstream's format."),
-    ] = None,
-    lora_alpha: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A",
-            help="The adapter's alpha.",
-            show_default="from lora_config.json beside it",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Read both again and prove that every tensor is equal."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The record on stdout.")] = False,
+    source: Source,
+    output: Output,
+    precision: ToPrecision = "bf16",
+    tokenizer: Tokenizer = None,
+    config: Config = None,
+    heads: Heads = None,
+    lora: Lora = None,
+    lora_alpha: LoraAlpha = None,
+    overwrite: Overwrite = False,
+    verify: Verify = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
     from kit.cli.terminal import Terminal
     from kit.settings import Settings
-    from kit.units import format_gib
     from kit.weights.convert import convert_checkpoint
     from kit.weights.folder import checked_digest
     from kit.weights.proof import prove_conversion, require_provable
@@ -95,12 +104,23 @@ def convert(
     if verify:
         with Terminal() as terminal:
             proven = prove_conversion(source, output, terminal.bytes_progress("comparing"))
+    _report(source, output, record, proven, as_json)
+
+
+def _report(
+    source: Path, output: Path, record: "ConversionRecord", proven: int | None, as_json: bool
+) -> None:
+    from kit.units import format_gib
+
     if as_json:
         content = {"output": str(output), "proven_tensors": proven, **asdict(record)}
         print(json.dumps(content, ensure_ascii=False, indent=2))
     else:
         size = format_gib(sum(record.files.values()))
-        print(f"{output} holds the model: {size} in {precision}\nserve it: kit up --model {output}")
+        print(
+            f"{output} holds the model: {size} in {record.precision}\n"
+            f"serve it: kit up --model {output}"
+        )
     if proven is not None:
         print(f"proven: all {proven} tensors equal those of {source}", file=sys.stderr)
     if record.nonfinite_count:
