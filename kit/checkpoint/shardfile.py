@@ -1,7 +1,6 @@
 """Writing one safetensors shard, whose layout was planned, from blocks of source tensors."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -37,12 +36,7 @@ class ShardFile:
                 self._hashes[target.stored.name].update(content)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._buffers.wait()
         self._file.close()
 
