@@ -11,7 +11,6 @@ than all the rest together.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,13 +19,13 @@ from pathlib import Path
 import kit
 from kit import units
 from kit.checkpoint.buffers import ROOM_BYTES, Buffers
+from kit.checkpoint.disk import full_disk_explained, require_space
 from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.gather import Gatherer, requests
 from kit.checkpoint.journal import Journal, open_journal, write_durably, write_journal
 from kit.checkpoint.layout import Mapping
 from kit.checkpoint.lora import Adapter
 from kit.checkpoint.lora_merge import Merge
-from kit.checkpoint.pages import disk_full_explained
 from kit.checkpoint.shardfile import ShardFile, item_bytes
 from kit.checkpoint.shards import (
     DEFAULT_MAX_SHARD_BYTES,
@@ -37,11 +36,11 @@ from kit.checkpoint.shards import (
 )
 from kit.checkpoint.source import SourceFile, require_unchanged
 from kit.checkpoint.sweep import Progress, Sweep
-from kit.errors import EnvironmentNotReady
 
 DEFAULT_CHUNK_BYTES = 4 * units.MIB - ROOM_BYTES
 OUTPUT_BUFFERS = 4
 ADAPTER_CHUNK_BYTES = 1 * units.MIB
+_KEPT = "finished shards are kept"
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,13 @@ def convert_tensors(
             in a tensor that all of them hold.
     """
     shards = plan_shards(conversion.mappings, conversion.dtype, max_shard_bytes)
-    with disk_full_explained(directory.parent, "finished shards are kept"):
+    with full_disk_explained(directory.parent, _KEPT):
         journal = open_journal(directory, _key(conversion, shards))
         if journal.sources is None or len(journal.shards) < len(shards):
-            _require_space(directory, shards, journal)
+            left = [shard for shard in shards if shard.name not in journal.shards]
+            require_space(
+                directory.parent, sum(s.size_bytes for s in left), "the conversion", _KEPT
+            )
             journal = _sweep(conversion, shards, directory, journal, chunk_bytes, progress)
             for file in conversion.all_files:
                 require_unchanged(file)
@@ -187,14 +189,3 @@ def _key(conversion: Conversion, shards: Sequence[Shard]) -> str:
     facts += [len(conversion.files), conversion.scale]
     headers = [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in shards]
     return hashlib.sha256(json.dumps([facts, headers]).encode()).hexdigest()
-
-
-def _require_space(directory: Path, shards: Sequence[Shard], journal: Journal) -> None:
-    needed = sum(shard.size_bytes for shard in shards if shard.name not in journal.shards)
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise EnvironmentNotReady(
-            f"{directory.parent} has {units.format_gib(free)} free; "
-            f"the conversion needs {units.format_gib(needed)}",
-            hint="free space there or choose another output; finished shards are kept",
-        )

@@ -1,15 +1,9 @@
 """Reading and writing large files without filling the page cache or the memory."""
 
-import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-
-from kit.errors import EnvironmentNotReady
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -62,17 +56,3 @@ def write_at(fd: int, data: memoryview | bytes, offset: int) -> None:
     while view:
         count = os.pwrite(fd, view, offset)
         view, offset = view[count:], offset + count
-
-
-@contextmanager
-def disk_full_explained(directory: Path, kept: str) -> Iterator[None]:
-    """Turn a full disk into EnvironmentNotReady; ``kept`` says what is not lost."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise EnvironmentNotReady(
-            f"the disk of {directory} is full",
-            hint=f"free space and run the same command again: {kept}",
-        ) from error

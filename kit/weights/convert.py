@@ -19,10 +19,11 @@ from kit.checkpoint.model import Model, read_model
 from kit.checkpoint.sweep import Progress
 from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file
+from kit.weights.exclusive import exclusive
 from kit.weights.export import write_support_files
 from kit.weights.facts import model_config, read_arguments
 from kit.weights.locate import find_checkpoint, find_tokenizer
-from kit.weights.output import exclusive, publish, require_free, require_outside, work_directory
+from kit.weights.output import publish, require_free, require_outside, work_directory
 from kit.weights.record import (
     ConversionRecord,
     MergedLora,
@@ -129,7 +130,7 @@ def convert_checkpoint(
     beside = paths[0].with_name("config.json")
     arguments = read_arguments(config or beside) if config or beside.is_file() else {}
     facts = model_config(model.dimensions, _DTYPES[precision], arguments, num_heads)
-    with exclusive(output), tempfile.TemporaryDirectory() as support:
+    with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         write_support_files(Path(support), facts, tokenizer_model)
         job = _Job(model, adapter, alpha, precision, Path(support), output, known)

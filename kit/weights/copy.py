@@ -6,8 +6,9 @@ from pathlib import Path
 from kit.checkpoint.pages import PageRelease, read_into
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights.blocks import Identity
+from kit.weights.exclusive import exclusive
 from kit.weights.follow import FollowingDigest
-from kit.weights.partial import BLOCK_BYTES, Partial, exclusive
+from kit.weights.partial import BLOCK_BYTES, Partial
 from kit.weights.transfer import (
     Arrived,
     Expected,

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit.checkpoint.disk import full_disk_explained
 from kit.checkpoint.journal import sync_directory
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights.blocks import Identity, journal_path
+from kit.weights.exclusive import exclusive
 from kit.weights.http import (
     DataClient,
     InterruptedTransferError,
@@ -24,7 +26,7 @@ from kit.weights.http import (
     Reply,
     Validators,
 )
-from kit.weights.partial import Partial, disk_errors, exclusive, partial_path
+from kit.weights.partial import Partial, partial_path
 from kit.weights.ranges import ChangedError, RangesIgnoredError, download_ranges
 from kit.weights.remote import Remote, Tuning, pieces
 from kit.weights.transfer import (
@@ -183,7 +185,7 @@ async def _stream(remote: Remote, target: Path) -> Arrived:
     path = partial_path(target)
     async with remote.open(None, 0, Validators()) as reply:
         total_bytes = reply.total_bytes or 0
-        with disk_errors(path, total_bytes), path.open("wb") as file:
+        with full_disk_explained(path.parent, "the download starts over"), path.open("wb") as file:
             async for piece in pieces(reply.chunks, sys.maxsize):
                 await asyncio.to_thread(file.write, piece)
                 digest.update(piece)

@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from kit.checkpoint.disk import full_disk_explained
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.units import MIB
 from kit.weights import folder, layers
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.copy import copy_file
 from kit.weights.download import download
+from kit.weights.exclusive import exclusive
 from kit.weights.lock import LockedFile
-from kit.weights.partial import arrived_bytes, disk_errors, exclusive
+from kit.weights.partial import KEPT, arrived_bytes
 from kit.weights.remote import Tuning
 from kit.weights.sources import Offer, Offers
 from kit.weights.sources.https import local_path
@@ -117,14 +118,14 @@ def _run(order: Order, errands: Mapping[str, _Errand], watch: Watch) -> None:
         part = watch.part(done_bytes, total_bytes)
         arrived = _bring(errand, order.tuning, part, keep)
         done_bytes += arrived.size_bytes
-        with disk_errors(errand.target, MIB):
+        with full_disk_explained(errand.target.parent, KEPT):
             folder.remember(order.directory, file, arrived.sha256)
 
 
 def _record(order: Order, file: str, offer: Offer, arrived: Arrived) -> None:
     today = datetime.now(UTC).date().isoformat()
     entry = LockedFile(arrived.size_bytes, arrived.sha256, offer.basis, offer.origin, today)
-    with disk_errors(order.data_dir, MIB):
+    with full_disk_explained(order.data_dir, KEPT):
         layers.record(order.data_dir, order.weights.name, {file: entry})
 
 

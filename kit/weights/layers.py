@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kit.errors import IntegrityError
 from kit.settings import bundled
+from kit.weights.exclusive import exclusive
 from kit.weights.lock import Lock, LockedFile, read_lock, write_lock
-from kit.weights.partial import exclusive
 
 OWN_NAME = "kit.lock"
 _WAIT_S = 60.0

@@ -15,8 +15,8 @@ from typing import Literal
 from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady
 from kit.weights.catalogue import Licence
+from kit.weights.exclusive import exclusive
 from kit.weights.http import Location, RefusedError, read_start
-from kit.weights.partial import exclusive
 
 RECORD_NAME = "licences.json"
 TEXT_FOLDER = "licences"

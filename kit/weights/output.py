@@ -1,14 +1,10 @@
 """Making a directory whole or not at all: work beside it, under a lock, then take its name."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from kit.checkpoint.journal import sync_directory
-from kit.errors import EnvironmentNotReady, UsageError
+from kit.errors import UsageError
 
 
 def work_directory(output: Path) -> Path:
@@ -52,27 +48,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def exclusive(output: Path) -> Iterator[None]:
-    """Hold a lock beside ``output``; the system releases it when the process ends, however.
-
-    Raises:
-        EnvironmentNotReady: another process holds it, or there is no writing there.
-    """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise EnvironmentNotReady(
-            f"another conversion into {output} is running",
-            hint="wait until it has finished, then run the same command",
-        ) from error
-    except OSError as error:
-        raise EnvironmentNotReady(
-            f"cannot write to {output.parent}: {error.strerror}", hint="choose another output"
-        ) from error
-    with lock:
-        yield

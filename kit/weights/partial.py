@@ -5,19 +5,15 @@ the journal never claims too much. The file takes its name when it is complete a
 """
 
 import ctypes
-import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from kit.checkpoint.disk import FULL, full_disk_explained
 from kit.checkpoint.journal import sync_directory
 from kit.checkpoint.pages import write_at
-from kit.errors import EnvironmentNotReady
-from kit.units import MIB, format_gib
+from kit.units import MIB
 from kit.weights.blocks import (
     Blocks,
     Identity,
@@ -28,7 +24,7 @@ from kit.weights.blocks import (
 )
 
 BLOCK_BYTES = 16 * MIB
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+KEPT = "what has arrived is kept, and it goes on"
 
 
 class Partial:
@@ -45,9 +41,10 @@ class Partial:
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def __enter__(self) -> "Partial":
+        size_bytes = self.blocks.identity.size_bytes
         try:
-            with disk_errors(self.path, self.blocks.identity.size_bytes):
-                _reserve(self.fd, self.blocks.identity.size_bytes)
+            with full_disk_explained(self.path.parent, KEPT, size_bytes):
+                _reserve(self.fd, size_bytes)
                 start_journal(self._journal, self.blocks)
         except BaseException:
             os.close(self.fd)
@@ -69,7 +66,8 @@ class Partial:
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write, and say clearly if the disk is full."""
-        with disk_errors(self.path, self.blocks.identity.size_bytes - self.blocks.done_bytes):
+        left_bytes = self.blocks.identity.size_bytes - self.blocks.done_bytes
+        with full_disk_explained(self.path.parent, KEPT, left_bytes):
             write_at(self.fd, memoryview(data), offset)
 
     def finished(self, blocks: Iterable[int]) -> None:
@@ -126,41 +124,6 @@ def arrived_bytes(target: Path) -> int:
     return found.done_bytes if found is not None else 0
 
 
-@contextmanager
-def exclusive(target: Path, doing: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold a lock on ``target``; the system releases it when the process ends, however."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=wait_s)
-        lock.acquire()
-    except Timeout as error:
-        raise EnvironmentNotReady(
-            f"another process is {doing} {target}",
-            hint="wait until it has finished, then run the same command",
-        ) from error
-    except OSError as error:
-        raise EnvironmentNotReady(
-            f"cannot write to {target.parent}: {error.strerror}", hint="choose another folder"
-        ) from error
-    with lock:
-        yield
-
-
-@contextmanager
-def disk_errors(path: Path, need_bytes: int) -> Iterator[None]:
-    """Say a full disk in the user's words."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise EnvironmentNotReady(
-            f"no room in {path.parent}: {format_gib(need_bytes)} more are needed "
-            f"({error.strerror})",
-            hint="what has arrived is kept: make room, then run the same command, and it goes on",
-        ) from error
-
-
 def _reserve(fd: int, size_bytes: int) -> None:
     """Take the whole size at once, so that no other program can take the room meanwhile.
 
@@ -173,5 +136,5 @@ def _reserve(fd: int, size_bytes: int) -> None:
         return
     if fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) != 0:
         number = ctypes.get_errno()
-        if number in _FULL:
+        if number in FULL:
             raise OSError(number, os.strerror(number))

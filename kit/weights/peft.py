@@ -18,7 +18,8 @@ from kit.checkpoint.layout import Mapping, Part
 from kit.checkpoint.lora import Adapter
 from kit.checkpoint.tensors import Tensor
 from kit.weights.adapter import open_adapter
-from kit.weights.output import exclusive, publish, require_free, require_outside, work_directory
+from kit.weights.exclusive import exclusive
+from kit.weights.output import publish, require_free, require_outside, work_directory
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -51,7 +52,7 @@ def export_peft(
     """
     adapter, alpha = open_adapter(source, alpha)
     modules = sorted({name.split(".")[-2] for name in adapter.factors})
-    with exclusive(output):
+    with exclusive(output, "writing"):
         require_outside(tuple(file.path for file in adapter.files), output)
         if not overwrite:
             require_free(output, "free")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from kit.errors import IntegrityError
 from kit.weights import layers
+from kit.weights.exclusive import exclusive
 from kit.weights.fetch import Fetched
 from kit.weights.lock import LockedFile
-from kit.weights.partial import exclusive
 from kit.weights.place import place
 from kit.weights.sources.huggingface import Snapshot, snapshot
 from kit.weights.transfer import Expected, Watch

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit.checkpoint.disk import full_disk_explained
 from kit.checkpoint.journal import sync_directory, write_durably
 from kit.checkpoint.pages import PageRelease, read_into, write_at
 from kit.errors import IntegrityError
 from kit.units import MIB
 from kit.weights.blocks import journal_path
-from kit.weights.partial import disk_errors, exclusive, partial_path
+from kit.weights.exclusive import exclusive
+from kit.weights.partial import KEPT, partial_path
 from kit.weights.transfer import Watch
 
 _CHUNK_BYTES = 4 * MIB
@@ -51,7 +53,7 @@ def write_tar(
         IntegrityError: a file is not what was expected.
     """
     total = sum(member.size_bytes for member in members)
-    with exclusive(target, "writing"), disk_errors(target, total):
+    with exclusive(target, "writing"), full_disk_explained(target.parent, KEPT):
         with _Tar(target, members) as tar:
             done = 0
             for member in members:

@@ -8,27 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kit.checkpoint.disk import full_disk_explained, require_space
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.layout import Dimensions
-from kit.checkpoint.pages import disk_full_explained
 from kit.checkpoint.safetensors_index import index_directory
 from kit.checkpoint.shard_export import export_shards, upstream_tensors
 from kit.checkpoint.sweep import Progress
 from kit.checkpoint.torchfile import ITEM_BYTES, DType
-from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
-from kit.units import format_gib
-from kit.weights.output import (
-    exclusive,
-    publish,
-    remove,
-    require_free,
-    require_outside,
-    work_directory,
-)
+from kit.errors import IntegrityError, UsageError
+from kit.weights.exclusive import exclusive
+from kit.weights.output import publish, remove, require_free, require_outside, work_directory
 
 ExportPrecision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[ExportPrecision, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _TOKENIZER = "tokenizer.model"
+_KEPT = "nothing of it is kept, the export starts over"
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def export_upstream(
             f"{ranks} ranks do not divide {arguments['num_attention_heads']} attention heads",
             hint="choose a number that divides the heads",
         )
-    with exclusive(output):
+    with exclusive(output, "writing"):
         require_outside(tuple({entry.path for entry in entries.values()}), output)
         if not overwrite:
             require_free(output, "free")
@@ -84,8 +78,9 @@ def export_upstream(
         work.mkdir()
         paths = [work / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(ranks)]
         dtype = _DTYPES[precision]
-        _require_space(work, sum(math.prod(t.shape) for t in tensors) * ITEM_BYTES[dtype])
-        with disk_full_explained(output.parent, "the export starts over"):
+        need_bytes = sum(math.prod(t.shape) for t in tensors) * ITEM_BYTES[dtype]
+        require_space(output.parent, need_bytes, "the export", _KEPT)
+        with full_disk_explained(output.parent, _KEPT):
             nonfinite_count = export_shards(tensors, paths, dtype, progress=progress)
             text = json.dumps(arguments, indent=2) + "\n"
             write_durably(work / "config.json", text.encode())
@@ -121,12 +116,3 @@ def _arguments(config: Mapping[str, Any], dimensions: Dimensions) -> dict[str, A
         "layernorm_epsilon": config["layer_norm_eps"],
         "rope_base": int(config["rope_theta"]),
     }
-
-
-def _require_space(directory: Path, needed_bytes: int) -> None:
-    if (free := shutil.disk_usage(directory).free) < needed_bytes:
-        raise EnvironmentNotReady(
-            f"{directory.parent} has {format_gib(free)} free; "
-            f"the export needs {format_gib(needed_bytes)}",
-            hint="free space there or choose another output",
-        )

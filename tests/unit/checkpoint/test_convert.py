@@ -270,6 +270,6 @@ def test_a_disk_that_fills_up(save: Save, make_state: MakeState, tmp_path: Path)
     def full(*_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(EnvironmentNotReady, match="is full") as caught:
+    with pytest.raises(EnvironmentNotReady, match="no room in") as caught:
         convert(path, tmp_path / "out", progress=full)
     assert "kept" in caught.value.hint

@@ -172,7 +172,7 @@ def test_the_source_is_never_replaced(source: Path) -> None:
 def test_two_conversions_exclude_each_other(source: Path, tmp_path: Path) -> None:
     with (
         FileLock(tmp_path / ".out.lock"),
-        pytest.raises(EnvironmentNotReady, match="another conversion"),
+        pytest.raises(EnvironmentNotReady, match="another process is writing"),
     ):
         convert_checkpoint(source, tmp_path / "out")
     convert_checkpoint(source, tmp_path / "out")

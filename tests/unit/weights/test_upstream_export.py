@@ -100,7 +100,7 @@ def test_what_cannot_be_exported(source: Path, converted: Path, tmp_path: Path) 
         export_upstream(tmp_path / "int8", tmp_path / "out")
     with (
         FileLock(tmp_path / ".out.lock"),
-        pytest.raises(EnvironmentNotReady, match="another conversion"),
+        pytest.raises(EnvironmentNotReady, match="another process is writing"),
     ):
         export_upstream(converted, tmp_path / "out")
     (converted / "config.json").unlink()
