@@ -118,7 +118,7 @@ def usage(group: Group) -> CgroupUsage:
     layout = _V1 if group.version == 1 else _V2
     limit = _number(group.folder / layout.limit)
     if group.version == 1:
-        hits = _hits_v1(group.folder)
+        hits = _number(group.folder / "memory.failcnt")
         kills = _count(group.folder / "memory.oom_control", "oom_kill")
     else:
         hits = _count(group.folder / "memory.events", "max")
@@ -162,14 +162,6 @@ def _limit(folder: Path, layout: _Layout) -> CgroupMemory | None:
         return None  # the root group, or a group outside this mount: it carries no limit here
     used -= int(stat.get(layout.inactive, "0"))
     return CgroupMemory(int(limit), used, str(folder / layout.limit))
-
-
-def _hits_v1(folder: Path) -> int | Unavailable:
-    """v1 counts the limit of memory with swap, where there is one, by itself."""
-    hits, with_swap = (_number(folder / f"memory.{name}failcnt") for name in ("", "memsw."))
-    if isinstance(hits, Unavailable) or isinstance(with_swap, Unavailable):
-        return hits
-    return hits + with_swap
 
 
 def _number(path: Path) -> int | Unavailable:

@@ -185,6 +185,6 @@ def test_a_real_kill_is_counted(small_group):
     assert done.returncode == -signal.SIGKILL
     found = usage(small_group)
     assert found.limit_bytes == 64 * MIB
-    assert (found.oom_kills, found.limit_hits > 0) == (1, True)
+    assert found.oom_kills == 1
     if isinstance(found.peak_bytes, int):
         assert 32 * MIB < found.peak_bytes <= 64 * MIB
