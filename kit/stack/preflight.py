@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from kit.errors import EnvironmentNotReady
 from kit.memory import cgroup, nvml, proc
@@ -10,6 +11,9 @@ from kit.memory.plan import Phase, Plan, Pool
 from kit.memory.torch_build import TorchBuild
 from kit.memory.unavailable import Unavailable
 from kit.units import format_gib
+
+Limit = Literal["ram", "cgroup", "address space", "vram"]
+"""What stands in the way of taking more."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,17 @@ class Room:
     free_bytes: int | Unavailable
     need_bytes: int
     remedy: str
+    limit: Limit = "ram"
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, with need and have; None: it suffices, or it is not known."""
+        if isinstance(self.free_bytes, Unavailable) or self.free_bytes >= self.need_bytes:
+            return None
+        return (
+            f"not enough {self.what}: the plan needs {format_gib(self.need_bytes)}, "
+            f"{format_gib(self.free_bytes)} is free"
+        )
 
 
 @dataclass(frozen=True)
@@ -60,23 +75,23 @@ def rooms(
     ]
     group = cgroup.memory_limit()
     if isinstance(group, Unavailable):
-        found.append(Room("memory under the control group's limit", group, need, ""))
+        found.append(Room("memory under the control group's limit", group, need, "", "cgroup"))
     elif group is not None:
         free = _sum(group.free_bytes, freed.host_bytes)
         what = f"memory under the limit in {group.source}"
-        found.append(Room(what, free, need, "raise the container's memory limit"))
+        remedy = "raise the container's memory limit"
+        found.append(Room(what, free, need, remedy, "cgroup"))
     address_space = proc.address_space_limit_bytes()
     if address_space is not None:
         what = "address space (ulimit -v)"
         total = need + build.address_space_bytes
-        found.append(
-            Room(what, address_space, total, "raise it in this shell: ulimit -v unlimited")
-        )
+        remedy = "raise it in this shell: ulimit -v unlimited"
+        found.append(Room(what, address_space, total, remedy, "address space"))
     if gpu is not None:
         free = _sum(gpu.free_bytes, freed.device_bytes)
         remedy = "end the programs that hold it: nvidia-smi"
         need = plan.peak_bytes(Pool.DEVICE)
-        found.append(Room(f"VRAM on {gpu.name}", free, need, remedy))
+        found.append(Room(f"VRAM on {gpu.name}", free, need, remedy, "vram"))
     return tuple(found)
 
 
@@ -96,10 +111,9 @@ def require_room(found: Sequence[Room]) -> tuple[str, ...]:
     for room in found:
         if isinstance(room.free_bytes, Unavailable):
             warnings.append(f"free {room.what} unknown: {room.free_bytes.reason}")
-        elif room.free_bytes < room.need_bytes:
+        elif room.problem:
             raise EnvironmentNotReady(
-                f"not enough {room.what}: the plan needs {format_gib(room.need_bytes)}, "
-                f"{format_gib(room.free_bytes)} is free",
+                room.problem,
                 hint=f"{room.remedy}; or ask for less with --context and --max-sequences; "
                 "--no-preflight starts it nevertheless",
             )
