@@ -24,6 +24,9 @@ class Settings:
         max_ram_bytes: budget for the host RAM peak (``KIT_MAX_RAM``); None takes it from the plan.
         weights_mirror: fetch weights from this address instead (``KIT_WEIGHTS_MIRROR``).
         weights_catalogue: a catalogue of one's own beside the kit's (``KIT_WEIGHTS_CATALOGUE``).
+        upstream_tree: where the upstream repo lies, pristine and rewritten (``KIT_UPSTREAM_TREE``).
+        upstream_mirror: fetch it from this address instead (``KIT_UPSTREAM_MIRROR``).
+        upstream_lock: says what it must be, instead of the kit's own (``KIT_UPSTREAM_LOCK``).
         api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
     """
 
@@ -35,6 +38,9 @@ class Settings:
     max_ram_bytes: int | None = None
     weights_mirror: str | None = None
     weights_catalogue: Path | None = None
+    upstream_tree: Path | None = None
+    upstream_mirror: str | None = None
+    upstream_lock: Path | None = None
     api_key: str | None = None
 
     @classmethod
@@ -64,8 +70,16 @@ class Settings:
             max_ram_bytes=size("KIT_MAX_RAM"),
             weights_mirror=environ.get("KIT_WEIGHTS_MIRROR") or None,
             weights_catalogue=_path(environ.get("KIT_WEIGHTS_CATALOGUE")),
+            upstream_tree=_path(environ.get("KIT_UPSTREAM_TREE")),
+            upstream_mirror=environ.get("KIT_UPSTREAM_MIRROR") or None,
+            upstream_lock=_path(environ.get("KIT_UPSTREAM_LOCK")),
             api_key=environ.get("KIT_API_KEY") or None,
         )
+
+    @property
+    def upstream_dir(self) -> Path:
+        """The folder of the upstream repo; in it are ``pristine`` and ``rewritten``."""
+        return self.upstream_tree or self.data_dir / "upstream"
 
 
 def _path(text: str | None) -> Path | None:

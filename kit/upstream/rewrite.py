@@ -9,7 +9,7 @@ import ast
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -143,16 +143,11 @@ def find_drift(rewrite: Rewrite, pristine: Mapping[str, bytes]) -> list[Drift]:
     ]
 
 
-def apply_rewrites(
-    rewrites: Iterable[Rewrite],
-    pristine: Mapping[str, bytes],
-    read_added: Callable[[str], bytes] = lambda name: (ADDED_DIR / name).read_bytes(),
-) -> dict[str, bytes]:
+def apply_rewrites(rewrites: Iterable[Rewrite], pristine: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files that ``rewrites`` change or add, with their new content.
 
     Args:
         pristine: upstream's files by path relative to ``deepspeed-megatron``.
-        read_added: the content of a file of ``kit/upstream/added``.
 
     Raises:
         IntegrityError: an edit does not match its count; every such edit is named.
@@ -168,16 +163,21 @@ def apply_rewrites(
         )
     files = sorted({file for rewrite in chosen for file in rewrite.edits})
     changed = {file: _edited(file, pristine[file].decode(), chosen).encode() for file in files}
-    added = {f"{ADDED_PREFIX}/{name}": read_added(name) for name in _added(chosen)}
+    added = {f"{ADDED_PREFIX}/{name}": read_added(name) for name in added_files(chosen)}
     if already := added.keys() & pristine.keys():
         raise ValueError(f"{min(already)} is there already")
     return changed | added
 
 
-def _added(rewrites: tuple[Rewrite, ...]) -> list[str]:
-    """The files to add; a package needs its ``__init__.py``."""
+def added_files(rewrites: Iterable[Rewrite]) -> list[str]:
+    """The files of ``kit/upstream/added`` to add; a package needs its ``__init__.py``."""
     names = {name for rewrite in rewrites for name in rewrite.adds}
     return sorted(names | {"__init__.py"}) if names else []
+
+
+def read_added(name: str) -> bytes:
+    """The content of a file of ``kit/upstream/added``."""
+    return (ADDED_DIR / name).read_bytes()
 
 
 def _edited(file: str, text: str, rewrites: tuple[Rewrite, ...]) -> str:

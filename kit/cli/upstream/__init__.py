@@ -1,0 +1,16 @@
+"""`kit upstream`: the pinned Spark repo, and the rewrites that make it run."""
+
+import typer
+
+from kit.cli.upstream import diff, fetch, listing, render, verify
+
+app = typer.Typer(
+    help="Bring in the pinned Spark repo, verify it, and rewrite it into a tree of its own.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.command()(fetch.fetch)
+app.command()(verify.verify)
+app.command()(render.render)
+app.command()(diff.diff)
+app.command("list")(listing.list_)

@@ -1,0 +1,72 @@
+"""`kit upstream list`."""
+
+from typing import TYPE_CHECKING, Any
+
+from kit.cli.output import print_record
+from kit.cli.upstream.options import Json, Lock_, read_settings
+
+if TYPE_CHECKING:
+    from kit.upstream.listing import Listed
+
+
+def list_(lock: Lock_ = None, as_json: Json = False) -> None:
+    """Show every rewrite, and how it stands.
+
+    It fits the pristine tree, is applied in the rewritten one, or has drifted.
+    """
+    from kit.upstream.listing import list_rewrites
+
+    listed = list_rewrites(read_settings(lock))
+    if as_json:
+        print_record(_record(listed))
+    else:
+        _print(listed)
+
+
+def _record(listed: "list[Listed]") -> dict[str, Any]:
+    from kit.upstream.selection import DEFAULT_GROUPS, MEANING, rewrite_digest, select
+
+    return {
+        "digest": rewrite_digest(select()),
+        "groups": {
+            group: {"what": what, "default": group in DEFAULT_GROUPS}
+            for group, what in MEANING.items()
+        },
+        "rewrites": [
+            {
+                "name": each.rewrite.name,
+                "group": each.rewrite.group,
+                "why": each.rewrite.why,
+                "retire_when": each.rewrite.retire_when,
+                "files": list(each.rewrite.edits),
+                "adds": each.rewrite.adds,
+                "standing": each.standing,
+                "drift": [str(drift) for drift in each.drift],
+            }
+            for each in listed
+        ],
+    }
+
+
+def _print(listed: "list[Listed]") -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from kit.upstream.selection import DEFAULT_GROUPS, MEANING
+
+    console = Console(highlight=False, markup=False)
+    for group, what in MEANING.items():
+        default = "by default" if group in DEFAULT_GROUPS else "on request"
+        console.print(Text.assemble((group, "bold"), f" ({default}): {what}"))
+        for each in (each for each in listed if each.rewrite.group == group):
+            rewrite = each.rewrite
+            console.print(f"\n  {rewrite.name} - {each.standing}")
+            for line in (
+                f"why: {rewrite.why}",
+                f"where: {', '.join(rewrite.edits)}",
+                f"retire when: {rewrite.retire_when}",
+                *map(str, each.drift),
+            ):
+                console.print(Padding(Text(line), (0, 0, 0, 6)))
+        console.print()

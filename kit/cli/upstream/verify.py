@@ -1,0 +1,84 @@
+"""`kit upstream verify`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kit.cli.output import print_record
+from kit.cli.upstream.options import Json, Lock_, read_settings
+from kit.errors import EnvironmentNotReady, IntegrityError
+
+if TYPE_CHECKING:
+    from kit.upstream.verify import Tree
+
+
+def verify(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="Any tree, pristine or rewritten.",
+            show_default="those that fetch and render have made",
+        ),
+    ] = None,
+    lock: Lock_ = None,
+    as_json: Json = False,
+) -> None:
+    """Hold every file of the trees against kit.lock."""
+    from kit.upstream.tree import pinned
+    from kit.upstream.verify import verify as run
+    from kit.upstream.verify import verify_tree
+
+    settings = read_settings(lock)
+    pin = pinned(settings)
+    trees = run(settings) if directory is None else (verify_tree(directory, pin),)
+    if as_json:
+        print_record({"commit": pin.commit, "trees": [_record(tree) for tree in trees]})
+    else:
+        for tree in trees:
+            _print(tree, pin.commit)
+    _require_sound(trees)
+
+
+def _record(tree: "Tree") -> dict[str, Any]:
+    manifest = tree.manifest
+    return {
+        "directory": str(tree.directory),
+        "state": tree.state,
+        **asdict(tree.difference),
+        "outdated": tree.outdated,
+        "digest": manifest.digest if manifest else None,
+        "rewrites": manifest.rewrites if manifest else [],
+    }
+
+
+def _print(tree: "Tree", commit: str) -> None:
+    about = ""
+    if tree.state == "pristine":
+        about = f", commit {commit}"
+    elif tree.outdated:
+        about = f": it {tree.outdated}"
+    elif tree.manifest is not None:
+        count, changed = len(tree.manifest.rewrites), len(tree.manifest.changed)
+        about = f", {count} rewrites in {changed} files, digest {tree.manifest.digest}"
+    print(f"{tree.directory}: {tree.state}{about}")
+    for line in tree.difference.lines():
+        print(f"  {line}")
+
+
+def _require_sound(trees: "tuple[Tree, ...]") -> None:
+    if drifted := [str(tree.directory) for tree in trees if tree.state == "drifted"]:
+        raise IntegrityError(
+            f"drifted: {', '.join(drifted)}",
+            hint="make it again: kit upstream fetch, then kit upstream render",
+        )
+    if any(tree.state == "outdated" for tree in trees):
+        raise EnvironmentNotReady(
+            "the rewritten tree is not what this kit makes", hint="make it: kit upstream render"
+        )
+    if all(tree.state == "absent" for tree in trees):
+        raise EnvironmentNotReady(
+            "there is no upstream tree", hint="make it: kit upstream fetch && kit upstream render"
+        )

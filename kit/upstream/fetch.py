@@ -1,0 +1,70 @@
+"""Bringing the pinned commit in, as the pristine tree."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import UsageError
+from kit.lock import Lock
+from kit.settings import Settings
+from kit.upstream.files import Difference, difference, read_folder
+from kit.upstream.git import shown
+from kit.upstream.source import read_source
+from kit.upstream.tree import pinned, pristine_dir
+from kit.upstream.writing import write_tree
+from kit.weights.exclusive import exclusive
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a fetch came to.
+
+    Attributes:
+        directory: the pristine tree.
+        source: where it came from; None if it was there already.
+    """
+
+    directory: Path
+    commit: str
+    files: int
+    source: str | None
+
+
+def fetch(settings: Settings, source: str | None, notice: Callable[[str], None]) -> Fetched:
+    """Put the pinned commit at ``pristine``, whole or not at all, unless it is there already.
+
+    Args:
+        source: an address, a clone, a folder or a tarball; by default the mirror of the settings,
+            else the repository of the lock.
+        notice: is told what happens, in a line each.
+
+    Raises:
+        UsageError: ``source`` is nothing of that kind, or something else lies in ``pristine``.
+        EnvironmentNotReady: it cannot be had, or cannot be written.
+        IntegrityError: what came is not what the lock says; nothing was written then.
+    """
+    lock, target = pinned(settings), pristine_dir(settings)
+    with exclusive(target, "writing"):
+        before = _before(target, lock)
+        if before is not None and not before:
+            return Fetched(target, lock.commit, len(lock.upstream_files), None)
+        origin = source or settings.upstream_mirror or lock.repository
+        notice(f"fetching commit {lock.commit} from {shown(origin)}")
+        content = read_source(origin, lock)
+        if before:
+            notice(f"replacing what was drifted: {before.summary()}")
+        write_tree(target, content)
+    return Fetched(target, lock.commit, len(content), shown(origin))
+
+
+def _before(target: Path, lock: Lock) -> Difference | None:
+    """How what lies at ``target`` differs from the lock; None if nothing is there."""
+    if not target.exists():
+        return None
+    tops = {file.split("/")[0] for file in lock.upstream_files}
+    if not target.is_dir() or not {path.name for path in target.iterdir()} <= tops:
+        raise UsageError(
+            f"{target} holds something else than the upstream repo",
+            hint="set KIT_UPSTREAM_TREE to a folder of its own",
+        )
+    return difference(read_folder(target, lock.upstream_files), lock.upstream_files)

@@ -1,0 +1,127 @@
+"""Upstream's files as they were found, held against what kit.lock says of them."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.units import MIB
+
+LIMIT_BYTES = 16 * MIB
+"""More than any file of upstream has: what is longer is not read, and so differs."""
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        content: of the expected files that are there, by path in the repository.
+        extra: what else is there, beside and among them, or is not a plain file.
+    """
+
+    content: Mapping[str, bytes]
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is not as expected: paths in the repository."""
+
+    missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.changed or self.extra)
+
+    def lines(self) -> list[str]:
+        """One line a file."""
+        return [
+            *(f"{file} is missing" for file in self.missing),
+            *(f"{file} differs" for file in self.changed),
+            *(f"{file} does not belong there" for file in self.extra),
+        ]
+
+    def summary(self) -> str:
+        """The first lines, in one."""
+        lines = self.lines()
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        return "; ".join(lines[:_SHOWN] + more)
+
+
+def belongs(path: str, expected: Collection[str]) -> bool:
+    """Whether ``path`` lies where the expected files lie: in a folder of the top that holds any.
+
+    Compiled Python is not counted: whoever imports from the tree leaves it there.
+    """
+    top, *rest = path.split("/")
+    if "__pycache__" in rest:
+        return False
+    return any(file == top or file.startswith(f"{top}/") for file in expected)
+
+
+def read_folder(root: Path, expected: Collection[str]) -> Found:
+    """Read the expected files out of a folder, and see what else is there.
+
+    Raises:
+        EnvironmentNotReady: something cannot be read.
+    """
+    content, extra = {}, []
+    try:
+        for path in _walk(root, {file.split("/")[0] for file in expected}):
+            name = path.relative_to(root).as_posix()
+            if not belongs(name, expected):
+                continue
+            if name in expected and stat.S_ISREG(path.lstat().st_mode):
+                with path.open("rb") as file:
+                    content[name] = file.read(LIMIT_BYTES + 1)
+            else:
+                extra.append(name)
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"cannot read {error.filename}: {error.strerror}", hint="check who may read the folder"
+        ) from error
+    return Found(content, tuple(sorted(extra)))
+
+
+def difference(found: Found, expected: Mapping[str, str]) -> Difference:
+    """Hold files against their sha256 by path."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in found.content.items()}
+    return Difference(
+        missing=tuple(sorted(expected.keys() - digests.keys())),
+        changed=tuple(sorted(file for file in digests if digests[file] != expected[file])),
+        extra=found.extra,
+    )
+
+
+def require_same(found: Found, expected: Mapping[str, str], what: str, hint: str) -> None:
+    """Refuse files that differ from their sha256 in ``expected``, by name.
+
+    Raises:
+        IntegrityError: ``what`` differs; it names the files.
+    """
+    if differs := difference(found, expected):
+        raise IntegrityError(f"{what} is drifted: {differs.summary()}", hint=hint)
+
+
+def _walk(root: Path, tops: Collection[str]) -> Iterator[Path]:
+    """Everything below the given names of ``root`` that is not a folder; links are not followed."""
+    for top in sorted(tops):
+        path = root / top
+        if path.is_symlink() or not path.is_dir():
+            if os.path.lexists(path):
+                yield path
+            continue
+        for folder, folders, files in os.walk(path, onerror=_raise):
+            links = [name for name in folders if (Path(folder) / name).is_symlink()]
+            yield from (Path(folder) / name for name in [*files, *links])
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,119 @@
+"""Rendering: the rewritten tree, made from the pristine files in memory, then written whole."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import kit
+from kit.errors import UsageError
+from kit.lock import Lock
+from kit.upstream.files import difference, read_folder
+from kit.upstream.manifest import MANIFEST_NAME, Manifest, manifest_text
+from kit.upstream.rewrite import ADDED_PREFIX, Rewrite, added_files, apply_rewrites
+from kit.upstream.selection import rewrite_digest
+from kit.upstream.writing import write_tree
+from kit.weights.exclusive import exclusive
+
+MEGATRON = "deepspeed-megatron"
+"""The folder of the repository that the rewrites work in."""
+
+_SCRIPTS = {".py", ".sh"}
+_FIRST_LINES = re.compile(r"(?:#!.*\n)?(?:#.*coding[:=].*\n)?")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rewritten tree, in memory.
+
+    Attributes:
+        content: every file by path in the repository.
+    """
+
+    content: Mapping[str, bytes]
+    manifest: Manifest
+
+
+def render(pristine: Mapping[str, bytes], rewrites: Iterable[Rewrite], lock: Lock) -> Rendered:
+    """Apply ``rewrites`` to upstream's files, given by path in the repository.
+
+    Raises:
+        IntegrityError: a rewrite does not fit; it names the rewrite, the file and the counts.
+        ValueError: the rewrites contradict each other.
+    """
+    chosen = tuple(rewrites)
+    changed = changed_files(chosen)
+    inside = {
+        file.removeprefix(f"{MEGATRON}/"): content
+        for file, content in pristine.items()
+        if file.startswith(f"{MEGATRON}/")
+    }
+    result = {f"{MEGATRON}/{file}": new for file, new in apply_rewrites(chosen, inside).items()}
+    noted = {file: _with_notice(file, new, changed[file]) for file, new in result.items()}
+    content = dict(sorted({**pristine, **noted}.items()))
+    manifest = Manifest(
+        kit=kit.__version__,
+        repository=lock.repository,
+        commit=lock.commit,
+        digest=rewrite_digest(chosen),
+        groups=tuple(dict.fromkeys(rewrite.group for rewrite in chosen)),
+        rewrites=tuple(rewrite.name for rewrite in chosen),
+        changed=changed,
+        files={file: hashlib.sha256(data).hexdigest() for file, data in content.items()},
+    )
+    return Rendered(content, manifest)
+
+
+def changed_files(rewrites: Iterable[Rewrite]) -> dict[str, tuple[str, ...]]:
+    """Which files are changed or added, by path in the repository, and by which rewrites."""
+    changed: dict[str, list[str]] = {}
+    for rewrite in rewrites:
+        added = (f"{ADDED_PREFIX}/{name}" for name in added_files([rewrite]))
+        for file in (*rewrite.edits, *added):
+            changed.setdefault(f"{MEGATRON}/{file}", []).append(rewrite.name)
+    return {file: tuple(names) for file, names in sorted(changed.items())}
+
+
+def write_rendered(rendered: Rendered, output: Path) -> bool:
+    """Put a rewritten tree at ``output``, whole or not at all. False: it was there already.
+
+    Raises:
+        UsageError: something else is there.
+        EnvironmentNotReady: it cannot be written, or another process is doing so.
+    """
+    text = manifest_text(rendered.manifest).encode()
+    with exclusive(output, "writing"):
+        _require_ours(output)
+        if _is_there(rendered, output, text):
+            return False
+        write_tree(output, {**rendered.content, MANIFEST_NAME: text})
+    return True
+
+
+def _is_there(rendered: Rendered, output: Path, manifest: bytes) -> bool:
+    try:
+        if (output / MANIFEST_NAME).read_bytes() != manifest:
+            return False
+    except OSError:
+        return False
+    expected = rendered.manifest.files
+    return not difference(read_folder(output, expected), expected)
+
+
+def _require_ours(output: Path) -> None:
+    free = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not free and not (output / MANIFEST_NAME).is_file():
+        raise UsageError(
+            f"{output} exists and is not a rewritten tree", hint="choose another --output"
+        )
+
+
+def _with_notice(file: str, content: bytes, rewrites: Iterable[str]) -> bytes:
+    """Say in the file itself that it was changed, as upstream's licence asks (Apache-2.0, 4b)."""
+    if PurePosixPath(file).suffix not in _SCRIPTS:
+        return content
+    text = content.decode()
+    place = _FIRST_LINES.match(text)
+    at = place.end() if place else 0
+    return f"{text[:at]}# Changed by spark-kit: {', '.join(rewrites)}.\n{text[at:]}".encode()
