@@ -1,6 +1,7 @@
 """The running service as its clients see it, over HTTP."""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 from kit.errors import ServiceError
 
 _PROBE_SECONDS = 5.0
+_LOG = "read its log: kit logs"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,43 @@ class Service:
             why = f"{type(error).__name__} {error}".strip()
         except (ValueError, KeyError, IndexError, TypeError):
             why = "it is not an OpenAI-style reply"
-        raise ServiceError(f"the service gave no answer: {why}", hint="read its log: kit logs")
+        raise ServiceError(f"the service gave no answer: {why}", hint=_LOG)
+
+    def generate(
+        self, model: str, prompt_ids: Sequence[int], tokens: int, *, timeout_seconds: float
+    ) -> Iterator[None]:
+        """Let ``model`` go on from token ids, past any end token; yields once per generated chunk.
+
+        Raises:
+            ServiceError: it failed, or ended before ``tokens`` were generated.
+        """
+        request = {
+            "model": model,
+            "prompt": list(prompt_ids),
+            "max_tokens": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "logprobs": 0,  # one chunk per token, whether or not it gives text
+            "stream": True,
+        }
+        try:
+            with self._client.stream(
+                "POST", "/v1/completions", json=request, timeout=timeout_seconds
+            ) as response:
+                if response.is_error:
+                    response.read()
+                response.raise_for_status()
+                for line in response.iter_lines():
+                    if line.startswith("data: {"):
+                        if '"error"' in line[:12]:
+                            raise ServiceError(f"generation failed: {line[6:300]}", hint=_LOG)
+                        yield
+        except httpx.HTTPStatusError as error:
+            why = f"status {error.response.status_code}: {error.response.text[:300]}"
+            raise ServiceError(f"generation failed: {why}", hint=_LOG) from error
+        except httpx.HTTPError as error:
+            why = f"{type(error).__name__} {error}".strip()
+            raise ServiceError(f"generation failed: {why}", hint=_LOG) from error
 
 
 def base_url(host: str, port: int) -> str:
