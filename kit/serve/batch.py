@@ -2,9 +2,8 @@
 
 import torch
 
-from kit.serve import sampling
 from kit.serve.cache import RingCache
-from kit.serve.engine import Logprobs
+from kit.serve.next_token import hand_out
 from kit.serve.sequence import EngineSequence
 from kit.spark import SparkForCausalLM
 
@@ -101,24 +100,7 @@ class Batch:
     def _generate(self, first_row: int, sequences: list[EngineSequence], raw: torch.Tensor) -> None:
         """Choose and hand out the next token of consecutive rows, given their scores."""
         counts = self._counts[first_row : first_row + len(sequences)]
-        params = [sequence.params for sequence in sequences]
-        presence = raw.new_tensor([[each.presence_penalty] for each in params])
-        frequency = raw.new_tensor([[each.frequency_penalty] for each in params])
-        scores = sampling.penalise(raw, counts, presence, frequency)
-        for index, sequence in enumerate(sequences):
-            if sequence.generated < sequence.params.min_tokens:
-                scores[index, self._end] = -torch.inf
-        chosen = torch.stack(
-            [
-                sampling.choose(row, sequence.params, sequence.generator)
-                for row, sequence in zip(scores, sequences, strict=True)
-            ]
-        )
-        counts.scatter_add_(
-            1, chosen[:, None], torch.ones_like(chosen[:, None], dtype=counts.dtype)
-        )
-        for row, sequence, token in zip(raw, sequences, chosen.tolist(), strict=True):
-            sequence.append(token, _logprobs(row, sequence, token), self._end)
+        hand_out(sequences, raw, counts, self._end)
 
     def _drop_finished(self) -> None:
         for row in reversed(range(len(self._rows))):
@@ -143,8 +125,3 @@ class Batch:
 
 def _decodes(sequence: EngineSequence) -> bool:
     return sequence.prefilled == len(sequence.prompt_ids)
-
-
-def _logprobs(scores: torch.Tensor, sequence: EngineSequence, token: int) -> Logprobs | None:
-    top = sequence.params.top_logprobs
-    return None if top is None else sampling.logprobs(scores, token, top)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from kit.errors import KitError
+
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[str, float], None]
 """Called as ``progress(phase, fraction)`` while loading; fraction runs from 0.0 to 1.0."""
@@ -128,6 +130,10 @@ class Engine(Protocol):
 
     def healthy(self) -> bool:
         """False once the engine's own thread has died."""
+        ...
+
+    def wait(self) -> KitError | None:
+        """Block until the engine has ended; returns why it died, None after :meth:`close`."""
         ...
 
     def close(self) -> None:

@@ -1,8 +1,5 @@
 """The native engine: continuous batching over one preallocated KV cache, in one thread."""
 
-import math
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +13,11 @@ from kit.memory.shape import read_shape
 from kit.serve.batch import Batch
 from kit.serve.cache import RingCache
 from kit.serve.cap import cap_vram
-from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams, Step
+from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
 from kit.serve.loader import DTypeName, choose_device, load_model
 from kit.serve.quantised import type_name
-from kit.serve.sequence import EngineSequence
+from kit.serve.warm_up import warm_up
+from kit.serve.worker import Worker
 from kit.spark import SparkConfig
 from kit.spark.configuration_spark import QUERY_BLOCK
 from kit.units import MIB
@@ -51,12 +49,7 @@ class NativeEngine:
         self._device_name, self._dtype = device, dtype
         self._context, self._max_sequences = context, max_sequences
         self._max_vram_bytes = max_vram_bytes
-        self._waiting: deque[EngineSequence] = deque()
-        self._wake = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="native-engine", daemon=True)
-        self._prompt_tokens = self._generated_tokens = 0
-        self._batch: Batch | None = None
+        self._worker = Worker("native-engine", _explain)
 
     def load(self, progress: Progress) -> ModelInfo:
         """Load the weights, allocate the KV cache, prove both with a generated token. Blocks.
@@ -76,15 +69,14 @@ class NativeEngine:
             cache = RingCache(model.config, rows, positions, model.dtype, device)
             end = _end_token_id(model.config)
             chunk = _chunk(model.config.sliding_window)
-            self._batch = Batch(model, cache, chunk=chunk, end_token_id=end)
+            batch = Batch(model, cache, chunk=chunk, end_token_id=end)
             if device.type == "cpu" and shape.weights_bytes < ONE_THREAD_BYTES:
                 torch.set_num_threads(1)
             progress("warm-up", 0.0)
-            _warm_up(self._batch, self._model_dir)
+            warm_up(batch, self._model_dir)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(error) from error
-        self._context = context
-        self._thread.start()
+        self._worker.start(batch, context)
         return ModelInfo(
             context_length=context,
             max_sequences=rows,
@@ -104,26 +96,17 @@ class NativeEngine:
         Raises:
             ValueError: the prompt is empty, or prompt and ``max_tokens`` pass the context.
         """
-        if not prompt_ids or len(prompt_ids) + params.max_tokens > (self._context or 0):
-            raise ValueError(
-                f"{len(prompt_ids)} prompt tokens and {params.max_tokens} to generate do not fit "
-                f"a context of {self._context}"
-            )
-        sequence = EngineSequence(tuple(prompt_ids), params, on_step)
-        with self._wake:
-            self._waiting.append(sequence)
-            self._prompt_tokens += len(prompt_ids)
-            self._wake.notify()
-        return sequence.cancel
+        return self._worker.submit(prompt_ids, params, on_step)
 
     def stats(self) -> EngineStats:
         """The present figures."""
         cuda = torch.cuda.is_available()
+        running, waiting = self._worker.counts()
         return EngineStats(
-            running=0 if self._batch is None else len(self._batch),
-            waiting=len(self._waiting),
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=self._generated_tokens,
+            running=running,
+            waiting=waiting,
+            prompt_tokens=self._worker.prompt_tokens,
+            generated_tokens=self._worker.generated_tokens,
             device_peak_reserved_bytes=torch.cuda.max_memory_reserved() if cuda else None,
             device_reserved_bytes=torch.cuda.memory_reserved() if cuda else None,
             device_allocated_bytes=torch.cuda.memory_allocated() if cuda else None,
@@ -131,62 +114,23 @@ class NativeEngine:
 
     def healthy(self) -> bool:
         """False once the engine's own thread has died."""
-        return self._thread.is_alive()
+        return self._worker.alive()
+
+    def wait(self) -> KitError | None:
+        """Block until the engine's thread has ended; returns why, None after :meth:`close`."""
+        return self._worker.wait()
 
     def close(self) -> None:
         """End all sequences with an error and stop the thread."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        batch = self._loaded()
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._closing or self._waiting or len(batch))
-                if self._closing:
-                    break
-            self._advance(batch)
-        stopped = ServiceError("the server is shutting down", hint="send the request again")
-        batch.fail(stopped)
-        while self._waiting:
-            self._waiting.popleft().fail(stopped)
-
-    def _advance(self, batch: Batch) -> None:
-        """One round: admit what fits, one token for who decodes, one chunk of a prompt."""
-        while self._waiting and batch.has_room():
-            batch.admit(self._waiting.popleft())
-        try:
-            self._generated_tokens += batch.advance()
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            batch.fail(_out_of_memory(error))
-        except Exception as error:  # whatever a kernel raises ends these sequences, not the engine
-            batch.fail(error)
-
-    def _loaded(self) -> Batch:
-        if self._batch is None:
-            raise RuntimeError("load() comes first")
-        return self._batch
+        self._worker.close()
 
 
-def _warm_up(batch: Batch, directory: Path) -> None:
-    """Generate one token for real; raises what went wrong."""
-    steps: list[Step | Exception] = []
-    params = SamplingParams(max_tokens=1, top_logprobs=1)
-    batch.admit(EngineSequence((0,), params, steps.append))
-    while len(batch):
-        batch.advance()
-    for step in steps:
-        if isinstance(step, Exception):
-            raise step
-        if step.logprobs is None or not math.isfinite(step.logprobs.chosen):
-            raise IntegrityError(
-                f"the weights in {directory} give scores that are not numbers",
-                hint="convert the checkpoint again; if that does not help, download it again",
-            )
+def _explain(error: Exception) -> Exception:
+    """What the sequences that ran are told; after a lack of memory the pool is emptied."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return error
+    torch.cuda.empty_cache()
+    return _out_of_memory(error)
 
 
 def _out_of_memory(error: torch.OutOfMemoryError) -> KitError:

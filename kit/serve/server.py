@@ -17,6 +17,7 @@ import uvicorn
 from kit.errors import EnvironmentNotReady
 from kit.serve.app import AppOptions, create_app
 from kit.serve.budget import BudgetWatch
+from kit.serve.engine import Engine
 from kit.serve.footprint import measured_peaks
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
@@ -44,7 +45,7 @@ def run(source: ModelSource, options: ServerOptions) -> None:
 
     Raises:
         EnvironmentNotReady: the port cannot be bound.
-        KitError: the model could not be loaded.
+        KitError: the model could not be loaded, or its engine has died.
     """
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
     logging.getLogger("kit").setLevel(logging.INFO)
@@ -69,7 +70,7 @@ class ModelServer:
         self._listener = bind(options.host, options.port)
         self.port: int = self._listener.getsockname()[1]
         self.readiness = Readiness()
-        self._load_error: BaseException | None = None
+        self._error: BaseException | None = None
         config = uvicorn.Config(
             create_app(source, self.readiness, options.app),
             access_log=False,
@@ -83,13 +84,13 @@ class ModelServer:
         """Serve until :meth:`stop` or a signal.
 
         Raises:
-            KitError: the model could not be loaded.
+            KitError: the model could not be loaded, or its engine has died.
         """
         loading = threading.Thread(target=self._load, name="load", daemon=True)
         loading.start()
         self._server.run(sockets=[self._listener])
-        if self._load_error is not None:
-            raise self._load_error
+        if self._error is not None:
+            raise self._error
 
     def stop(self) -> None:
         """Take no more requests and end when the running ones have. From any thread."""
@@ -104,12 +105,21 @@ class ModelServer:
         try:
             self.readiness.load(self._source)
         except BaseException as error:  # not handled here: run() raises it in the main thread
-            self._load_error = error
+            self._error = error
             self._server.should_exit = True
             return
         if (model := self.readiness.loaded) is not None:
             logger.info("ready after %.1f s", model.load_seconds)
             BudgetWatch(self._budget, self.readiness, lambda: measured_peaks(model)).start()
+            self._end_with(model.engine)
+
+    def _end_with(self, engine: Engine) -> None:
+        """Wait for the engine's end. One that has died cannot be brought back but by a restart."""
+        death = engine.wait()
+        if death is not None:
+            logger.error("%s", death.message)
+            self._error = death
+            self._server.should_exit = True
 
 
 class _Server(uvicorn.Server):

@@ -1,5 +1,6 @@
 """A tokenizer of bytes, an engine that says what it is told, and a server in a thread."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -100,6 +101,7 @@ class FakeEngine:
         self.submissions: list[Submission] = []
         self.alive = True
         self.closed = False
+        self._ended: queue.SimpleQueue[KitError | None] = queue.SimpleQueue()
         self._resume = threading.Event()
 
     def says(self, reply: str | list[int]) -> None:
@@ -180,8 +182,16 @@ class FakeEngine:
     def healthy(self) -> bool:
         return self.alive
 
+    def wait(self) -> KitError | None:
+        return self._ended.get()
+
+    def die(self, error: KitError) -> None:
+        self.alive = False
+        self._ended.put(error)
+
     def close(self) -> None:
         self.closed = True
+        self._ended.put(None)
 
 
 def source(engine: FakeEngine) -> ModelSource:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from serve_fakes import CONTEXT, MODEL, FakeEngine, RunningServer
 
-from kit.errors import EnvironmentNotReady
+from kit.errors import EnvironmentNotReady, ServiceError
 
 Start = Callable[..., RunningServer]
 
@@ -78,6 +78,15 @@ def test_an_engine_that_dies_ends_readiness(server: RunningServer, engine: FakeE
     assert response.status_code == 503
     assert "the engine has died" in response.json()["error"]["message"]
     assert get(server, "/health/live").status_code == 200
+
+
+def test_an_engine_that_says_why_it_died_ends_the_server(start: Start, engine: FakeEngine) -> None:
+    server = start()
+    death = ServiceError("rank 1 was killed", hint="more memory")
+    engine.die(death)
+    server.wait_until_ended()
+    assert server.load_error is death
+    assert engine.closed
 
 
 def test_a_failed_load_ends_the_server_with_the_error(start: Start, engine: FakeEngine) -> None:

@@ -129,8 +129,7 @@ def test_listener_that_raises_ends_only_its_own_sequence(engine):
 
 def test_kernel_failure_ends_the_sequences_not_the_engine(model_dir, monkeypatch):
     with running(model_dir) as engine:
-        model = engine._batch._model
-        monkeypatch.setattr(model, "forward", lambda **_: 1 / 0)
+        monkeypatch.setattr(SparkForCausalLM, "forward", lambda self, **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             generate(engine, prompt(3), max_tokens=5)
         monkeypatch.undo()
