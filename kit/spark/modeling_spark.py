@@ -228,7 +228,9 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        # For a view with other strides, a CPU's kernel would copy the whole embedding table.
+        hidden = outputs.last_hidden_state[:, kept, :].clone(memory_format=torch.contiguous_format)
+        logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
