@@ -7,7 +7,7 @@ from pathlib import Path
 from kit.errors import UsageError
 from kit.lock import Lock
 from kit.settings import Settings
-from kit.upstream.files import Difference, difference, read_folder
+from kit.upstream.files import difference, read_folder
 from kit.upstream.git import shown
 from kit.upstream.source import read_source
 from kit.upstream.tree import pinned, pristine_dir
@@ -44,27 +44,24 @@ def fetch(settings: Settings, source: str | None, notice: Callable[[str], None])
         IntegrityError: what came is not what the lock says; nothing was written then.
     """
     lock, target = pinned(settings), pristine_dir(settings)
+    if _is_there(target, lock):
+        return Fetched(target, lock.commit, len(lock.upstream_files), None)
+    origin = source or settings.upstream_mirror or lock.repository
     with exclusive(target, "writing"):
-        before = _before(target, lock)
-        if before is not None and not before:
-            return Fetched(target, lock.commit, len(lock.upstream_files), None)
-        origin = source or settings.upstream_mirror or lock.repository
         notice(f"fetching commit {lock.commit} from {shown(origin)}")
         content = read_source(origin, lock)
-        if before:
-            notice(f"replacing what was drifted: {before.summary()}")
         write_tree(target, content)
     return Fetched(target, lock.commit, len(content), shown(origin))
 
 
-def _before(target: Path, lock: Lock) -> Difference | None:
-    """How what lies at ``target`` differs from the lock; None if nothing is there."""
+def _is_there(target: Path, lock: Lock) -> bool:
+    """Whether the pristine tree is at ``target``; a drifted one may be replaced."""
     if not target.exists():
-        return None
+        return False
     tops = {file.split("/")[0] for file in lock.upstream_files}
     if not target.is_dir() or not {path.name for path in target.iterdir()} <= tops:
         raise UsageError(
             f"{target} holds something else than the upstream repo",
             hint="set KIT_UPSTREAM_TREE to a folder of its own",
         )
-    return difference(read_folder(target, lock.upstream_files), lock.upstream_files)
+    return not difference(read_folder(target, lock.upstream_files), lock.upstream_files)

@@ -83,10 +83,10 @@ def write_rendered(rendered: Rendered, output: Path) -> bool:
         EnvironmentNotReady: it cannot be written, or another process is doing so.
     """
     text = manifest_text(rendered.manifest).encode()
+    if _is_there(rendered, output, text):
+        return False
     with exclusive(output, "writing"):
         _require_ours(output)
-        if _is_there(rendered, output, text):
-            return False
         write_tree(output, {**rendered.content, MANIFEST_NAME: text})
     return True
 
