@@ -65,6 +65,7 @@ class CacheStep:
     def __init__(self, cache: RingCache, rows: slice, positions: torch.Tensor, used: int) -> None:
         self.cache, self.rows, self.used = cache, rows, used
         self.at = positions % cache.positions
+        self.row = torch.arange(len(positions), device=positions.device)[:, None]
         cache.key_positions[rows].scatter_(1, self.at, positions)
         self.mask = self._visible(positions)
 
@@ -81,11 +82,13 @@ class CacheStep:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys and values ``[B, heads, T, d]``; returns all, ``[B, heads, used, d]``."""
-        at = self.at[:, None, :, None].expand_as(key)
+        """Store new keys and values ``[B, heads, T, d]``; returns all, ``[B, heads, used, d]``.
+
+        By index: ``scatter_`` of 16-bit numbers copies the whole ring on a CPU, to fp32 and back.
+        """
         keys, values = self.cache.keys[layer][self.rows], self.cache.values[layer][self.rows]
-        keys.scatter_(2, at, key)
-        values.scatter_(2, at, value)
+        keys.transpose(1, 2)[self.row, self.at] = key.transpose(1, 2)
+        values.transpose(1, 2)[self.row, self.at] = value.transpose(1, 2)
         return keys[:, :, : self.used], values[:, :, : self.used]
 
     def get_seq_length(self) -> int:
