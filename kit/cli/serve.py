@@ -5,16 +5,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kit.errors import EnvironmentNotReady
+from kit.errors import EnvironmentNotReady, UsageError
 from kit.settings import Settings
-from kit.stack.packages import require_native_packages
+from kit.stack.packages import require_megatron_packages, require_native_packages
 
 if TYPE_CHECKING:
     from kit.serve.model import ModelSource
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(metavar="DIR", help="A converted directory.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="A converted directory; for the megatron engine upstream's own checkpoint.",
+        ),
+    ],
+    engine: Annotated[
+        Literal["native", "megatron"],
+        typer.Option(envvar="KIT_ENGINE", help="megatron: upstream's own code, rewritten."),
+    ] = "native",
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
     name: Annotated[
@@ -27,22 +37,40 @@ def serve(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the GPU if any.")] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Precision of the weights; auto: as they are stored."),
+        typer.Option(
+            help="Precision of the weights; auto: as they are stored, megatron: bfloat16."
+        ),
     ] = "auto",
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Ranks of the megatron engine; else one per shard in DIR."
+        ),
+    ] = None,
 ) -> None:
     """Serve the model in DIR in the foreground until Ctrl-C or SIGTERM."""
     require_native_packages()
-    require_converted(model)
+    settings = Settings.from_environ()
+    if engine == "megatron":
+        source = upstream_source(
+            settings, model, name, context, max_sequences, device, dtype, tensor_parallel
+        )
+    else:
+        if tensor_parallel not in (None, 1):
+            raise UsageError(
+                "the native engine runs on one GPU", hint="--engine megatron runs on several"
+            )
+        require_converted(model)
+        source = native_source(model, name, context, max_sequences, device, dtype)
     from kit.serve.app import AppOptions
     from kit.serve.server import ServerOptions, run
 
-    settings = Settings.from_environ()
     options = ServerOptions(
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
         app=AppOptions(api_key=settings.api_key),
     )
-    run(native_source(model, name, context, max_sequences, device, dtype), options)
+    run(source, options)
 
 
 def require_converted(model_dir: Path) -> None:
@@ -56,6 +84,37 @@ def require_converted(model_dir: Path) -> None:
             f"{model_dir} is not a converted directory: it has no config.json",
             hint=f"convert a checkpoint into it: kit weights convert CHECKPOINT {model_dir}",
         )
+
+
+def upstream_source(
+    settings: Settings,
+    checkpoint: Path,
+    name: str | None,
+    context: int | None,
+    max_sequences: int | None,
+    device: str,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"],
+    tensor_parallel: int | None,
+) -> "ModelSource":
+    """The checkpoint's model in the megatron engine, which the rewritten upstream tree is.
+
+    Raises:
+        EnvironmentNotReady: a package, the tree, or a file of the checkpoint is missing.
+    """
+    require_megatron_packages()
+    from kit.serve.megatron.source import megatron_source
+    from kit.upstream.tree import require_rewritten
+
+    return megatron_source(
+        checkpoint,
+        require_rewritten(settings),
+        name=name,
+        device=device,
+        dtype=dtype,
+        context=context,
+        max_sequences=max_sequences,
+        tensor_parallel=tensor_parallel,
+    )
 
 
 def native_source(

@@ -1,6 +1,7 @@
-"""What the native server imports, and whether it is installed."""
+"""What the server and its engines import, and whether it is installed."""
 
 import importlib.util
+from collections.abc import Sequence
 
 from kit.errors import EnvironmentNotReady
 
@@ -8,6 +9,8 @@ NATIVE_PACKAGES = (
     "fastapi", "prometheus_client", "pydantic", "safetensors", "sentencepiece", "torch",
     "transformers", "uvicorn",
 )  # fmt: skip
+MEGATRON_PACKAGES = ("deepspeed", "einops", "regex", "setuptools", "six")
+"""Beyond those of the native engine: what upstream's own code imports."""
 
 
 def require_native_packages() -> None:
@@ -18,9 +21,22 @@ def require_native_packages() -> None:
     Raises:
         EnvironmentNotReady: something is missing.
     """
-    missing = [package for package in NATIVE_PACKAGES if importlib.util.find_spec(package) is None]
+    _require(NATIVE_PACKAGES, "serving", "native")
+
+
+def require_megatron_packages() -> None:
+    """Return when what upstream's code imports is installed, too. Imports nothing.
+
+    Raises:
+        EnvironmentNotReady: something is missing.
+    """
+    _require(MEGATRON_PACKAGES, "the megatron engine", "native,megatron")
+
+
+def _require(packages: Sequence[str], who: str, extras: str) -> None:
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise EnvironmentNotReady(
-            f"serving needs packages that are not installed: {', '.join(missing)}",
-            hint="install them: pip install 'spark-kit[native]', or make setup in a checkout",
+            f"{who} needs packages that are not installed: {', '.join(missing)}",
+            hint=f"install them: pip install 'spark-kit[{extras}]', or make setup in a checkout",
         )

@@ -50,7 +50,7 @@ def write_support_files(directory: Path, config: Mapping[str, Any], tokenizer_mo
         IntegrityError: the tokenizer is unreadable, lacks ``<end>``, ``<pad>`` or ``<unk>``, or
             has more pieces than the embedding table has rows.
     """
-    ids = _special_ids(tokenizer_model, config["vocab_size"])
+    ids = special_ids(tokenizer_model, config["vocab_size"])
     token_ids = {"eos_token_id": ids[END_TOKEN], "pad_token_id": ids[PAD_TOKEN]}
     _write_json(directory / "config.json", _model_config(config) | token_ids)
     _write_json(directory / "generation_config.json", UPSTREAM_GENERATION | token_ids)
@@ -86,7 +86,13 @@ def _tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _special_ids(tokenizer_model: Path, vocab_size: int) -> dict[str, int]:
+def special_ids(tokenizer_model: Path, vocab_size: int) -> dict[str, int]:
+    """Ids of ``<end>``, ``<pad>`` and ``<unk>``.
+
+    Raises:
+        IntegrityError: the tokenizer is unreadable, lacks one of them, or has more than
+            ``vocab_size`` pieces.
+    """
     from sentencepiece import SentencePieceProcessor
 
     hint = "give the tokenizer.model that belongs to this checkpoint with --tokenizer"

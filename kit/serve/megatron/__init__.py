@@ -1,0 +1,1 @@
+"""The megatron engine: upstream's own model code, rewritten, in processes of its own."""

@@ -1,0 +1,166 @@
+"""The megatron engine: the rewritten upstream behind the server's Engine protocol."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from kit.errors import EnvironmentNotReady, KitError
+from kit.memory.limits import serving_limits
+from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
+from kit.serve.loader import DTypeName, choose_device
+from kit.serve.megatron.arguments import DTYPE_BYTES, DType, upstream_arguments
+from kit.serve.megatron.folder import UpstreamFolder
+from kit.serve.megatron.messages import Task
+from kit.serve.megatron.ranks import Ranks
+from kit.serve.megatron.turn import Turn
+from kit.serve.warm_up import warm_up
+from kit.serve.worker import Worker
+from kit.units import MIB
+
+_ONE_THREAD_BYTES = 64 * MIB
+"""Threads that share so little work cost more than they give; see the native engine."""
+
+
+class MegatronEngine:
+    """Generates with upstream's own model code. See :class:`kit.serve.engine.Engine`.
+
+    Upstream runs in processes of its own, one per tensor-parallel rank. This process tells every
+    rank each forward pass, and chooses the tokens by the kit's rules. One sequence runs at a time;
+    the others wait in the order they came. When one rank ends, all do, and the engine is dead.
+
+    Args:
+        folder: the checkpoint; it has a shard per rank.
+        tree: the rewritten upstream tree (its ``deepspeed-megatron`` folder).
+        device: "cpu", "cuda", or "auto".
+        dtype: of the weights while they serve; "auto" is bfloat16, as in upstream's own script.
+        context: tokens of a prompt and its answer; None: 4096, or what the model was made for.
+        max_vram_bytes: what all ranks together may take of their GPUs.
+    """
+
+    def __init__(
+        self,
+        folder: UpstreamFolder,
+        tree: Path,
+        *,
+        device: str = "auto",
+        dtype: DTypeName = "auto",
+        context: int | None = None,
+        max_vram_bytes: int | None = None,
+    ) -> None:
+        self._folder, self._tree = folder, tree
+        self._device_name = device
+        self._dtype: DType = "bfloat16" if dtype == "auto" else dtype
+        self._context, self._max_vram_bytes = context, max_vram_bytes
+        self._worker = Worker("megatron-engine")
+        self._ranks: Ranks | None = None
+
+    def load(self, progress: Progress) -> ModelInfo:
+        """Start the ranks, let them load, prove them with a generated token. Blocks.
+
+        Raises:
+            KitError: the checkpoint is damaged, or the machine cannot hold the model.
+        """
+        count = len(self._folder.shards)
+        device = _require_devices(self._device_name, count)
+        shape = self._folder.shape(DTYPE_BYTES[self._dtype])
+        context, _ = serving_limits(shape, self._context, 1)
+        progress("startup", 0.0)
+        self._ranks = ranks = Ranks(count, device, self._worker.die)
+        try:
+            loaded = ranks.load(self._task(ranks, device, context), progress)
+            turn = Turn(ranks, shape.vocabulary, self._folder.end_token_id)
+            progress("warm-up", 0.0)
+            warm_up(turn, self._folder.shards[0].parent)
+        except KitError:
+            ranks.close()
+            raise
+        torch.set_num_threads(1)  # here only tokens are chosen; the cores are the ranks'
+        self._worker.start(turn, context)
+        return ModelInfo(
+            context_length=context,
+            max_sequences=1,
+            vocab_size=shape.vocabulary,
+            end_token_id=self._folder.end_token_id,
+            dtype=self._dtype,
+            device=device if count == 1 else f"{device} x {count}",
+            weights_bytes=sum(each.weights_bytes for each in loaded),
+            kv_cache_bytes=2 * shape.layers * shape.hidden * shape.dtype_bytes * context,
+        )
+
+    def submit(
+        self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep
+    ) -> Callable[[], None]:
+        """Queue a sequence; returns at once with a function that cancels it.
+
+        Raises:
+            ValueError: the prompt is empty, or prompt and ``max_tokens`` pass the context.
+        """
+        return self._worker.submit(prompt_ids, params, on_step)
+
+    def stats(self) -> EngineStats:
+        """The present figures; those of the GPUs are sums over the ranks."""
+        running, waiting = self._worker.counts()
+        memory = None if self._ranks is None else self._ranks.device_memory()
+        return EngineStats(
+            running=running,
+            waiting=waiting,
+            prompt_tokens=self._worker.prompt_tokens,
+            generated_tokens=self._worker.generated_tokens,
+            device_peak_reserved_bytes=None if memory is None else memory.peak_reserved_bytes,
+            device_reserved_bytes=None if memory is None else memory.reserved_bytes,
+            device_allocated_bytes=None if memory is None else memory.allocated_bytes,
+        )
+
+    def healthy(self) -> bool:
+        """False once the engine's own thread has ended, as it does when a rank dies."""
+        return self._worker.alive()
+
+    def wait(self) -> KitError | None:
+        """Block until the engine has ended; returns why it died, None after :meth:`close`."""
+        return self._worker.wait()
+
+    def close(self) -> None:
+        """End all sequences with an error, then the ranks."""
+        self._worker.close()
+        if self._ranks is not None:
+            self._ranks.close()
+
+    def _task(self, ranks: Ranks, device: str, context: int) -> Task:
+        count = len(self._folder.shards)
+        cap = self._max_vram_bytes
+        return Task(
+            tree=self._tree,
+            arguments=upstream_arguments(
+                self._folder, context=context, dtype=self._dtype, device=device
+            ),
+            rendezvous=ranks.rendezvous,
+            device=device,
+            threads=_threads(self._folder.parameters * DTYPE_BYTES[self._dtype] // count, count),
+            max_vram_bytes=None if cap is None else cap // count,
+        )
+
+
+def _require_devices(name: str, count: int) -> str:
+    """ "cpu" or "cuda": the device of that name, if there is one for every rank.
+
+    Raises:
+        EnvironmentNotReady: there are fewer.
+    """
+    device = choose_device(name).type
+    found = torch.cuda.device_count()
+    if device == "cuda" and found < count:
+        raise EnvironmentNotReady(
+            f"the checkpoint's {count} shards need as many GPUs, torch sees {found}",
+            hint="make fewer shards: kit weights convert, then kit weights export --tp "
+            f"{found}; or serve on the CPU with --device cpu",
+        )
+    return device
+
+
+def _threads(weights_bytes: int, ranks: int) -> int:
+    """Threads of a rank on the CPU: the ranks share the cores."""
+    if weights_bytes < _ONE_THREAD_BYTES:
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // ranks)

@@ -1,0 +1,64 @@
+"""How rank processes are started: one directly, several by DeepSpeed's launcher."""
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import kit
+
+RANK_MODULE = "kit.serve.megatron.rank"
+
+
+def command(ranks: int, device: str, socket: Path, environ: Mapping[str, str]) -> Sequence[str]:
+    """What to start.
+
+    DeepSpeed's ``launch`` module is what its ``deepspeed`` program runs on a single machine. It
+    sets every rank's environment, and ends with the code of a rank that failed.
+    """
+    start = [sys.executable, "-u", "-m"]
+    if ranks == 1:
+        return [*start, RANK_MODULE, str(socket)]
+    world = json.dumps({"localhost": _devices(ranks, device, environ)})
+    return [
+        *start,
+        "deepspeed.launcher.launch",
+        f"--world_info={base64.urlsafe_b64encode(world.encode()).decode()}",
+        "--master_port=0",
+        "--no_local_rank",
+        "--module",
+        RANK_MODULE,
+        str(socket),
+    ]
+
+
+def environment(ranks: int, device: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment that upstream and DeepSpeed need; DeepSpeed's launcher sets RANK and others.
+
+    MASTER_ADDR and MASTER_PORT must be there, but nothing listens at them: ranks find each other
+    by a file. What else they open is bound to the loopback interface.
+    """
+    package_root = str(Path(kit.__file__).parent.parent)
+    paths = [package_root, *filter(None, [environ.get("PYTHONPATH")])]
+    fixed = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "DS_ACCELERATOR": device,
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "LOCAL_SIZE": str(ranks),
+    }
+    if ranks == 1:
+        fixed |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        fixed |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    return {**environ, **fixed}
+
+
+def _devices(ranks: int, device: str, environ: Mapping[str, str]) -> list[str]:
+    """The GPUs by the names that CUDA has them visible under; the launcher sets that anew."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    if device == "cuda" and visible:
+        return [name.strip() for name in visible.split(",")][:ranks]
+    return [str(index) for index in range(ranks)]

@@ -1,0 +1,248 @@
+"""The rank processes as the server sees them: started, told what to do, watched, ended."""
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from kit.serve.megatron import launch
+from kit.serve.megatron.messages import (
+    DeviceMemory,
+    Done,
+    End,
+    Failed,
+    Forward,
+    FromRank,
+    Hello,
+    Loaded,
+    Progress,
+    Task,
+    ToRank,
+)
+from kit.serve.worker import EngineDied
+
+logger = logging.getLogger("kit.serve.megatron")
+
+_LOG_LINES = 40
+_ACCEPT_SECONDS = 0.2
+_END_SECONDS = 5.0
+_LAUNCHER_SECONDS = 4.0
+"""DeepSpeed's launcher looks once a second whether a rank has ended."""
+
+
+class Ranks:
+    """The processes of one model.
+
+    Args:
+        count: how many.
+        device: "cpu" or "cuda".
+        on_death: called once, from a thread, when a rank has ended unasked.
+
+    Attributes:
+        rendezvous: a file by which they find each other.
+
+    Raises:
+        EngineDied: they could not be started.
+    """
+
+    def __init__(self, count: int, device: str, on_death: Callable[[EngineDied], None]) -> None:
+        self._count = count
+        self._on_death = on_death
+        self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._arrived: queue.SimpleQueue[tuple[int, FromRank | EngineDied]] = queue.SimpleQueue()
+        self._memory: dict[int, DeviceMemory | None] = {}
+        self._ending = False
+        self._folder = tempfile.TemporaryDirectory(prefix="kit-ranks-")
+        self.rendezvous = Path(self._folder.name) / "rendezvous"
+        path = Path(self._folder.name) / "socket"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(count)
+            listener.settimeout(_ACCEPT_SECONDS)
+            self._process = _start(launch.command(count, device, path, os.environ), count, device)
+            threading.Thread(target=self._pump_log, name="ranks-log", daemon=True).start()
+            self._connections = self._accept(listener)
+        threading.Thread(target=self._listen, name="ranks", daemon=True).start()
+
+    def load(self, task: Task, progress: Callable[[str, float], None]) -> tuple[Loaded, ...]:
+        """Let every rank load; returns what each has to say, in their order.
+
+        Raises:
+            KitError: a rank failed; all of them have ended then.
+        """
+        self._send(task)
+        loaded: dict[int, Loaded] = {}
+        while len(loaded) < self._count:
+            rank, message = self._next()
+            if isinstance(message, Loaded):
+                loaded[rank] = message
+                self._memory[rank] = message.memory
+            elif isinstance(message, Progress) and rank == 0:
+                progress(message.phase, message.fraction)
+            elif isinstance(message, Failed):
+                self._say_last_words()
+                self.close()
+                raise message.error
+        return tuple(loaded[rank] for rank in range(self._count))
+
+    def forward(self, order: Forward) -> bytes:
+        """Let every rank make the same forward pass; returns its scores, fp32 ``[vocab]``.
+
+        Raises:
+            KitError: it failed; a single rank can go on.
+            EngineDied: a rank has ended, or the others could not follow one that failed.
+        """
+        self._send(order)
+        done: dict[int, Done] = {}
+        while len(done) < self._count:
+            rank, message = self._next()
+            if isinstance(message, Done):
+                done[rank] = message
+                self._memory[rank] = message.memory
+            elif isinstance(message, Failed):
+                self._say_last_words()
+                if self._count == 1:
+                    raise message.error
+                raise EngineDied(f"rank {rank}: {message.error.message}", hint=message.error.hint)
+        return done[0].scores
+
+    def device_memory(self) -> DeviceMemory | None:
+        """torch's pools of all ranks added up; None on the CPU."""
+        known = [memory for memory in self._memory.values() if memory is not None]
+        if not known:
+            return None
+        return DeviceMemory(*map(sum, zip(*map(astuple, known), strict=True)))
+
+    def close(self) -> None:
+        """End all ranks: by request, then by force."""
+        if self._ending:
+            return
+        self._ending = True
+        self._send(End())
+        _end(self._process, _END_SECONDS)
+        self._folder.cleanup()
+
+    def _accept(self, listener: socket.socket) -> list[Connection]:
+        connections: dict[int, Connection] = {}
+        while len(connections) < self._count:
+            try:
+                accepted, _ = listener.accept()
+            except TimeoutError:
+                if self._process.poll() is None:
+                    continue
+                self._say_last_words()
+                raise self._explain("a rank", "did not start") from None
+            accepted.setblocking(True)
+            connection = Connection(accepted.detach())
+            hello = connection.recv()
+            assert isinstance(hello, Hello)  # noqa: S101
+            connections[hello.rank] = connection
+        return [connections[rank] for rank in range(self._count)]
+
+    def _listen(self) -> None:
+        """Hand on what the ranks send, until one of them is gone."""
+        ranks = {connection: rank for rank, connection in enumerate(self._connections)}
+        while ranks:
+            for ready in wait(list(ranks)):
+                assert isinstance(ready, Connection)  # noqa: S101
+                try:
+                    self._arrived.put((ranks[ready], ready.recv()))
+                except (EOFError, OSError):
+                    lost = ranks.pop(ready)
+                    if not self._ending:
+                        self._lost(lost)
+                        return
+        for connection in self._connections:
+            connection.close()
+
+    def _lost(self, rank: int) -> None:
+        """A rank has ended unasked: end the others too, and say why."""
+        for connection in self._connections:
+            _hang_up(connection)  # the others end as soon as they hear it
+        _end(self._process, _LAUNCHER_SECONDS)
+        self._say_last_words()
+        death = self._explain(f"rank {rank}", "ended unexpectedly")
+        self._arrived.put((rank, death))
+        self._on_death(death)
+
+    def _explain(self, who: str, what: str) -> EngineDied:
+        how = _cause(self._process.poll())
+        return EngineDied(
+            f"{who} of the megatron engine {what}{how}",
+            hint="its last lines are in the log; if they do not tell, the kernel may have killed "
+            "it for memory: dmesg | tail",
+        )
+
+    def _next(self) -> tuple[int, FromRank]:
+        rank, message = self._arrived.get()
+        if isinstance(message, EngineDied):
+            raise message
+        return rank, message
+
+    def _send(self, message: ToRank) -> None:
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # who waits for the answer hears why there is none
+                connection.send(message)
+
+    def _pump_log(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101
+        for line in self._process.stdout:
+            self._log.append(line.rstrip("\n"))
+            logger.debug("%s", self._log[-1])
+
+    def _say_last_words(self) -> None:
+        """Show the last lines that the ranks have written."""
+        time.sleep(_ACCEPT_SECONDS)  # the lines may come a moment after the socket's end
+        for line in list(self._log):
+            logger.error("rank | %s", line)
+
+
+def _start(command: Sequence[str], count: int, device: str) -> "subprocess.Popen[str]":
+    """In a session of its own: a terminal's Ctrl-C is for the server, which lets answers finish."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=launch.environment(count, device),
+        start_new_session=True,
+    )
+
+
+def _hang_up(connection: Connection) -> None:
+    """End the conversation. The descriptor stays: another thread may be about to write to it."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as same, contextlib.suppress(OSError):
+        same.shutdown(socket.SHUT_RDWR)
+
+
+def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
+    """Wait for the process, then kill whatever is left of its session."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _cause(code: int | None) -> str:
+    """The exit code in words; DeepSpeed's launcher passes on a signal -N as 256 - N."""
+    if not code:
+        return ""
+    number = -code if code < 0 else 256 - code
+    if code < 0 or number < signal.NSIG:
+        with contextlib.suppress(ValueError):
+            return f": killed by {signal.Signals(number).name}"
+    return f" with exit code {code}"
