@@ -1,8 +1,9 @@
 """Write the hash-locked requirements/*.txt from pyproject.toml. Needs uv and a package index.
 
 torch gets files of its own, because an index may offer its CPU build, its CUDA build or both:
-requirements/torch-cuda.txt is written here, requirements/torch-cpu.txt is kept by hand (an index of
-CPU builds publishes no hashes that this script could ask for).
+torch-cuda.txt is what `make` installs, torch-cuda12.txt what the `cuda` image holds (the last torch
+for CUDA 12, which older drivers and older GPUs run); both are written here. torch-cpu.txt is kept
+by hand (an index of CPU builds publishes no hashes that this script could ask for).
 """
 
 import re
@@ -12,22 +13,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
+BUILD = "requirements/build.in"
 TARGETS = {
-    "cli.txt": [],
-    "native.txt": ["native", "plot"],  # what `make` installs
-    "image.txt": ["native", "megatron"],  # what the container images hold
-    "dev.txt": ["native", "plot", "megatron", "dev"],
+    "cli.txt": ["pyproject.toml", BUILD],
+    "native.txt": ["pyproject.toml", BUILD, "--extra=native", "--extra=plot"],  # what `make` installs
+    "dev.txt": ["pyproject.toml", BUILD]
+    + [f"--extra={extra}" for extra in ("native", "plot", "megatron", "dev")],
+    # what the container images hold, and what builds them
+    "image.txt": ["pyproject.toml", "--extra=native", "--extra=megatron"],
+    "image-build.txt": ["requirements/image-build.in", BUILD],
+    "torch-cuda12.txt": [
+        "requirements/torch-cuda12.in",
+        "--constraint=requirements/image.txt",
+        "--python-platform=x86_64-manylinux_2_28",
+    ],
 }
 CUDA = re.compile(r"(torch|triton|cuda-\w+|nvidia-(?!ml-py)[\w-]+)==")
 HEADER = "# Written by scripts/lock_requirements.py (make lock); do not edit.\n"
 
 
-def resolve(extras: list[str]) -> list[str]:
+def resolve(arguments: list[str]) -> list[str]:
     """One block of lines per package: the pin and its hashes."""
-    command = ["uv", "pip", "compile", "pyproject.toml", "requirements/build.in"]
-    command += ["--universal", "--python-version", "3.11", "--generate-hashes"]
+    command = ["uv", "pip", "compile", *arguments, "--python-version=3.11", "--generate-hashes"]
     command += ["--no-header", "--no-annotate", "--quiet"]
-    command += [argument for extra in extras for argument in ("--extra", extra)]
+    if not any(argument.startswith("--python-platform") for argument in arguments):
+        command.append("--universal")
     text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return re.split(r"\n(?=[a-z])", text.strip())
 
@@ -40,11 +50,13 @@ def write(name: str, blocks: list[str]) -> None:
 
 def main() -> None:
     """Resolve every target and write its file."""
-    for name, extras in TARGETS.items():
-        blocks = resolve(extras)
-        write(name, [block for block in blocks if not CUDA.match(block)])
+    for name, arguments in TARGETS.items():
+        blocks = resolve(arguments)
+        cuda = [block for block in blocks if CUDA.match(block)]
+        other = [block for block in blocks if not CUDA.match(block)]
+        write(name, cuda if name.startswith("torch") else other)
         if name == "native.txt":
-            write("torch-cuda.txt", [block for block in blocks if CUDA.match(block)])
+            write("torch-cuda.txt", cuda)
 
 
 if __name__ == "__main__":
