@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kit import units
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.memory.hold import Budget
 from kit.settings import Settings
 from kit.stack.packages import require_megatron_packages, require_native_packages
 
@@ -28,13 +30,21 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="What clients call the model; else the directory's name.")
+        str | None,
+        typer.Option(
+            envvar="KIT_MODEL_NAME", help="What clients call the model; else the directory's name."
+        ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of prompt and answer together.")
+        int | None,
+        typer.Option(envvar="KIT_CONTEXT", min=2, help="Tokens of prompt and answer together."),
     ] = None,
-    max_sequences: Annotated[int | None, typer.Option(min=1, help="Answers at once.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the GPU if any.")] = "auto",
+    max_sequences: Annotated[
+        int | None, typer.Option(envvar="KIT_MAX_SEQUENCES", min=1, help="Answers at once.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(envvar="KIT_DEVICE", help="cpu, cuda, or auto: the GPU if any.")
+    ] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(
@@ -47,13 +57,39 @@ def serve(
             min=1, metavar="N", help="Ranks of the megatron engine; else one per shard in DIR."
         ),
     ] = None,
+    max_ram: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KIT_MAX_RAM",
+            metavar="SIZE",
+            help="Budget of the host RAM peak, such as 4GiB; past it, it is not ready any more.",
+        ),
+    ] = None,
+    max_vram: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak, the same way."
+        ),
+    ] = None,
 ) -> None:
     """Serve the model in DIR in the foreground until Ctrl-C or SIGTERM."""
     require_native_packages()
     settings = Settings.from_environ()
+    budget = Budget(
+        units.parse_size(max_ram) if max_ram else None,
+        units.parse_size(max_vram) if max_vram else None,
+    )
     if engine == "megatron":
         source = upstream_source(
-            settings, model, name, context, max_sequences, device, dtype, tensor_parallel
+            settings,
+            model,
+            name,
+            context,
+            max_sequences,
+            device,
+            dtype,
+            tensor_parallel,
+            budget.max_vram_bytes,
         )
     else:
         if tensor_parallel not in (None, 1):
@@ -61,14 +97,16 @@ def serve(
                 "the native engine runs on one GPU", hint="--engine megatron runs on several"
             )
         require_converted(model)
-        source = native_source(model, name, context, max_sequences, device, dtype)
+        source = native_source(
+            model, name, context, max_sequences, device, dtype, budget.max_vram_bytes
+        )
     from kit.serve.app import AppOptions
     from kit.serve.server import ServerOptions, run
 
     options = ServerOptions(
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
-        app=AppOptions(api_key=settings.api_key),
+        app=AppOptions(api_key=settings.api_key, budget=budget),
     )
     run(source, options)
 
@@ -95,6 +133,7 @@ def upstream_source(
     device: str,
     dtype: Literal["auto", "float32", "bfloat16", "float16"],
     tensor_parallel: int | None,
+    max_vram_bytes: int | None = None,
 ) -> "ModelSource":
     """The checkpoint's model in the megatron engine, which the rewritten upstream tree is.
 
@@ -114,6 +153,7 @@ def upstream_source(
         context=context,
         max_sequences=max_sequences,
         tensor_parallel=tensor_parallel,
+        max_vram_bytes=max_vram_bytes,
     )
 
 
@@ -124,6 +164,7 @@ def native_source(
     max_sequences: int | None,
     device: str,
     dtype: Literal["auto", "float32", "bfloat16", "float16"],
+    max_vram_bytes: int | None = None,
 ) -> "ModelSource":
     """The directory's model in the native engine. Nothing heavy is imported before it is built."""
     from kit.serve.defaults import read_defaults
@@ -135,7 +176,12 @@ def native_source(
         from kit.serve.native import NativeEngine
 
         return NativeEngine(
-            model_dir, device=device, dtype=dtype, context=context, max_sequences=max_sequences
+            model_dir,
+            device=device,
+            dtype=dtype,
+            context=context,
+            max_sequences=max_sequences,
+            max_vram_bytes=max_vram_bytes,
         )
 
     return ModelSource(

@@ -1,7 +1,7 @@
 """Hold a measured memory peak against its budget."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kit.errors import BudgetExceeded
 from kit.memory.unavailable import Unavailable
@@ -14,6 +14,10 @@ class Budget:
 
     max_ram_bytes: int | None = None
     max_vram_bytes: int | None = None
+
+    def on(self, device: str) -> "Budget":
+        """What of it holds for a model on ``device``, such as ``cpu`` or ``cuda:0``."""
+        return replace(self, max_vram_bytes=None) if device == "cpu" else self
 
 
 def default_ram_budget(planned_bytes: int) -> int:

@@ -110,7 +110,8 @@ class ModelServer:
             return
         if (model := self.readiness.loaded) is not None:
             logger.info("ready after %.1f s", model.load_seconds)
-            BudgetWatch(self._budget, self.readiness, lambda: measured_peaks(model)).start()
+            promised = self._budget.on(model.info.device)
+            BudgetWatch(promised, self.readiness, lambda: measured_peaks(model)).start()
             self._end_with(model.engine)
 
     def _end_with(self, engine: Engine) -> None:

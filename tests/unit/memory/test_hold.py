@@ -46,3 +46,8 @@ def test_vram_is_not_promised_on_a_cpu():
 def test_default_ram_budget_leaves_the_libraries_some_room():
     assert default_ram_budget(400 * MIB) == 656 * MIB
     assert default_ram_budget(8 * GIB) == 10 * GIB
+
+
+def test_a_model_on_the_cpu_has_no_promise_of_vram() -> None:
+    assert Budget(1, 2).on("cpu") == Budget(1, None)
+    assert Budget(1, 2).on("cuda:0") == Budget(1, 2)
