@@ -13,7 +13,7 @@ from kit.serve.generation import OnToken
 from kit.serve.model import Model
 from kit.serve.readiness import Readiness, Ready
 
-_KINDS = {
+MEMORY_LABELS = {
     "host_peak_bytes": ("host", "peak"),
     "host_private_bytes": ("host", "private"),
     "host_mapped_bytes": ("host", "mapped"),
@@ -21,6 +21,8 @@ _KINDS = {
     "device_reserved_bytes": ("device", "reserved"),
     "device_allocated_bytes": ("device", "allocated"),
 }
+"""Pool and kind in ``kit_memory_bytes``, by the names of ``memory_figures``."""
+
 _TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5)
 _FIRST_TOKEN_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _REQUEST_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
@@ -105,7 +107,7 @@ def _memory(model: Model) -> Metric:
     figures = memory_figures(model)
     pool = "device" if model.info.device.startswith("cuda") else "host"
     for name, labels in {
-        **_KINDS,
+        **MEMORY_LABELS,
         "weights_bytes": (pool, "weights"),
         "kv_cache_bytes": (pool, "kv_cache"),
     }.items():
