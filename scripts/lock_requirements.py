@@ -13,20 +13,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-BUILD = "requirements/build.in"
+KIT = ["pyproject.toml", "requirements/build.in"]
+# The images are Linux on x86-64. Without markers for others, any machine can fetch their packages.
+IMAGE = "--python-platform=x86_64-manylinux_2_28"
 TARGETS = {
-    "cli.txt": ["pyproject.toml", BUILD],
-    "native.txt": ["pyproject.toml", BUILD, "--extra=native", "--extra=plot"],  # what `make` installs
-    "dev.txt": ["pyproject.toml", BUILD]
-    + [f"--extra={extra}" for extra in ("native", "plot", "megatron", "dev")],
-    # what the container images hold, and what builds them
-    "image.txt": ["pyproject.toml", "--extra=native", "--extra=megatron"],
-    "image-build.txt": ["requirements/image-build.in", BUILD],
-    "torch-cuda12.txt": [
-        "requirements/torch-cuda12.in",
-        "--constraint=requirements/image.txt",
-        "--python-platform=x86_64-manylinux_2_28",
-    ],
+    "cli.txt": KIT,
+    "native.txt": [*KIT, "--extra=native", "--extra=plot"],  # what `make` installs
+    "dev.txt": [*KIT, "--extra=native", "--extra=plot", "--extra=megatron", "--extra=dev"],
+    "image.txt": ["pyproject.toml", "--extra=native", "--extra=megatron", IMAGE],
+    "image-build.txt": ["requirements/image-build.in", "requirements/build.in", IMAGE],
+    "torch-cuda12.txt": ["requirements/torch-cuda12.in", "-c=requirements/image.txt", IMAGE],
 }
 CUDA = re.compile(r"(torch|triton|cuda-\w+|nvidia-(?!ml-py)[\w-]+)==")
 HEADER = "# Written by scripts/lock_requirements.py (make lock); do not edit.\n"
@@ -36,7 +32,7 @@ def resolve(arguments: list[str]) -> list[str]:
     """One block of lines per package: the pin and its hashes."""
     command = ["uv", "pip", "compile", *arguments, "--python-version=3.11", "--generate-hashes"]
     command += ["--no-header", "--no-annotate", "--quiet"]
-    if not any(argument.startswith("--python-platform") for argument in arguments):
+    if IMAGE not in arguments:
         command.append("--universal")
     text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return re.split(r"\n(?=[a-z])", text.strip())
