@@ -81,9 +81,10 @@ def _require_converted(directory: Path) -> None:
 
 def _demo(data_dir: Path, listener: Listener) -> Path:
     """The converted demo: made from the bundled checkpoint at the first call, then found again."""
+    from kit.lock import read_lock
     from kit.weights.convert import convert_checkpoint
     from kit.weights.locate import CHECKPOINT_NAME
-    from kit.weights.lock import read_lock, verify_files
+    from kit.weights.lock import verify_files
     from kit.weights.record import RECORD_NAME, read_record
 
     locked = read_lock(bundled("kit.lock")).weights[DEMO]

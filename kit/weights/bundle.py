@@ -6,12 +6,12 @@ from pathlib import Path
 
 from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.lock import LockedFile
 from kit.weights import folder, layers
 from kit.weights.copy import copy_file
 from kit.weights.exclusive import exclusive
 from kit.weights.folder import checkpoint_dir
 from kit.weights.licence import TEXT_FOLDER
-from kit.weights.lock import LockedFile
 from kit.weights.manifest import MANIFEST_NAME, SUMS_NAME, Manifest, manifest_text, sums_text
 from kit.weights.record import RECORD_NAME, read_record
 from kit.weights.tarball import Member, write_tar

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from kit.checkpoint.disk import full_disk_explained
 from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.lock import LockedFile
 from kit.weights import folder, layers
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.copy import copy_file
 from kit.weights.download import download
 from kit.weights.exclusive import exclusive
-from kit.weights.lock import LockedFile
 from kit.weights.partial import KEPT, arrived_bytes
 from kit.weights.remote import Tuning
 from kit.weights.sources import Offer, Offers

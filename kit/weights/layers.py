@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kit.errors import IntegrityError
+from kit.lock import Lock, LockedFile, read_lock, write_lock
 from kit.settings import bundled
 from kit.weights.exclusive import exclusive
-from kit.weights.lock import Lock, LockedFile, read_lock, write_lock
 
 OWN_NAME = "kit.lock"
 _WAIT_S = 60.0

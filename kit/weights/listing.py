@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit.lock import Lock, LockedFile
 from kit.weights import folder
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.folder import checkpoint_dir
 from kit.weights.licence import read_acceptances
-from kit.weights.lock import Lock, LockedFile
 from kit.weights.partial import arrived_bytes
 from kit.weights.record import ConversionRecord, read_record
 

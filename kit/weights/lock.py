@@ -5,33 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from kit.errors import IntegrityError
-from kit.lock import (
-    VERSION,
-    Basis,
-    Lock,
-    LockedFile,
-    lock_text,
-    locked_entry,
-    read_entry,
-    read_lock,
-    write_lock,
-)
+from kit.lock import LockedFile, read_lock, write_lock
 from kit.weights.digest import sha256_file
-
-__all__ = [
-    "VERSION",
-    "Basis",
-    "Lock",
-    "LockedFile",
-    "lock_files",
-    "lock_text",
-    "locked_entry",
-    "read_entry",
-    "read_lock",
-    "update_weights",
-    "verify_files",
-    "write_lock",
-]
 
 
 def lock_files(directory: Path, files: Iterable[str]) -> dict[str, LockedFile]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kit.errors import IntegrityError
-from kit.weights.lock import LockedFile, locked_entry, read_entry
+from kit.lock import LockedFile, locked_entry, read_entry
 from kit.weights.paths import inner_path
 
 MANIFEST_NAME = "MANIFEST.json"

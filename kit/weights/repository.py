@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kit.errors import IntegrityError
+from kit.lock import LockedFile
 from kit.weights import layers
 from kit.weights.exclusive import exclusive
 from kit.weights.fetch import Fetched
-from kit.weights.lock import LockedFile
 from kit.weights.place import place
 from kit.weights.sources.huggingface import Snapshot, snapshot
 from kit.weights.transfer import Expected, Watch

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.lock import LockedFile
 from kit.weights import layers
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.folder import checkpoint_dir
-from kit.weights.lock import LockedFile
 from kit.weights.place import place
 from kit.weights.transfer import Expected, Watch
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.lock import LockedFile
 from kit.weights import folder, layers
 from kit.weights.copy import copy_file
 from kit.weights.exclusive import exclusive
 from kit.weights.licence import TEXT_FOLDER
-from kit.weights.lock import LockedFile
 from kit.weights.manifest import MANIFEST_NAME, SUMS_NAME, Manifest, parse_manifest
 from kit.weights.paths import inner_path
 from kit.weights.transfer import Expected, Watch

@@ -10,10 +10,10 @@ from blake3 import blake3
 
 from kit.checkpoint.pages import PageRelease, read_into
 from kit.errors import IntegrityError
+from kit.lock import LockedFile
 from kit.units import MIB
 from kit.weights import folder
 from kit.weights.digest import sha256_file
-from kit.weights.lock import LockedFile
 from kit.weights.record import RECORD_NAME, ConversionRecord
 
 Progress = Callable[[int, int], None]

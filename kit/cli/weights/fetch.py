@@ -119,7 +119,7 @@ def _convert(fetched: "Fetched", settings: "Settings", precision: "Precision") -
 
 
 def _as_json(fetched: "Fetched", made: Path | None) -> dict[str, Any]:
-    from kit.weights.lock import locked_entry
+    from kit.lock import locked_entry
 
     return {
         "name": fetched.name,

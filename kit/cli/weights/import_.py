@@ -24,9 +24,9 @@ def import_(
 ) -> None:
     """Take weights that are on this machine already into the weights folder, checked."""
     from kit.cli.transfer import TransferView
+    from kit.lock import locked_entry
     from kit.settings import Settings
     from kit.weights.catalogue import read_catalogue
-    from kit.weights.lock import locked_entry
     from kit.weights.take_in import take_in
 
     settings = Settings.from_environ()

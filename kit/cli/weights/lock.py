@@ -16,9 +16,9 @@ def lock(
     ] = False,
 ) -> None:
     """Print the lock in effect: what every file must be. Share it; --from takes one in."""
+    from kit.lock import lock_text
     from kit.settings import Settings
     from kit.weights.layers import adopt, read_layers
-    from kit.weights.lock import lock_text
 
     data_dir = Settings.from_environ().data_dir
     if adopted is None:

@@ -7,8 +7,8 @@ any of them is read.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kit.lock import Basis
 from kit.weights.http import Location
-from kit.weights.lock import Basis
 from kit.weights.transfer import Expected
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from demo_questions import Entry, load_entries
 
+from kit.lock import read_lock
 from kit.serve.defaults import read_defaults
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.native import NativeEngine
@@ -16,7 +17,7 @@ from kit.settings import bundled
 from kit.spark.tokenization_spark import SPACED_MARKS
 from kit.units import MIB
 from kit.weights.convert import convert_checkpoint
-from kit.weights.lock import read_lock, verify_files
+from kit.weights.lock import verify_files
 from kit.weights.record import Precision
 
 ENTRIES = load_entries()

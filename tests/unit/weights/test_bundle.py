@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError, UsageError
+from kit.lock import LockedFile
 from kit.weights.bundle import bundle
 from kit.weights.convert import convert_checkpoint
 from kit.weights.folder import checkpoint_dir
 from kit.weights.layers import read_layers, record
-from kit.weights.lock import LockedFile, lock_files
+from kit.weights.lock import lock_files
 from kit.weights.record import read_record
 from kit.weights.transfer import Watch
 from kit.weights.unbundle import unbundle

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.lock import LockedFile
 from kit.settings import Settings
 from kit.weights import http, preflight
 from kit.weights.catalogue import read_catalogue
@@ -21,7 +22,6 @@ from kit.weights.folder import checkpoint_dir, known_digest
 from kit.weights.layers import adopt, read_layers, record
 from kit.weights.licence import How, Terms, read_acceptances
 from kit.weights.listing import list_sets
-from kit.weights.lock import LockedFile
 from kit.weights.obtain import Wish, obtain
 from kit.weights.remote import Tuning
 from kit.weights.transfer import Watch

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.lock import LockedFile
 from kit.weights.catalogue import Catalogue, read_catalogue
 from kit.weights.folder import checkpoint_dir, known_digest
 from kit.weights.layers import read_layers, record
-from kit.weights.lock import LockedFile
 from kit.weights.take_in import take_in
 
 CATALOGUE: Catalogue = read_catalogue()
