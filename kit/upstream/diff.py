@@ -49,7 +49,8 @@ def _diff(file: str, rewrites: tuple[str, ...], old: bytes | None, new: bytes) -
 
 def _lines(content: bytes) -> list[str]:
     """Lines with their ends. Only a line feed ends one, as in git."""
-    return [line.decode() for line in content.splitlines(keepends=True)]
+    *lines, last = content.decode().split("\n")
+    return [f"{line}\n" for line in lines] + ([last] if last else [])
 
 
 def _closed(line: str) -> tuple[str, ...]:
