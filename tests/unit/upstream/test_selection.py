@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kit.errors import UsageError
-from kit.upstream.rewrite import Definition, Rewrite, Text
+from kit.upstream.rewrite import Definition, Rewrite, Text, added_files, read_added
 from kit.upstream.selection import (
     DEFAULT_GROUPS,
     GROUPS,
@@ -90,6 +90,8 @@ def test_every_rewrite_says_why_where_and_when_it_can_go():
         assert rewrite.why, rewrite.name
         assert rewrite.retire_when, rewrite.name
         assert rewrite.edits or rewrite.adds, rewrite.name
+        for name in added_files([rewrite]):
+            assert read_added(name), name
 
 
 def test_the_digest_is_of_what_goes_into_the_tree():
