@@ -1,4 +1,4 @@
-"""Write what an image holds, as CycloneDX JSON: Python's packages, Debian's, and upstream's code."""
+"""Write what an image holds as CycloneDX JSON: packages of Python and Debian, upstream's code."""
 
 import json
 import subprocess

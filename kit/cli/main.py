@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import kit
-from kit.cli import memory, serve, service, up, upstream, weights
+from kit.cli import image, memory, serve, service, up, upstream, weights
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import KitError
@@ -44,6 +44,7 @@ app.add_typer(weights.app, name="weights")
 app.command("pull", hidden=True)(weights.fetch.fetch)
 app.add_typer(memory.app, name="memory")
 app.add_typer(upstream.app, name="upstream")
+app.add_typer(image.app, name="image")
 
 
 def _print_version(wanted: bool) -> None:

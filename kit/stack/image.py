@@ -116,6 +116,8 @@ def build_command(options: BuildOptions, root: Path) -> tuple[str, ...]:
     """
     command = ["docker", "build", "--progress", "plain", "--file", str(root / "docker/Dockerfile")]
     command += ["--target", options.target, "--tag", image_tag(options, root)]
+    if not options.tag:
+        command += ["--tag", f"{REPOSITORY}:{options.target}"]  # the newest, for compose.yaml alone
     if options.network:
         command += ["--network", options.network]
     if options.ca_bundle:

@@ -60,17 +60,24 @@ def build(
     return image_tag(options, root)
 
 
+def docker_client(environ: Mapping[str, str] = os.environ) -> str:
+    """The Docker client on the search path.
+
+    Raises:
+        EnvironmentNotReady: there is none.
+    """
+    if docker := shutil.which("docker", path=environ.get("PATH")):
+        return docker
+    raise EnvironmentNotReady("there is no docker command", hint="install Docker 20.10 or later")
+
+
 def require_buildkit(environ: Mapping[str, str] = os.environ) -> None:
     """Return when `docker build` uses BuildKit, which the Dockerfile needs.
 
     Raises:
         EnvironmentNotReady: there is no Docker client, or it lacks BuildKit.
     """
-    docker = shutil.which("docker", path=environ.get("PATH"))
-    if docker is None:
-        raise EnvironmentNotReady(
-            "there is no docker command", hint="install Docker 20.10 or later"
-        )
+    docker = docker_client(environ)
     help_text = subprocess.run(
         (docker, "build", "--help"), env={**environ, **_BUILDKIT}, capture_output=True, text=True
     ).stdout
