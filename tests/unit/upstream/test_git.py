@@ -62,6 +62,20 @@ def test_a_commit_on_no_branch(stand_in: StandIn, tmp_path: Path) -> None:
     assert found["LICENSE"] == (stand_in.repository / "LICENSE").read_bytes()
 
 
+def test_a_server_that_gives_only_what_it_advertises(
+    monkeypatch: pytest.MonkeyPatch, stand_in: StandIn, tmp_path: Path
+) -> None:
+    """As servers of the first protocol do; the commit comes with the branch that it is on."""
+    git(tmp_path, "clone", "--quiet", str(stand_in.repository), str(tmp_path / "more"))
+    (tmp_path / "more" / "LICENSE").write_text("later")
+    commit_all(tmp_path / "more")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.version")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "0")
+    found = files(read_commit(f"file://{tmp_path}/more", stand_in.commit, ["LICENSE"]))
+    assert found["LICENSE"] == (stand_in.repository / "LICENSE").read_bytes()
+
+
 def test_head(stand_in: StandIn, tmp_path: Path) -> None:
     assert head(stand_in.repository) == stand_in.commit
     assert head(stand_in.repository / MEGATRON) is None
