@@ -4,18 +4,24 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 # Which build of torch: cuda where an NVIDIA driver is, else cpu.
 TORCH  ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+# Which container image, and what it stands on instead of the pinned base (docs/containers.md).
+TARGET ?= $(TORCH)
+BASE_IMAGE   ?=
+IMAGE_PYTHON ?=
+# PEM file, where a TLS proxy signs what an image's build fetches.
+CA_BUNDLE    ?=
 # More arguments for `kit`, such as: make up ARGS="--model /data/spark-13b --port 9000"
 ARGS   ?=
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 KIT = $(VENV)/bin/kit
-SOURCES = kit tests scripts
+SOURCES = kit tests scripts docker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs test check format demo lock clean
+.PHONY: help setup up down status logs test check format demo image wheelhouse lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.native ## set up .venv with the kit and its native engine
 
@@ -39,6 +45,7 @@ check: $(VENV)/.dev ## lint, types, layers
 	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 format: $(VENV)/.dev ## format the code
 	$(VENV)/bin/ruff check --fix $(SOURCES)
@@ -47,16 +54,28 @@ format: $(VENV)/.dev ## format the code
 demo: $(VENV)/.native ## train the embedded demo model again (minutes)
 	$(VENV)/bin/python scripts/train_demo.py
 
+image: $(VENV)/.cli ## build the container image (TARGET=cpu or cuda; BASE_IMAGE=, CA_BUNDLE=)
+	$(KIT) image build --target $(TARGET) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(CA_BUNDLE),--ca-bundle $(CA_BUNDLE))
+
+wheelhouse: $(VENV)/.cli ## fetch the image's packages, to build it without an index (TARGET=, IMAGE_PYTHON=)
+	$(KIT) image wheelhouse --target $(TARGET) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(IMAGE_PYTHON),--python $(IMAGE_PYTHON))
+
 lock: ## resolve requirements/*.txt again (needs uv)
 	$(PYTHON) scripts/lock_requirements.py
 
 clean: ## remove .venv and caches; models and state stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-# torch comes first and alone: which build an index offers decides what else it needs.
-$(VENV)/.torch: requirements/torch-cpu.txt requirements/torch-cuda.txt
-	@echo "Setting up $(VENV) with torch ($(TORCH)) ..."
+$(VENV)/.cli: requirements/cli.txt pyproject.toml
+	@echo "Setting up $(VENV) ..."
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements/cli.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# torch comes first and alone: which build an index offers decides what else it needs.
+$(VENV)/.torch: $(VENV)/.cli requirements/torch-cpu.txt requirements/torch-cuda.txt
+	@echo "Installing torch ($(TORCH)) ..."
 	@if [ "$(TORCH)" = cpu ] && $(PIP) install --no-deps --require-hashes -r requirements/torch-cpu.txt; then :; \
 	else \
 		[ "$(TORCH)" = cuda ] || echo "No CPU build of torch here: installing the CUDA build (about 3 GB), which runs on the CPU too"; \
@@ -64,9 +83,8 @@ $(VENV)/.torch: requirements/torch-cpu.txt requirements/torch-cuda.txt
 	fi
 	@touch $@
 
-$(VENV)/.native: $(VENV)/.torch requirements/native.txt pyproject.toml
+$(VENV)/.native: $(VENV)/.torch requirements/native.txt
 	$(PIP) install --require-hashes -r requirements/native.txt
-	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.native requirements/dev.txt

@@ -14,6 +14,7 @@ from kit.stack.image import BuildOptions, build_command, image_tag
 _KINDS: Mapping[int, type[KitError]] = {3: EnvironmentNotReady, 4: IntegrityError}
 _BUILDKIT = {"DOCKER_BUILDKIT": "1"}
 _ENDED = re.compile(r"exit code: (\d+)")
+_NO_BASE = re.compile(r" > \[internal\] load metadata for ")
 _STEP_OUTPUT = re.compile(r"#\d+ (?:[\d.]+ )?")
 _LAST_LINES = 200
 
@@ -100,6 +101,12 @@ def explain(log: Sequence[str]) -> KitError:
         kind = _KINDS.get(codes[-1] if codes else 1, KitError)
         return kind(f"the image was not built: {error}", hint=hint)
     reason = next((line for line in reversed(lines) if line.strip()), "docker said nothing")
+    if any(_NO_BASE.match(line) for line in log):
+        return EnvironmentNotReady(
+            f"the base image cannot be had: {reason}",
+            hint="name one that this machine can pull with BASE_IMAGE=… (kit: --base-image), such "
+            "as a mirror's copy of the pinned one, or set a registry mirror in the Docker daemon",
+        )
     return KitError(
         f"the image was not built: {reason}", hint="read what docker build printed above"
     )
