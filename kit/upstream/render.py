@@ -50,7 +50,10 @@ def render(pristine: Mapping[str, bytes], rewrites: Iterable[Rewrite], lock: Loc
         if file.startswith(f"{MEGATRON}/")
     }
     result = {f"{MEGATRON}/{file}": new for file, new in apply_rewrites(chosen, inside).items()}
-    noted = {file: _with_notice(file, new, changed[file]) for file, new in result.items()}
+    noted = {
+        file: _with_notice(file, new, changed[file]) if file in pristine else new
+        for file, new in result.items()
+    }
     content = dict(sorted({**pristine, **noted}.items()))
     manifest = Manifest(
         kit=kit.__version__,

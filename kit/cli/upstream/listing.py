@@ -1,5 +1,6 @@
 """`kit upstream list`."""
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from kit.cli.output import print_record
@@ -7,6 +8,13 @@ from kit.cli.upstream.options import Json, Lock_, read_settings
 
 if TYPE_CHECKING:
     from kit.upstream.listing import Listed
+
+_WRAPPED: Any = {
+    "initial_indent": " " * 6,
+    "subsequent_indent": " " * 8,
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
 
 
 def list_(lock: Lock_ = None, as_json: Json = False) -> None:
@@ -50,15 +58,13 @@ def _record(listed: "list[Listed]") -> dict[str, Any]:
 
 def _print(listed: "list[Listed]") -> None:
     from rich.console import Console
-    from rich.padding import Padding
-    from rich.text import Text
 
     from kit.upstream.selection import DEFAULT_GROUPS, MEANING
 
     console = Console(highlight=False, markup=False)
     for group, what in MEANING.items():
         default = "by default" if group in DEFAULT_GROUPS else "on request"
-        console.print(Text.assemble((group, "bold"), f" ({default}): {what}"))
+        console.print(f"{group} ({default}): {what}", style="bold")
         for each in (each for each in listed if each.rewrite.group == group):
             rewrite = each.rewrite
             console.print(f"\n  {rewrite.name} - {each.standing}")
@@ -68,5 +74,5 @@ def _print(listed: "list[Listed]") -> None:
                 f"retire when: {rewrite.retire_when}",
                 *map(str, each.drift),
             ):
-                console.print(Padding(Text(line), (0, 0, 0, 6)))
+                print(fill(line, console.width, **_WRAPPED))
         console.print()

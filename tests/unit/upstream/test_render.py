@@ -1,6 +1,5 @@
 """Rendering: what comes out, and that it is written whole or not at all."""
 
-import ast
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from kit.lock import Lock
 from kit.upstream.files import difference, read_folder
 from kit.upstream.manifest import MANIFEST_NAME, read_manifest
 from kit.upstream.render import Rendered, changed_files, render, write_rendered
-from kit.upstream.rewrite import Rewrite, Text
+from kit.upstream.rewrite import Rewrite, Text, read_added
 from kit.upstream.selection import rewrite_digest
 
 LOCK = Lock("https://example.org/x", "10f3", {}, {})
@@ -63,7 +62,7 @@ def test_every_file_is_there_and_the_changed_ones_say_so(rendered: Rendered) -> 
         ),
         "deepspeed-megatron/data.txt": "fast\n",
     }
-    assert ast.get_docstring(ast.parse(added))
+    assert added.encode() == read_added("__init__.py")
 
 
 def test_the_manifest_says_from_what_by_what_and_with_what_outcome(rendered: Rendered) -> None:
