@@ -76,6 +76,9 @@ class ModelInfo:
         context_length: prompt and generated tokens together, per sequence.
         max_sequences: sequences that can be generated at once; more are queued.
         dtype: as torch names it; "int8 (bfloat16)" where only the matrices are of less.
+        device: such as "cpu" or "cuda".
+        weights_bytes, kv_cache_bytes: on all devices together.
+        tensor_parallel: processes, and devices, that the model is cut over.
     """
 
     context_length: int
@@ -86,6 +89,7 @@ class ModelInfo:
     device: str
     weights_bytes: int
     kv_cache_bytes: int
+    tensor_parallel: int = 1
 
 
 @dataclass(frozen=True)

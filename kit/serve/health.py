@@ -47,6 +47,7 @@ def _describe_model(model: Model) -> dict[str, Any]:
         "engine": model.engine_name,
         "dtype": model.info.dtype,
         "device": model.info.device,
+        "tensor_parallel": model.info.tensor_parallel,
         "context_length": model.info.context_length,
         "max_sequences": model.info.max_sequences,
         "load_seconds": model.load_seconds,

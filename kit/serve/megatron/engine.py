@@ -84,9 +84,10 @@ class MegatronEngine:
             vocab_size=shape.vocabulary,
             end_token_id=self._folder.end_token_id,
             dtype=self._dtype,
-            device=device if count == 1 else f"{device} x {count}",
+            device=device,
             weights_bytes=sum(each.weights_bytes for each in loaded),
             kv_cache_bytes=2 * shape.layers * shape.hidden * shape.dtype_bytes * context,
+            tensor_parallel=count,
         )
 
     def submit(

@@ -55,6 +55,7 @@ def test_ready_with_the_models_figures(server: RunningServer) -> None:
         "engine": "fake",
         "dtype": "bfloat16",
         "device": "cpu",
+        "tensor_parallel": 1,
         "context_length": CONTEXT,
         "max_sequences": 4,
     }

@@ -23,6 +23,8 @@ def test_the_megatron_engine_needs_more(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     require_native_packages()
-    with pytest.raises(EnvironmentNotReady, match="engine needs .* not installed: deepspeed$") as e:
+    with pytest.raises(
+        EnvironmentNotReady, match=r"engine needs .* not installed: deepspeed$"
+    ) as e:
         require_megatron_packages()
     assert "spark-kit[native,megatron]" in e.value.hint
