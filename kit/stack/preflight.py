@@ -2,39 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from kit.errors import EnvironmentNotReady
-from kit.memory import cgroup, nvml, proc
+from kit.memory import cgroup, nvml, proc, room
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Phase, Plan, Pool
+from kit.memory.room import Room
 from kit.memory.torch_build import TorchBuild
 from kit.memory.unavailable import Unavailable
-from kit.units import format_gib
-
-Limit = Literal["ram", "cgroup", "address space", "vram"]
-"""What stands in the way of taking more."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """Memory that can still be taken, as one source tells it."""
-
-    what: str
-    free_bytes: int | Unavailable
-    need_bytes: int
-    remedy: str
-    limit: Limit = "ram"
-
-    @property
-    def problem(self) -> str | None:
-        """What is wrong, with need and have; None: it suffices, or it is not known."""
-        if isinstance(self.free_bytes, Unavailable) or self.free_bytes >= self.need_bytes:
-            return None
-        return (
-            f"not enough {self.what}: the plan needs {format_gib(self.need_bytes)}, "
-            f"{format_gib(self.free_bytes)} is free"
-        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +52,7 @@ def rooms(
         found.append(Room("memory under the control group's limit", group, need, "", "cgroup"))
     elif group is not None:
         free = _sum(group.free_bytes, freed.host_bytes)
-        what = f"memory under the limit in {group.source}"
+        what = f"free memory under the limit in {group.source}"
         remedy = "raise the container's memory limit"
         found.append(Room(what, free, need, remedy, "cgroup"))
     address_space = proc.address_space_limit_bytes()
@@ -91,7 +65,7 @@ def rooms(
         free = _sum(gpu.free_bytes, freed.device_bytes)
         remedy = "end the programs that hold it: nvidia-smi"
         need = plan.peak_bytes(Pool.DEVICE)
-        found.append(Room(f"VRAM on {gpu.name}", free, need, remedy, "vram"))
+        found.append(Room(f"free VRAM on {gpu.name}", free, need, remedy, "vram"))
     return tuple(found)
 
 
@@ -107,14 +81,7 @@ def require_room(found: Sequence[Room]) -> tuple[str, ...]:
     Raises:
         EnvironmentNotReady: something is too small; the message names need and have.
     """
-    warnings = []
-    for room in found:
-        if isinstance(room.free_bytes, Unavailable):
-            warnings.append(f"free {room.what} unknown: {room.free_bytes.reason}")
-        elif room.problem:
-            raise EnvironmentNotReady(
-                room.problem,
-                hint=f"{room.remedy}; or ask for less with --context and --max-sequences; "
-                "--no-preflight starts it nevertheless",
-            )
-    return tuple(warnings)
+    return room.require_room(
+        found,
+        "or ask for less with --context and --max-sequences; --no-preflight starts it nevertheless",
+    )

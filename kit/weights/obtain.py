@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kit.errors import UsageError
 from kit.memory import nvml
+from kit.memory.room import Room, require_room
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.weights import preflight
@@ -79,8 +80,8 @@ def obtain(
 
     def before(left_bytes: int) -> None:
         if wish.preflight:
-            needs = _needs(wish, weights, directory, settings.data_dir, left_bytes)
-            for warning in preflight.require(needs):
+            rooms = _rooms(wish, weights, directory, settings.data_dir, left_bytes)
+            for warning in require_room(rooms, "--no-preflight goes on nevertheless"):
                 watch.notice(f"warning: {warning}")
 
     order = Order(weights, directory, sources, wish.mirror, settings.data_dir, environ, wish.tuning)
@@ -98,9 +99,9 @@ def _sources(wish: Wish, weights: WeightSet, catalogue: Catalogue) -> tuple[str,
     return (wish.source,)
 
 
-def _needs(
+def _rooms(
     wish: Wish, weights: WeightSet, directory: Path, data_dir: Path, left_bytes: int
-) -> tuple[preflight.Need, ...]:
+) -> tuple[Room, ...]:
     converted = preflight.converted_bytes(weights, wish.precision) or 0
     disk = preflight.disk_needs(
         [(directory, left_bytes, "to download"), (data_dir, converted, "for the conversion")]

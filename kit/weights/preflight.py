@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from kit.errors import EnvironmentNotReady
 from kit.memory import proc
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Phase, Plan, Pool, plan_serving
+from kit.memory.room import Room
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
-from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
 from kit.weights.catalogue import WeightSet
 from kit.weights.record import Precision
@@ -23,18 +21,7 @@ _BITS: dict[Precision, int] = {"fp32": 32, "bf16": 16, "int8": 9, "int4": 5}
 """Of one parameter; for int8 and int4 with scales and the 16-bit embedding, rounded up."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """Something that has to be there. ``required`` off: only worth a warning."""
-
-    what: str
-    need_bytes: int
-    have_bytes: int | Unavailable
-    remedy: str
-    required: bool = True
-
-
-def disk_needs(places: Sequence[tuple[Path, int, str]]) -> tuple[Need, ...]:
+def disk_needs(places: Sequence[tuple[Path, int, str]]) -> tuple[Room, ...]:
     """Room on disk, summed over what goes to the same file system.
 
     ``places`` are a folder that need not exist yet, bytes to be written there, and for what.
@@ -43,20 +30,21 @@ def disk_needs(places: Sequence[tuple[Path, int, str]]) -> tuple[Need, ...]:
     for path, nbytes, purpose in places:
         folder = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
         by_device.setdefault(folder.stat().st_dev, []).append((folder, nbytes, purpose))
-    needs = []
+    rooms = []
     for entries in by_device.values():
         state = os.statvfs(entries[0][0])
         purposes = " + ".join(f"{format_gib(n)} {purpose}" for _, n, purpose in entries if n)
-        needs.append(
-            Need(
+        rooms.append(
+            Room(
                 what=f"disk at {entries[0][0]} ({purposes})",
                 need_bytes=sum(nbytes for _, nbytes, _ in entries),
-                have_bytes=state.f_bavail * state.f_frsize,
+                free_bytes=state.f_bavail * state.f_frsize,
                 remedy="make room there, or choose another place: --to DIR for the download, "
                 "KIT_DATA_DIR for all",
+                limit="disk",
             )
         )
-    return tuple(needs)
+    return tuple(rooms)
 
 
 def memory_needs(
@@ -65,7 +53,7 @@ def memory_needs(
     *,
     gpu: Gpu | None,
     gpu_memory_bytes: int | None,
-) -> tuple[Need, ...]:
+) -> tuple[Room, ...]:
     """RAM for the kit itself; and what serving will take by the plan, with default limits.
 
     Args:
@@ -74,23 +62,23 @@ def memory_needs(
         gpu_memory_bytes: of the GPU that is meant instead, which may be in another machine.
     """
     available = proc.available_ram_bytes()
-    needs = [Need("RAM for this command", PROGRAM_RAM_BYTES, available, "end other programs")]
+    rooms = [Room("RAM for this command", available, PROGRAM_RAM_BYTES, "end other programs")]
     plan = serving_plan(weights, precision, on_gpu=gpu is not None or gpu_memory_bytes is not None)
     if plan is None:
-        return tuple(needs)
+        return tuple(rooms)
     if gpu is None and gpu_memory_bytes is None:
         what, peak = "RAM to serve this model on the CPU", plan.peak_bytes(Pool.HOST)
-        needs.append(Need(what, peak, available, "serve it on another machine", required=False))
-        return tuple(needs)
+        rooms.append(Room(what, available, peak, "serve it on another machine", required=False))
+        return tuple(rooms)
     remedy = "choose a --precision of fewer bits, or a larger GPU"
     peak = plan.peak_bytes(Pool.DEVICE)
     if gpu_memory_bytes is not None:
-        needs.append(Need("VRAM (--gpu-memory)", peak, gpu_memory_bytes, remedy))
+        rooms.append(Room("VRAM (--gpu-memory)", gpu_memory_bytes, peak, remedy, "vram"))
     elif gpu is not None:
         held = plan.phase_bytes(Pool.HOST, Phase.SERVE)
-        needs.append(Need(f"VRAM on {gpu.name}", peak, gpu.total_bytes, remedy))
-        needs.append(Need("RAM to serve this model", held, available, "end other programs"))
-    return tuple(needs)
+        rooms.append(Room(f"VRAM on {gpu.name}", gpu.total_bytes, peak, remedy, "vram"))
+        rooms.append(Room("RAM to serve this model", available, held, "end other programs"))
+    return tuple(rooms)
 
 
 def converted_bytes(weights: WeightSet, precision: Precision) -> int | None:
@@ -122,25 +110,3 @@ def serving_plan(weights: WeightSet, precision: Precision, *, on_gpu: bool) -> P
         device="cuda" if on_gpu else "cpu",
         build=CUDA_BUILD,
     )
-
-
-def require(needs: Sequence[Need]) -> tuple[str, ...]:
-    """Return when everything required is there: warnings for the rest.
-
-    Raises:
-        EnvironmentNotReady: something is too small; the message names need and have.
-    """
-    warnings = []
-    for need in needs:
-        if isinstance(need.have_bytes, Unavailable):
-            warnings.append(f"free {need.what} unknown: {need.have_bytes.reason}")
-        elif need.have_bytes < need.need_bytes:
-            text = (
-                f"not enough {need.what}: {format_gib(need.need_bytes)} needed, "
-                f"{format_gib(need.have_bytes)} there"
-            )
-            if need.required:
-                hint = f"{need.remedy}; --no-preflight goes on nevertheless"
-                raise EnvironmentNotReady(text, hint=hint)
-            warnings.append(f"{text}; {need.remedy}")
-    return tuple(warnings)

@@ -89,8 +89,8 @@ def test_running_service_is_held_against_a_new_budget(kit: Kit) -> None:
 def test_limited_address_space_is_refused_before_starting(kit: Kit) -> None:
     done = kit.up(prefix="ulimit -v 1500000;")
     assert done.returncode == 3
-    assert "not enough address space (ulimit -v): the plan needs" in done.stderr
-    assert "1.43 GiB is free" in done.stderr
+    assert "not enough address space (ulimit -v):" in done.stderr
+    assert "1.43 GiB there" in done.stderr
     assert not kit.state_file.exists()
     assert kit.up("--no-preflight", prefix="ulimit -v 1500000;").returncode == 0
 

@@ -6,15 +6,13 @@ from kit.errors import EnvironmentNotReady
 from kit.memory import proc
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Pool
-from kit.memory.unavailable import Unavailable
+from kit.memory.room import require_room
 from kit.units import GIB
 from kit.weights.catalogue import read_catalogue
 from kit.weights.preflight import (
-    Need,
     converted_bytes,
     disk_needs,
     memory_needs,
-    require,
     serving_plan,
 )
 
@@ -44,7 +42,7 @@ def test_download_and_conversion_are_summed_per_disk(tmp_path: Path) -> None:
 
 def test_too_little_disk_says_need_and_have(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentNotReady, match=r"not enough disk .*: 1048576\.00 GiB needed, "):
-        require(disk_needs([(tmp_path, 1 << 50, "to download")]))
+        require_room(disk_needs([(tmp_path, 1 << 50, "to download")]), "or not")
 
 
 def test_the_plan_of_the_13b() -> None:
@@ -60,7 +58,9 @@ def test_the_plan_of_the_13b() -> None:
 
 def check(total_bytes: int | None, named_bytes: int | None, precision: str = "bf16") -> object:
     found = gpu(total_bytes) if total_bytes is not None else None
-    return require(memory_needs(CHAT, precision, gpu=found, gpu_memory_bytes=named_bytes))  # type: ignore[arg-type]
+    return require_room(
+        memory_needs(CHAT, precision, gpu=found, gpu_memory_bytes=named_bytes), "or not"
+    )  # type: ignore[arg-type]
 
 
 def test_a_gpu_that_is_too_small() -> None:
@@ -69,7 +69,6 @@ def test_a_gpu_that_is_too_small() -> None:
     ) as caught:
         check(24 * GIB, None)
     assert "--precision" in caught.value.hint
-    assert "--no-preflight" in caught.value.hint
     assert check(24 * GIB, None, "int8") == ()
     assert check(40 * GIB, None) == ()
 
@@ -96,10 +95,6 @@ def test_on_a_gpu_host_ram_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "available_ram_bytes", lambda: GIB)
     with pytest.raises(EnvironmentNotReady, match="RAM to serve this model"):
         check(40 * GIB, None)
-
-
-def test_what_cannot_be_measured_is_a_warning() -> None:
-    assert require([Need("x", 1, Unavailable("no /proc"), "r")]) == ("free x unknown: no /proc",)
 
 
 def test_a_tokenizer_needs_no_plan() -> None:
