@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import kit
-from kit.cli import image, memory, serve, service, up, upstream, weights
+from kit.cli import doctor, image, memory, serve, service, up, upstream, weights
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import KitError
@@ -34,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(doctor.doctor)
 app.command()(up.up)
 app.command()(service.down)
 app.command()(service.status)

@@ -1,0 +1,74 @@
+"""`kit doctor`."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kit.cli.wiring import wiring
+
+if TYPE_CHECKING:
+    from kit.doctor.examine import Report
+    from kit.doctor.request import Request
+
+_Json = typer.Option("--json", help="One JSON object on stdout.")
+_Strict = typer.Option("--strict", help="Exit code 1 for warnings, too.")
+_List = typer.Option("--list-checks", help="Show what is checked, and check nothing.")
+_Skip = typer.Option(metavar="ID", help="Leave out this check, or this area; may be repeated.")
+_Offline = typer.Option("--offline", help="Leave the network alone.")
+_Model = typer.Option(
+    metavar="demo|DIR",
+    help="What is to be served.",
+    show_default="what kit up would serve here",
+)
+
+
+def doctor(
+    context: typer.Context,
+    model: Annotated[str | None, _Model] = None,
+    offline: Annotated[bool, _Offline] = False,
+    skip: Annotated[list[str] | None, _Skip] = None,
+    strict: Annotated[bool, _Strict] = False,
+    list_checks: Annotated[bool, _List] = False,
+    as_json: Annotated[bool, _Json] = False,
+) -> None:
+    """Look at this machine and say what would stop the kit, with evidence and remedy.
+
+    Changes nothing. Where a GPU and Docker are, one container is started to see whether it gets
+    the GPU. Exit code 0: nothing fails; 1: something does.
+    """
+    from kit.cli import doctor_report
+    from kit.doctor.examine import chosen
+    from kit.doctor.request import Request, read_settings
+
+    if list_checks:
+        doctor_report.print_checks(as_json)
+        return
+    settings, problem = read_settings(os.environ)
+    request = Request(
+        settings,
+        model=model,
+        offline=offline,
+        runtimes=wiring(context).runtimes(settings),
+        settings_problem=problem,
+    )
+    report = _examine(request, chosen(skip or ()))
+    (doctor_report.print_json if as_json else doctor_report.print_text)(report)
+    raise typer.Exit(report.exit_code(strict=strict))
+
+
+def _examine(request: "Request", skip: frozenset[str]) -> "Report":
+    """On a terminal, with a line that says what is still waited for."""
+    from rich.console import Console
+
+    from kit.doctor.examine import examine
+
+    console = Console(stderr=True)
+    if not console.is_interactive:
+        return examine(request, skip=skip)
+    with console.status("looking at this machine") as status:
+        return examine(
+            request,
+            skip=skip,
+            watch=lambda waiting: status.update(f"looking at {', '.join(sorted(waiting))}"),
+        )

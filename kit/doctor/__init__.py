@@ -1,0 +1,1 @@
+"""The doctor: facts (what was observed) become findings (status, evidence, remedy)."""

@@ -1,0 +1,1 @@
+"""The checks: one module for each area, pure functions over the facts."""

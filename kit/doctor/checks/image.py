@@ -1,0 +1,77 @@
+"""Area ``image``: the kit's container image is here, is this kit's, and suits driver and GPU."""
+
+import kit
+from kit.doctor.check import check, known
+from kit.doctor.checks.cuda import judge_architecture, judge_driver
+from kit.doctor.facts import Facts, Image
+from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.memory.nvml import Nvidia
+from kit.memory.unavailable import Unavailable
+
+_BUILD = "build it: make image; or name one that is here with KIT_IMAGE"
+
+
+@check("image.present", "the engine has the image", reads=["image", "nvidia", "serving"])
+def present(facts: Facts) -> Finding:
+    """Only a container needs it; `kit up` uses one where there is a GPU."""
+    image = known(facts.image)
+    if image.present:
+        return passed(image.wanted)
+    others = f"other images of the kit: {', '.join(image.other)}" if image.other else "none"
+    seen = Evidence("docker image inspect", others, image.wanted)
+    if not isinstance(facts.serving, Unavailable) and facts.serving.runtime == "container":
+        return failure(f"there is no image {image.wanted}", seen, remedy=_BUILD)
+    if not isinstance(facts.nvidia, Nvidia):
+        return skipped("no image is here; only a container would need one")
+    return warning(f"there is no image {image.wanted} yet", seen, remedy=_BUILD)
+
+
+@check(
+    "image.version",
+    "the image was made by this version of the kit and its rewrites",
+    reads=["image"],
+    requires=["image.present"],
+)
+def version(facts: Facts) -> Finding:
+    """By the image's labels."""
+    image = known(facts.image)
+    if image.kit_version is None:
+        return skipped(f"{image.wanted} does not say which kit made it")
+    differing = tuple(_differences(image))
+    if differing:
+        return warning(f"{image.wanted} was made by another kit", *differing, remedy=_BUILD)
+    return passed(f"made by spark-kit {image.kit_version}, with its rewrites of upstream")
+
+
+def _differences(image: Image) -> list[Evidence]:
+    found = []
+    if image.kit_version != kit.__version__:
+        found.append(Evidence("label version", str(image.kit_version), kit.__version__))
+    expected = image.expected_rewrites
+    if isinstance(expected, str) and image.rewrites != expected:
+        shown = (image.rewrites or "none")[:12]
+        found.append(Evidence("label upstream.rewrites", shown, expected[:12]))
+    return found
+
+
+@check(
+    "image.driver",
+    "the driver is new enough for the image's CUDA",
+    reads=["image", "nvidia"],
+    requires=["gpu.driver"],
+)
+def driver(facts: Facts) -> Finding:
+    """Known before the image is built."""
+    return judge_driver(known(known(facts.image).torch), known(facts.nvidia))
+
+
+@check(
+    "image.architecture",
+    "the image's torch has kernels for the GPU's architecture",
+    reads=["image", "nvidia", "environ"],
+    requires=["gpu.visible"],
+)
+def architecture(facts: Facts) -> Finding:
+    """Known before the image is built."""
+    torch = known(known(facts.image).torch)
+    return judge_architecture(torch, known(facts.nvidia), facts.environ)

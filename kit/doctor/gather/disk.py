@@ -1,0 +1,78 @@
+"""Room for the download, its conversion and the image; and whether the kit may write there."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kit.doctor.facts import Disk, Docker, Facts, Image
+from kit.doctor.gather.serving import CHAT, PRECISION
+from kit.doctor.request import Request
+from kit.memory.room import Room
+from kit.memory.unavailable import Unavailable
+from kit.units import GIB
+from kit.weights import preflight
+from kit.weights.catalogue import read_catalogue
+from kit.weights.folder import checkpoint_dir, converted_dir
+from kit.weights.partial import arrived_bytes
+from kit.weights.record import read_record
+
+IMAGE_BYTES = 16 * GIB
+"""Assumed: torch with CUDA unpacked takes about 7 GiB, and the build keeps its layers twice."""
+
+
+def look(request: Request, facts: Facts) -> Disk:
+    """Room for what is not here yet."""
+    return Disk(
+        weights=_weights_rooms(request),
+        docker=_docker_room(facts),
+        unwritable=tuple(_unwritable(request)),
+    )
+
+
+def _weights_rooms(request: Request) -> tuple[Room, ...]:
+    """Of the catalogue's chat weights, fetched and converted as the README does."""
+    data_dir = request.settings.data_dir
+    if read_record(converted_dir(data_dir, CHAT, PRECISION)) is not None:
+        return ()
+    weights = read_catalogue(request.settings.weights_catalogue).find(CHAT)
+    folder = checkpoint_dir(data_dir, CHAT)
+    paths = [folder / file for file in weights.files]
+    here = sum(path.stat().st_size if path.is_file() else arrived_bytes(path) for path in paths)
+    left = max(0, (weights.tensors_bytes or 0) - here)
+    converted = preflight.converted_bytes(weights, PRECISION) or 0
+    return preflight.disk_needs(
+        [(folder, left, "to download"), (data_dir, converted, "for the conversion")]
+    )
+
+
+def _docker_room(facts: Facts) -> Room | Unavailable | None:
+    engine, image = facts.docker, facts.image
+    if not isinstance(engine, Docker):
+        return engine
+    if isinstance(image, Image) and image.present:
+        return None
+    if engine.remote or not engine.root.is_absolute():
+        return Unavailable("the engine is on another machine")
+    try:
+        state = os.statvfs(engine.root)
+    except OSError as error:
+        return Unavailable(f"{engine.root}: {error.strerror}")
+    return Room(
+        what=f"disk at {engine.root}",
+        free_bytes=state.f_bavail * state.f_frsize,
+        need_bytes=IMAGE_BYTES,
+        remedy="make room: docker system df, docker image prune; or move Docker's data-root",
+        limit="disk",
+    )
+
+
+def _unwritable(request: Request) -> Iterator[tuple[Path, str]]:
+    """Folders of the kit in which no file can be made; those to come count by their parent."""
+    for folder in (request.settings.data_dir, request.settings.state_dir):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            yield folder, error.strerror or str(error)

@@ -1,0 +1,25 @@
+"""The Python interpreter, and what is installed beside it."""
+
+import sys
+
+from kit.doctor.facts import Interpreter
+from kit.errors import KitError
+from kit.stack.packages import require_native_packages
+
+
+def look() -> Interpreter:
+    """This interpreter, which also runs the local server. Imports nothing."""
+    return Interpreter(
+        version=sys.version_info[:3],
+        executable=sys.executable,
+        virtual=sys.prefix != sys.base_prefix,
+        lacking=_lacking(),
+    )
+
+
+def _lacking() -> KitError | None:
+    try:
+        require_native_packages()
+    except KitError as error:
+        return error
+    return None

@@ -1,0 +1,67 @@
+"""Whether containers see the GPUs: found out by starting one.
+
+The one place where the doctor runs a container: from an image that is here already, removed when
+it ends, without a network. Its entry point is nvidia-smi, which the NVIDIA Container Toolkit brings
+in from the host; any image with glibc can run it.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from kit.doctor.facts import ProbeRun
+from kit.doctor.gather.commands import Ran, ran
+
+SECONDS = 60.0
+_PREFERRED = ("spark-kit", "nvidia/cuda", "pytorch/pytorch", "vllm/", "ubuntu", "debian", "python")
+_UUID = re.compile(r"^(?:GPU|MIG)-\S+$", re.MULTILINE)
+
+
+def look(environ: Mapping[str, str]) -> ProbeRun:
+    """Run nvidia-smi in a container that asks for all GPUs."""
+    image = choose(_images(environ))
+    command = probe_command(image or "IMAGE")
+    if image is None:
+        return ProbeRun(None, shlex.join(command), 0, (), "")
+    done = _run(command, environ)
+    error = "\n".join(line for line in (done.error or done.out).splitlines() if line.strip())
+    found = tuple(_UUID.findall(done.out))
+    return ProbeRun(image, shlex.join(command), done.exit_code, found, error)
+
+
+def _run(command: Sequence[str], environ: Mapping[str, str]) -> Ran:
+    """Run it under a name by which it can be removed, should it not end in time."""
+    name = f"kit-doctor-{os.getpid()}"
+    try:
+        done = ran([*command[:2], "--name", name, *command[2:]], SECONDS, environ)
+    except TimeoutError:
+        ran(["docker", "rm", "--force", name], SECONDS / 10, environ)
+        raise
+    if done is None:
+        raise FileNotFoundError("the docker command is not installed")
+    return done
+
+
+def probe_command(image: str) -> tuple[str, ...]:
+    """The command: as Compose asks for GPUs, so does ``--gpus``."""
+    return (
+        "docker", "run", "--rm", "--pull", "never", "--network", "none", "--gpus", "all",
+        "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility", "--entrypoint", "nvidia-smi",
+        image, "--query-gpu=uuid", "--format=csv,noheader",
+    )  # fmt: skip
+
+
+def choose(images: Sequence[str]) -> str | None:
+    """The image that suits best, of names such as ``debian:12``; None: none is known to suit."""
+    for beginning in _PREFERRED:
+        for image in images:
+            if image.startswith(beginning) and not image.endswith(":<none>"):
+                return image
+    return None
+
+
+def _images(environ: Mapping[str, str]) -> tuple[str, ...]:
+    command = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
+    done = ran(command, SECONDS / 10, environ)
+    return tuple(done.out.split()) if done is not None else ()

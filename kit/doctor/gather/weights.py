@@ -1,0 +1,45 @@
+"""The data folder: the locks, what was fetched, and what was converted."""
+
+from collections.abc import Iterator
+
+from kit.doctor.facts import WeightsFolder
+from kit.doctor.request import Request
+from kit.errors import KitError
+from kit.lock import read_lock
+from kit.settings import bundled
+from kit.stack.model import DEMO
+from kit.weights.catalogue import read_catalogue
+from kit.weights.layers import read_layers
+from kit.weights.listing import SetState, find_conversions, list_sets
+from kit.weights.lock import verify_files
+
+
+def look(request: Request) -> WeightsFolder:
+    """Sizes and records only: of the files, none but the demo's is read."""
+    data_dir = request.settings.data_dir
+    try:
+        lock = read_layers(data_dir)
+    except KitError as error:
+        return WeightsFolder(lock_problem=error.message)
+    catalogue = read_catalogue(request.settings.weights_catalogue)
+    conversions = find_conversions(data_dir)
+    return WeightsFolder(
+        unfinished=tuple(_unfinished(list_sets(catalogue, lock, data_dir))),
+        damaged=tuple(path for path, record in conversions.items() if not record.is_intact(path)),
+        converted=tuple(path for path, record in conversions.items() if record.is_intact(path)),
+        demo_problem=_demo_problem(),
+    )
+
+
+def _unfinished(sets: tuple[SetState, ...]) -> Iterator[tuple[str, int, int | None]]:
+    for found in sets:
+        if found.here_bytes and not found.complete:
+            yield found.name, found.here_bytes, found.size_bytes
+
+
+def _demo_problem() -> str | None:
+    try:
+        verify_files(bundled(DEMO), read_lock(bundled("kit.lock")).weights[DEMO])
+    except KitError as error:
+        return error.message
+    return None

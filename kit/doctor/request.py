@@ -1,0 +1,65 @@
+"""What the doctor is asked to look at."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kit.errors import KitError, UsageError
+from kit.memory.nvml import Gpu
+from kit.memory.plan import Plan
+from kit.memory.torch_build import TorchBuild
+from kit.settings import Settings
+from kit.stack.preflight import NOTHING, Held
+from kit.stack.runtime import Runtime, RuntimeName
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What `kit up` is about to start.
+
+    Attributes:
+        name: of the model, for messages.
+        gpu: that it will be served on; None: on the CPU.
+        build: of the torch that will serve it.
+        freed: what the service that is replaced will have given back by then.
+    """
+
+    name: str
+    plan: Plan
+    build: TorchBuild
+    gpu: Gpu | None
+    runtime: RuntimeName
+    freed: Held = NOTHING
+
+
+@dataclass(frozen=True)
+class Request:
+    """Where to look, and at what.
+
+    Attributes:
+        model: ``demo`` or a converted directory; None: what `kit up` would serve here.
+        offline: leave the network alone.
+        decided: what is about to be started; None: the doctor works out what would be.
+        runtimes: that `kit up` may choose from, for the state of the service.
+        settings_problem: a setting that cannot be understood; the others are in effect.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    model: str | None = None
+    offline: bool = False
+    decided: Decided | None = None
+    runtimes: Mapping[RuntimeName, Runtime] = field(default_factory=dict)
+    settings_problem: KitError | None = None
+
+
+def read_settings(environ: Mapping[str, str]) -> tuple[Settings, KitError | None]:
+    """The settings; where one cannot be understood, the defaults for all but the folders."""
+    try:
+        return Settings.from_environ(environ), None
+    except UsageError as error:
+        kept = {name: environ[name] for name in _PLACES if name in environ}
+        return Settings.from_environ(kept), error
+
+
+_PLACES = ("HOME", "KIT_DATA_DIR", "KIT_STATE_DIR", "XDG_DATA_HOME", "XDG_STATE_HOME")
