@@ -52,6 +52,7 @@ REWRITE = Rewrite(
                 "torch.tensor(prompts_length, dtype=torch.int64, device=current_device())",
             ),
         ),
+        "tools/run_iFlytekSpark_text_generation.py": (_IMPORT, _MAP_LOCATION),
         "pretrain_iFlytekSpark.py": (_IMPORT, _MAP_LOCATION),
         "sft_iFlytekSpark.py": (_IMPORT, _MAP_LOCATION),
         "sft_iFlytekSpark_lora_merge.py": (

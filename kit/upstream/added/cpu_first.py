@@ -1,0 +1,18 @@
+"""Loading as the published fix does it: everything on the CPU, whole, and freed afterwards."""
+
+import gc
+from typing import Any
+
+import torch
+from deepspeed.accelerator import get_accelerator
+
+
+def load_on_cpu(path: str, map_location: object = None) -> Any:
+    """The checkpoint's content in host memory, whatever device was asked for."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def free_memory() -> None:
+    """Collect what nothing refers to, and give the accelerator's unused memory back."""
+    gc.collect()
+    get_accelerator().empty_cache()

@@ -1,0 +1,138 @@
+"""A model built without weights, which then come from the checkpoint one by one.
+
+The file is mapped, never read whole. On a GPU a tensor crosses in pieces, cast on the way; on the
+CPU one that already has the right type stays mapped. Pages that have been copied are let go, so
+that the host never holds more than one piece, and the device nothing but the weights.
+"""
+
+import ctypes
+import mmap
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from deepspeed.accelerator import get_accelerator
+from torch import nn
+
+PIECE_BYTES = 16 * 2**20
+_MADV_DONTNEED = 4  # madvise(2)
+
+
+@contextmanager
+def empty_weights(args: Any, config: Any) -> Iterator[None]:
+    """Modules made inside get parameters without memory, on torch's meta device.
+
+    Args:
+        args: upstream's arguments.
+        config: upstream's transformer configuration.
+    """
+    for settings in (args, config):
+        settings.use_cpu_initialization = True  # else upstream names the GPU itself
+        settings.perform_initialization = False
+    with torch.device("meta"):
+        yield
+
+
+def open_weights(path: str, map_location: object = None) -> dict[str, Any]:
+    """The checkpoint's content, its tensors mapped from the file, wherever they will go.
+
+    Raises:
+        RuntimeError: it holds more than tensors, or is no checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RuntimeError(
+            f"{path} holds more than tensors, as checkpoints of a training do; convert it with "
+            "kit weights convert, and back with kit weights export"
+        ) from error
+    if not isinstance(content, dict):
+        raise RuntimeError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
+    return content
+
+
+def stream_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Fill ``model``, built inside ``empty_weights``, from a checkpoint's ``language_model``.
+
+    Every parameter keeps its type and gets its place on DeepSpeed's device.
+
+    Raises:
+        RuntimeError: tensors are missing, left over, or of another shape.
+    """
+    device = torch.device(get_accelerator().current_device_name())
+    sources = dict(_flat(state))
+    parameters = dict(model.named_parameters())
+    _require_same(sources, parameters)
+    for name, source in sources.items():
+        old = parameters[name]
+        new = nn.Parameter(_placed(source, old.dtype, device), requires_grad=old.requires_grad)
+        new.__dict__.update(old.__dict__)  # how it is split over ranks
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, new)
+    _remake_rotary(model)
+    _require_filled(model)
+
+
+def _flat(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, torch.Tensor):
+            yield prefix + name, value
+
+
+def _require_same(
+    sources: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]
+) -> None:
+    missing, unknown = sorted(parameters.keys() - sources), sorted(sources.keys() - parameters)
+    if missing or unknown:
+        raise RuntimeError(
+            f"the checkpoint does not fit the model: {len(missing)} tensors are missing"
+            f" ({', '.join(missing[:3])}), {len(unknown)} are left over"
+            f" ({', '.join(unknown[:3])})"
+        )
+    for name, source in sources.items():
+        if source.shape != parameters[name].shape:
+            raise RuntimeError(
+                f"the checkpoint does not fit the model: {name} is {list(source.shape)}, "
+                f"expected {list(parameters[name].shape)}"
+            )
+
+
+def _placed(source: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type == "cpu" and source.dtype == dtype:
+        return source
+    target = torch.empty(source.shape, dtype=dtype, device=device)
+    flat_source, flat_target = source.reshape(-1), target.view(-1)
+    count = PIECE_BYTES // source.itemsize
+    for start in range(0, source.numel(), count):
+        piece = flat_source[start : start + count]
+        flat_target[start : start + count].copy_(piece.to(dtype))
+        _let_go(piece)
+    return target
+
+
+def _let_go(tensor: torch.Tensor) -> None:
+    """Drop the whole pages of a mapped tensor from this process; read again, they come back."""
+    start = tensor.data_ptr()
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (start + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
+
+
+def _remake_rotary(model: nn.Module) -> None:
+    """The rotary embedding's frequencies are in no checkpoint: compute them again."""
+    for module in model.modules():
+        if hasattr(module, "inv_freq_float"):
+            made = type(module)(2 * module.inv_freq.numel())  # type: ignore[operator, union-attr]
+            module.inv_freq_float, module.inv_freq = made.inv_freq_float, made.inv_freq
+
+
+def _require_filled(model: nn.Module) -> None:
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if empty := [name for name, tensor in tensors if tensor.is_meta]:
+        raise RuntimeError(f"{len(empty)} tensors of the model stay empty, such as {empty[0]}")
