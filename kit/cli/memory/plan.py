@@ -1,4 +1,4 @@
-"""`kit memory`."""
+"""`kit memory plan`."""
 
 import json
 from dataclasses import asdict
@@ -10,17 +10,7 @@ import typer
 if TYPE_CHECKING:
     from kit.memory.plan import Plan
 
-app = typer.Typer(
-    help="Predict the memory that serving takes.", no_args_is_help=True, rich_markup_mode=None
-)
 
-
-@app.callback()
-def _group() -> None:
-    pass
-
-
-@app.command()
 def plan(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A converted directory.")],
     context: Annotated[
