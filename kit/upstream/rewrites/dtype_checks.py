@@ -17,9 +17,9 @@ REWRITE = Rewrite(
                 "fp32_to_float16",
                 """
                 def fp32_to_float16(val, float16_convertor):
-                    def convert(tensor):
-                        single = tensor.dtype == torch.float32
-                        return float16_convertor(tensor) if single else tensor
+                    def convert(value):
+                        single = torch.is_tensor(value) and value.dtype == torch.float32
+                        return float16_convertor(value) if single else value
                     return conversion_helper(val, convert)
                 """,
             ),
@@ -27,9 +27,11 @@ REWRITE = Rewrite(
                 "float16_to_fp32",
                 """
                 def float16_to_fp32(val):
-                    def convert(tensor):
-                        half = tensor.dtype in (torch.float16, torch.bfloat16)
-                        return tensor.float() if half else tensor
+                    def convert(value):
+                        half = torch.is_tensor(value) and value.dtype in (
+                            torch.float16, torch.bfloat16
+                        )
+                        return value.float() if half else value
                     return conversion_helper(val, convert)
                 """,
             ),
