@@ -52,13 +52,13 @@ class Converted:
             order; the adapter's after the checkpoint's.
         tensors: BLAKE3 of every converted tensor's bytes, by its name.
         files: size in bytes of every file written, by its name.
-        nonfinite_count: infinite or NaN elements among the converted tensors.
+        nonfinite: infinite or NaN elements of the converted tensors that have any.
     """
 
     sources: tuple[str, ...]
     tensors: dict[str, str]
     files: dict[str, int]
-    nonfinite_count: int
+    nonfinite: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _result(directory: Path, shards: Sequence[Shard], journal: Journal) -> Conve
         sources=journal.sources or (),
         tensors={name: digest for record in records for name, digest in record.tensors.items()},
         files=files,
-        nonfinite_count=sum(record.nonfinite_count for record in records),
+        nonfinite={name: count for record in records for name, count in record.nonfinite.items()},
     )
 
 

@@ -14,11 +14,14 @@ JOURNAL_NAME = ".progress.json"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A finished shard: size, BLAKE3 of each tensor's bytes in it, infinite and NaN elements."""
+    """A finished shard: size, BLAKE3 of each tensor's bytes, infinite and NaN elements.
+
+    ``nonfinite`` counts them by the model's tensor; those without any are left out.
+    """
 
     size_bytes: int
     tensors: dict[str, str]
-    nonfinite_count: int
+    nonfinite: dict[str, int]
 
 
 @dataclass(frozen=True)

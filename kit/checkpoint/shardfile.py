@@ -1,5 +1,6 @@
 """Writing one safetensors shard, whose layout was planned, from blocks of source tensors."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Self
 
@@ -25,7 +26,7 @@ class ShardFile:
         self._shard = shard
         self._buffers = buffers
         self._hashes = {target.stored.name: blake3() for target in shard.targets}
-        self._nonfinite_count = 0
+        self._nonfinite: Counter[str] = Counter()
         self._file = NewFile(directory / shard.name, shard.size_bytes)
 
     def __enter__(self) -> Self:
@@ -59,7 +60,7 @@ class ShardFile:
         return ShardRecord(
             size_bytes=self._shard.size_bytes,
             tensors={name: running.hexdigest() for name, running in self._hashes.items()},
-            nonfinite_count=self._nonfinite_count,
+            nonfinite=dict(+self._nonfinite),
         )
 
     def _write(self, output: Output, block: Block, values: Array, merge: Merge | None) -> None:
@@ -72,7 +73,7 @@ class ShardFile:
         buffer = self._buffers.next()
         buffer.settle()
         raws = self._lay_out(output, block, len(rows), position, buffer.bytes)
-        self._nonfinite_count += output.encoding.encode(chosen, [raw for raw, _, _ in raws])
+        self._nonfinite[output.name] += output.encoding.encode(chosen, [raw for raw, _, _ in raws])
         for raw, target, offset in raws:
             flat = raw.reshape(-1)
             buffer.begin(self._buffers.mover, self._file.write, flat, offset)

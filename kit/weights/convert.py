@@ -6,7 +6,7 @@ it is complete. After any interruption the same call goes on behind the last fin
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from kit.checkpoint.journal import JOURNAL_NAME
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model
 from kit.checkpoint.sweep import Progress
+from kit.errors import IntegrityError
 from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file
 from kit.weights.exclusive import exclusive
@@ -55,6 +56,7 @@ class _Job:
     support: Path
     output: Path
     known: Known
+    allow_nonfinite: bool
 
     @property
     def conversion(self) -> Conversion:
@@ -93,6 +95,7 @@ def convert_checkpoint(
     lora: Path | None = None,
     lora_alpha: float | None = None,
     overwrite: bool = False,
+    allow_nonfinite: bool = False,
     known: Known = lambda path: None,
     progress: Progress | None = None,
 ) -> ConversionRecord:
@@ -109,6 +112,7 @@ def convert_checkpoint(
         lora: an adapter in upstream's format to merge; see ``open_adapter``.
         lora_alpha: the adapter's alpha, where no ``lora_config.json`` tells it.
         overwrite: replace whatever ``output`` is.
+        allow_nonfinite: convert infinite and NaN weights, too.
         known: the sha256 of a file that was checked, and has not changed since; else None. What is
             known is not hashed again.
         progress: called as ``progress(done_bytes, total_bytes)`` of the source.
@@ -133,7 +137,7 @@ def convert_checkpoint(
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         write_support_files(Path(support), facts, tokenizer_model)
-        job = _Job(model, adapter, alpha, precision, Path(support), output, known)
+        job = _Job(model, adapter, alpha, precision, Path(support), output, known, allow_nonfinite)
         return _already_converted(job, overwrite) or _convert(job, progress)
 
 
@@ -165,6 +169,11 @@ def _already_converted(job: _Job, overwrite: bool) -> ConversionRecord | None:
 def _convert(job: _Job, progress: Progress | None) -> ConversionRecord:
     work = work_directory(job.output)
     converted = convert_tensors(job.conversion, work, progress=progress)
+    if converted.nonfinite and not job.allow_nonfinite:
+        raise IntegrityError(
+            nonfinite_text(converted.nonfinite),
+            hint="get the checkpoint again; if it has to be so: --allow-nonfinite",
+        )
     _copy_support(job.support, work)
     record = _record(job, converted)
     write_record(work, record)
@@ -185,8 +194,15 @@ def _record(job: _Job, converted: Converted) -> ConversionRecord:
         tensors=converted.tensors,
         files=converted.files,
         support=_digests(job.support),
-        nonfinite_count=converted.nonfinite_count,
+        nonfinite=converted.nonfinite,
     )
+
+
+def nonfinite_text(nonfinite: Mapping[str, int]) -> str:
+    """Which tensors hold infinite or NaN weights, and how many."""
+    shown = [f"{name} ({count})" for name, count in list(nonfinite.items())[:3]]
+    rest = [f"{len(nonfinite) - 3} more tensors"] if len(nonfinite) > 3 else []
+    return f"weights are infinite or NaN: {', '.join(shown + rest)}"
 
 
 def _digests(directory: Path) -> dict[str, str]:

@@ -67,7 +67,8 @@ class ConversionRecord:
         tensors: BLAKE3 of every converted tensor's bytes, by name.
         files: size in bytes of the safetensors files and their index, by name.
         support: sha256 of the configuration, tokenizer and code files as written, by name.
-        nonfinite_count: infinite or NaN elements among the converted tensors; 0 in sound weights.
+        nonfinite: infinite or NaN elements of the converted tensors that have any; none in sound
+            weights.
     """
 
     kit_version: str
@@ -77,7 +78,7 @@ class ConversionRecord:
     tensors: dict[str, str]
     files: dict[str, int]
     support: dict[str, str]
-    nonfinite_count: int
+    nonfinite: dict[str, int]
 
     def is_intact(self, directory: Path) -> bool:
         """Whether all files are there, the safetensors files in full length."""

@@ -61,6 +61,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read both again and prove that every tensor is equal.")
 ]
+AllowNonfinite = Annotated[
+    bool, typer.Option("--allow-nonfinite", help="Keep weights that are infinite or NaN.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The record on stdout.")]
 
 
@@ -75,6 +78,7 @@ def convert(
     lora_alpha: LoraAlpha = None,
     overwrite: Overwrite = False,
     verify: Verify = False,
+    allow_nonfinite: AllowNonfinite = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
@@ -97,6 +101,7 @@ def convert(
             lora=lora,
             lora_alpha=lora_alpha,
             overwrite=overwrite,
+            allow_nonfinite=allow_nonfinite,
             known=partial(checked_digest, Settings.from_environ().data_dir),
             progress=terminal.bytes_progress("converting"),
         )
@@ -111,6 +116,7 @@ def _report(
     source: Path, output: Path, record: "ConversionRecord", proven: int | None, as_json: bool
 ) -> None:
     from kit.units import format_gib
+    from kit.weights.convert import nonfinite_text
 
     if as_json:
         content = {"output": str(output), "proven_tensors": proven, **asdict(record)}
@@ -123,5 +129,5 @@ def _report(
         )
     if proven is not None:
         print(f"proven: all {proven} tensors equal those of {source}", file=sys.stderr)
-    if record.nonfinite_count:
-        print(f"warning: {record.nonfinite_count} weights are not finite", file=sys.stderr)
+    if record.nonfinite:
+        print(f"warning: {nonfinite_text(record.nonfinite)}", file=sys.stderr)

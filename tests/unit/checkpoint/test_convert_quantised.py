@@ -54,7 +54,7 @@ def test_matrices_are_near_the_source_and_all_else_is_bfloat16(
     for name, tensor in found.items():
         raw = tensor.contiguous().view(torch.uint8).numpy().tobytes()
         assert result.tensors[name] == blake3(raw).hexdigest()
-    assert result.nonfinite_count == 0
+    assert result.nonfinite == {}
     floats = expected(torch.load(path), torch.bfloat16)
     for name, tensor in expected(torch.load(path), torch.float32).items():
         if name.endswith("_proj.weight"):
@@ -125,7 +125,8 @@ def test_infinite_weights_are_counted(save: Any, make_state: Any, tmp_path: Path
     state = make_state(**SIZES)
     encoder = state["module"]["language_model"]["encoder"]
     encoder["layers.1.self_attention.dense.weight"][3, 4] = float("inf")
-    assert convert(save(state), tmp_path / "out", "int4").nonfinite_count == 1
+    found = convert(save(state), tmp_path / "out", "int4").nonfinite
+    assert found == {"model.layers.1.self_attn.o_proj.weight": 1}
 
 
 def test_widths_without_a_group_are_refused_before_anything_is_made(

@@ -4,7 +4,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kit
 from kit.errors import EnvironmentNotReady, IntegrityError, UnsafePickle, UsageError
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert import convert_checkpoint, nonfinite_text
 from kit.weights.folder import checked_digest, checkpoint_dir, remember
 from kit.weights.record import read_record
 
@@ -77,7 +76,7 @@ def test_the_record_says_what_was_made_of_what(source: Path, tmp_path: Path) -> 
     assert file["name"] == CHECKPOINT
     assert file["size_bytes"] == (source / CHECKPOINT).stat().st_size
     assert content["lora"] is None
-    assert content["nonfinite_count"] == 0
+    assert content["nonfinite"] == {}
 
 
 def test_a_second_time_costs_nothing(source: Path, tmp_path: Path) -> None:
@@ -238,13 +237,23 @@ def test_kill_9_anywhere_leaves_no_output_and_the_next_try_finishes(
     assert load_file(out / "model.safetensors").keys() == record.tensors.keys()
 
 
-def test_infinite_weights_are_reported(
-    source: Path, tmp_path: Path, make_state: Callable[..., Any]
-) -> None:
+def test_infinite_and_nan_weights_are_refused_by_name(source: Path, tmp_path: Path) -> None:
     state = torch.load(source / CHECKPOINT)
-    state["module"]["language_model"]["encoder"]["final_layernorm.bias"][3] = float("inf")
+    encoder = state["module"]["language_model"]["encoder"]
+    encoder["final_layernorm.bias"][3] = float("inf")
+    encoder["layers.0.self_attention.dense.weight"][:2, 1] = float("nan")
     torch.save(state, source / CHECKPOINT)
-    assert convert_checkpoint(source, tmp_path / "out").nonfinite_count == 1
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"o_proj\.weight \(2\), model\.norm\.bias \(1\)"):
+            convert_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    record = convert_checkpoint(source, tmp_path / "out", allow_nonfinite=True)
+    assert record.nonfinite == {"model.layers.0.self_attn.o_proj.weight": 2, "model.norm.bias": 1}
+
+
+def test_only_the_first_of_many_bad_tensors_are_named() -> None:
+    text = nonfinite_text({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5})
+    assert text == "weights are infinite or NaN: a (1), b (2), c (3), 2 more tensors"
 
 
 def test_what_the_data_folder_has_checked_is_known(source: Path, tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_the_list_follows(home: Home) -> None:
         "tensors": {},
         "files": {},
         "support": {},
-        "nonfinite_count": 0,
+        "nonfinite": {},
     }
     (data_dir / "out" / "conversion.json").write_text(json.dumps(made))
     catalogue = read_catalogue(home.settings.weights_catalogue)
