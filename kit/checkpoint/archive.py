@@ -150,6 +150,8 @@ def _prefix(path: Path, names: list[str]) -> str:
 
 def _not_a_zip(path: Path, file: io.FileIO) -> IntegrityError:
     start = os.pread(file.fileno(), 64, 0)
+    if not start:
+        return IntegrityError(f"{path} is empty", hint=_AGAIN)
     if start.startswith(b"PK\x03\x04"):
         return IntegrityError(f"{path} is cut off: its zip directory cannot be read", hint=_AGAIN)
     if start.startswith(_OLD_TORCH_MAGIC):
@@ -159,6 +161,11 @@ def _not_a_zip(path: Path, file: io.FileIO) -> IntegrityError:
     if start.startswith(_LFS_POINTER):
         return IntegrityError(
             f"{path} is a Git LFS pointer, not the checkpoint", hint="run: git lfs pull"
+        )
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return IntegrityError(
+            f"{path} is a web page, not the checkpoint",
+            hint="the server sent a page instead of the file: get it again",
         )
     return IntegrityError(
         f"{path} is not a torch checkpoint",

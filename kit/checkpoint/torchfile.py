@@ -2,8 +2,9 @@
 
 Layout of ``mp_rank_00_model_states.pt``: nested dictionaries
 ``{"module": {"language_model": {"embedding": …, "encoder": …}}}`` with tensors at the leaves; the
-levels ``module`` and ``language_model`` are optional, and names may be flat, with dots. Whatever
-else training saved beside them (optimizer, schedule, random states, arguments) is not looked at.
+levels ``module`` (``model`` without DeepSpeed) and ``language_model`` are optional, and names may be
+flat, with dots. Whatever else was saved beside them (optimizer, schedule, random states, arguments,
+the rotary frequencies, which are no weights) is not looked at.
 """
 
 import math
@@ -27,7 +28,8 @@ _STORAGES: dict[str, DType] = {
     "torch.HalfStorage": "float16",
     "torch.BFloat16Storage": "bfloat16",
 }
-_IN_MODEL = re.compile(r"(module\.)?(language_model\.|(?=(embedding|encoder)\.))")
+_IN_MODEL = re.compile(r"(module\.|model\.)?(language_model\.|(?=(embedding|encoder)\.))")
+_COMPUTED = "rotary_pos_emb.inv_freq"
 _MAX_NAME = 512
 _SAVE_HINT = "save the checkpoint again with contiguous float32, bfloat16 or float16 tensors"
 _AGAIN = "the file is damaged: get it again"
@@ -88,6 +90,8 @@ def _language_model(root: object, path: Path) -> dict[str, TensorRef]:
     for full_name, tensor in _leaves(root):
         if match := _IN_MODEL.match(full_name):
             name = full_name[match.end() :]
+            if name == _COMPUTED:
+                continue
             if name in named:
                 raise IntegrityError(f"{path} holds two tensors named {name}", hint=_AGAIN)
             named[name] = tensor

@@ -64,6 +64,8 @@ def test_the_upper_levels_are_optional_and_names_may_be_flat(save: Save) -> None
         {"language_model": {"encoder": {"a.b": ones}}},
         {"module": {"language_model": {"encoder": {"a": {"b": ones}}}}},
         {"module": collections.OrderedDict({"language_model.encoder.a.b": ones})},
+        {"model": {"language_model": {"encoder": {"a.b": ones}}}, "args": None},
+        {"language_model.rotary_pos_emb.inv_freq": ones, "language_model.encoder.a.b": ones},
     ):
         assert [entry.name for entry in index_checkpoint(save(state)).tensors] == ["encoder.a.b"]
 
@@ -168,8 +170,9 @@ def test_old_torch_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a torch checkpoint"),
-        (b"<html>404</html>", "not a torch checkpoint"),
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE HTML><html>404</html>", "is a web page"),
+        (b"something else", "not a torch checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n", "LFS pointer"),
     ],
 )
