@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from kit.errors import UsageError
+from kit.serve.heap import trim_heap
 from kit.spark import SparkConfig, SparkForCausalLM
 
 _INT8_KERNEL_INPUTS, _INT8_KERNEL_COLUMNS = 64, 16
@@ -158,6 +159,8 @@ def _kernel_layout(packed: torch.Tensor) -> torch.Tensor:
         rows = slice(start, start + _CPU_BLOCK_ROWS)
         q = unpacked(packed[rows]).to(torch.int32)
         laid_out[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+    del q
+    trim_heap()
     return laid_out
 
 
