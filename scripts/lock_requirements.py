@@ -25,6 +25,8 @@ TARGETS = {
     "torch-cuda12.txt": ["requirements/torch-cuda12.in", "-c=requirements/image.txt", IMAGE],
 }
 CUDA = re.compile(r"(torch|triton|cuda-\w+|nvidia-(?!ml-py)[\w-]+)==")
+# No part of the images: it needs a C compiler to run, which they have not, and takes 0.6 GB.
+LEFT_OUT = "triton=="
 HEADER = "# Written by scripts/lock_requirements.py (make lock); do not edit.\n"
 
 
@@ -48,6 +50,8 @@ def main() -> None:
     """Resolve every target and write its file."""
     for name, arguments in TARGETS.items():
         blocks = resolve(arguments)
+        if IMAGE in arguments:
+            blocks = [block for block in blocks if not block.startswith(LEFT_OUT)]
         cuda = [block for block in blocks if CUDA.match(block)]
         other = [block for block in blocks if not CUDA.match(block)]
         write(name, cuda if name.startswith("torch") else other)
