@@ -134,13 +134,14 @@ class Drift:
 
 def find_drift(rewrite: Rewrite, pristine: Mapping[str, bytes]) -> list[Drift]:
     """The edits of ``rewrite`` that do not fit ``pristine`` (file content by path)."""
-    return [
-        Drift(rewrite.name, file, str(edit), edit.count, found)
-        for file, edits in rewrite.edits.items()
-        for edit in edits
-        if (found := len(edit.matches(pristine[file].decode())) if file in pristine else None)
-        != edit.count
-    ]
+    drift = []
+    for file, edits in rewrite.edits.items():
+        text = pristine[file].decode(errors="replace") if file in pristine else None
+        for edit in edits:
+            found = None if text is None else len(edit.matches(text))
+            if found != edit.count:
+                drift.append(Drift(rewrite.name, file, str(edit), edit.count, found))
+    return drift
 
 
 def apply_rewrites(rewrites: Iterable[Rewrite], pristine: Mapping[str, bytes]) -> dict[str, bytes]:

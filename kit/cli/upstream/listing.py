@@ -46,7 +46,7 @@ def _record(listed: "list[Listed]") -> dict[str, Any]:
                 "group": each.rewrite.group,
                 "why": each.rewrite.why,
                 "retire_when": each.rewrite.retire_when,
-                "files": list(each.rewrite.edits),
+                "files": sorted(each.rewrite.edits),
                 "adds": each.rewrite.adds,
                 "standing": each.standing,
                 "drift": [str(drift) for drift in each.drift],
@@ -70,7 +70,7 @@ def _print(listed: "list[Listed]") -> None:
             console.print(f"\n  {rewrite.name} - {each.standing}")
             for line in (
                 f"why: {rewrite.why}",
-                f"where: {', '.join(rewrite.edits)}",
+                f"where: {', '.join(sorted(rewrite.edits))}",
                 f"retire when: {rewrite.retire_when}",
                 *map(str, each.drift),
             ):

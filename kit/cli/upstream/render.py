@@ -47,7 +47,7 @@ def render(
     rewrites = chosen(groups, names, without)
     pristine, pin = pristine_files(settings, source)
     rendered = make(pristine, rewrites, pin)
-    target = output or rewritten_dir(settings)
+    target = (output or rewritten_dir(settings)).resolve()
     written = write_rendered(rendered, target)
     manifest = rendered.manifest
     if as_json:
@@ -63,7 +63,8 @@ def render(
         )
         return
     print(
-        f"{target} holds commit {manifest.commit} with {len(manifest.rewrites)} rewrites in "
-        f"{len(manifest.changed)} files{'' if written else ', as before'}\n"
-        f"digest {manifest.digest}"
+        f"{target} holds commit {manifest.commit}, rewritten{'' if written else ' as before'}\n"
+        f"  rewrites  {', '.join(manifest.rewrites) or 'none'}\n"
+        f"  files     {len(manifest.changed)} changed or added\n"
+        f"  digest    {manifest.digest}"
     )

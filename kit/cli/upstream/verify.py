@@ -62,7 +62,7 @@ def _print(tree: "Tree", commit: str) -> None:
         about = f": it {tree.outdated}"
     elif tree.manifest is not None:
         count, changed = len(tree.manifest.rewrites), len(tree.manifest.changed)
-        about = f", {count} rewrites in {changed} files, digest {tree.manifest.digest}"
+        about = f", rewrites: {count}, files changed: {changed}, digest {tree.manifest.digest}"
     print(f"{tree.directory}: {tree.state}{about}")
     for line in tree.difference.lines():
         print(f"  {line}")

@@ -5,7 +5,7 @@ from kit.upstream.rewrite import Rewrite, Text
 REWRITE = Rewrite(
     name="no-compression",
     group="portability",
-    why="DeepSpeed dropped this module after 0.19.6; training uses it, generation only imports it",
+    why="deepspeed.compression is gone after 0.19.6, and imported even where nothing is trained",
     retire_when="upstream imports it where it compresses",
     edits={
         "megatron/training.py": (

@@ -7,7 +7,7 @@ _IMPORT = "from megatron.model.vision.knn_monitor import compute_feature_bank"
 REWRITE = Rewrite(
     name="no-vision",
     group="portability",
-    why="they bring in torchvision, which no language model needs",
+    why="training on images is imported by all, and brings in torchvision",
     retire_when="upstream imports them where it trains on images",
     edits={
         "megatron/training.py": (

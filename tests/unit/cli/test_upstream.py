@@ -52,12 +52,12 @@ def test_from_nothing_to_a_rewritten_tree(upstream: Kit, stand_in: StandIn, tmp_
     assert "there already" in upstream("fetch").stdout
     done = upstream("render")
     assert done.returncode == 0
-    assert f"digest {rewrite_digest(select())}" in done.stdout
+    assert f"digest    {rewrite_digest(select())}" in done.stdout
     assert "as before" in upstream("render").stdout
     done = upstream("verify")
     assert done.returncode == 0
     assert f"{tree}/pristine: pristine, commit {stand_in.commit}" in done.stdout
-    assert f"{tree}/rewritten: rewritten, {len(select())} rewrites" in done.stdout
+    assert f"{tree}/rewritten: rewritten, rewrites: {len(select())}, " in done.stdout
 
 
 def test_in_one_step_as_an_image_is_built(upstream: Kit, stand_in: StandIn, tmp_path: Path) -> None:
@@ -73,6 +73,19 @@ def test_in_one_step_as_an_image_is_built(upstream: Kit, stand_in: StandIn, tmp_
     assert done.returncode == 0
     (tree,) = json.loads(done.stdout)["trees"]
     assert (tree["state"], tree["digest"]) == ("rewritten", record["digest"])
+
+
+def test_into_the_folder_where_one_is(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upstream: Kit
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    checkout = str(Path(__file__).parents[3])
+    done = upstream(
+        "render", "--from", str(stand_in.repository), "--output", ".", PYTHONPATH=checkout
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "here" / MEGATRON).is_dir()
 
 
 def test_drift_ends_with_4_and_names_the_file(upstream: Kit, tmp_path: Path) -> None:

@@ -166,6 +166,11 @@ def test_every_drift_is_named_with_rewrite_file_and_counts():
     assert caught.value.exit_code == 4
 
 
+def test_a_drifted_file_need_not_be_text():
+    (drift,) = find_drift(rewrite(a=(Text("x", "y"),)), {"a.py": b"\xff\x00"})
+    assert drift.found == 0
+
+
 def test_a_long_text_is_named_by_its_start():
     (drift,) = find_drift(rewrite(a=(Text("word\n" * 50, ""),)), {"a.py": b""})
     assert len(drift.edit) < 70
