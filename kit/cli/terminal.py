@@ -1,22 +1,14 @@
 """How progress is shown: live on a terminal, plain lines where the output is piped."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.status import Status
 from rich.text import Text
 
 _STEPS = 4
+_SPINNER_COLUMNS = 3
 
 
 class Terminal:
@@ -48,19 +40,14 @@ class Terminal:
         text = f"{phase} {fraction:.0%}" if fraction else phase
         if self._console.is_interactive:
             self._status = self._status or self._live.enter_context(self._console.status(""))
-            self._status.update(Text(text))
+            self._status.update(Text(text[: self._console.width - _SPINNER_COLUMNS]))
             return
         step = (phase, int((fraction or 0.0) * _STEPS))
         if step != self._shown:
             self._shown = step
             self.say(text)
 
-    def bytes_progress(self, phase: str) -> Callable[[int, int], None]:
-        """A function to call with (bytes done, bytes in all): a bar with rate and time left."""
-        if not self._console.is_interactive:
-            return lambda done, total: self.progress(phase, done / max(total, 1))
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True))
-        more = (TransferSpeedColumn(), TimeRemainingColumn())
-        bar = self._live.enter_context(Progress(*columns, *more, console=self._console))
-        task = bar.add_task(phase, total=None)
-        return lambda done, total: bar.update(task, completed=done, total=total)
+    def pause(self) -> None:
+        """Take what moves off the screen, so that a question can be asked."""
+        self._live.close()
+        self._status = None

@@ -36,7 +36,7 @@ class TransferView:
             disable=not self._console.is_interactive,
         )
         self._task: TaskID | None = None
-        self._first = (0.0, 0)
+        self._first = (0.0, 0)  # what an earlier run has left is no part of this one's rate
         self._shown_at = 0.0
 
     def __enter__(self) -> "TransferView":
@@ -62,9 +62,10 @@ class TransferView:
     def _progress(self, done_bytes: int, total_bytes: int) -> None:
         now = time.monotonic()
         if self._task is None:
-            # What an earlier run has left is no part of this one's rate.
             self._task = self._bar.add_task(self._phase, total=None, completed=done_bytes)
             self._first, self._shown_at = (now, done_bytes), now
+        elif done_bytes < self._first[1]:
+            self._first = (now, done_bytes)  # it had to start over
         self._bar.update(self._task, completed=done_bytes, total=total_bytes or None)
         if self._bar.disable and (now - self._shown_at >= _LINE_S or done_bytes == total_bytes):
             self._shown_at = now

@@ -43,13 +43,25 @@ def verify_all(data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
         EnvironmentNotReady: there is nothing.
     """
     locked = layers.read_layers(data_dir).weights
+    sets = {
+        directory: files
+        for name, files in locked.items()
+        if (directory := checkpoint_dir(data_dir, name)).is_dir()
+    }
+    conversions = find_conversions(data_dir)
+    sizes = {
+        path: sum(entry.size_bytes for entry in files.values()) for path, files in sets.items()
+    }
+    sizes |= {path: sum(record.files.values()) for path, record in conversions.items()}
     results: list[Checked] = []
-    for name, files in locked.items():
-        directory = checkpoint_dir(data_dir, name)
-        if directory.is_dir():
-            results += verify_set(directory, files, watch.progress)
-    for directory, record in find_conversions(data_dir).items():
-        results += verify_conversion(directory, record, watch.progress)
+    done = 0
+    for directory, size_bytes in sizes.items():
+        progress = watch.part(done, sum(sizes.values())).progress
+        if directory in sets:
+            results += verify_set(directory, sets[directory], progress)
+        else:
+            results += verify_conversion(directory, conversions[directory], progress)
+        done += size_bytes
     if not results:
         raise EnvironmentNotReady(
             f"there are no weights in {data_dir}", hint="kit weights fetch gets some"

@@ -28,7 +28,7 @@ def place(
     source, target = source.resolve(), directory / file
     target.parent.mkdir(parents=True, exist_ok=True)
     if link and source.stat().st_size >= LINK_FROM_BYTES and _same_disk(source, target.parent):
-        arrived = _link(source, target, expected)
+        arrived = _link(source, target, expected, watch)
     else:
         arrived = copy_file(source, target, expected, watch=watch)
     folder.remember(directory, file, arrived.sha256)
@@ -36,8 +36,8 @@ def place(
     return arrived
 
 
-def _link(source: Path, target: Path, expected: Expected) -> Arrived:
-    size_bytes, found = source.stat().st_size, sha256_file(source)
+def _link(source: Path, target: Path, expected: Expected, watch: Watch) -> Arrived:
+    size_bytes, found = source.stat().st_size, sha256_file(source, watch.progress)
     if expected.sha256 not in (None, found):
         raise IntegrityError(
             f"{source} has sha256 {found}, {expected.sha256} is expected",

@@ -60,9 +60,11 @@ def take_in(
             f"no weights are recognised in {', '.join(map(str, paths))}",
             hint="say which they are with --as NAME; kit weights list shows names and files",
         )
+    sizes = [sum(path.stat().st_size for path in found[each.name].values()) for each in sets]
+    whole = watch or Watch()
     return tuple(
-        _take_set(weights, found[weights.name], data_dir, link, watch or Watch())
-        for weights in sets
+        _take_set(each, found[each.name], data_dir, link, whole.part(sum(sizes[:i]), sum(sizes)))
+        for i, each in enumerate(sets)
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from kit.errors import IntegrityError
 from kit.lock import LockedFile
 from kit.units import MIB
 from kit.weights import folder
-from kit.weights.digest import sha256_file
+from kit.weights.digest import Progress, sha256_file
 from kit.weights.record import RECORD_NAME, ConversionRecord
+from kit.weights.transfer import Watch
 
-Progress = Callable[[int, int], None]
 _CHUNK_BYTES = 4 * MIB
 
 
@@ -35,8 +35,10 @@ def verify_set(
     """Read a set's files and compare size and sha256 with the lock."""
     total = sum(entry.size_bytes for entry in locked.values())
     done, results = 0, []
+    progress(done, total)
     for file, entry in locked.items():
-        results.append(_verify_file(directory, file, entry))
+        part = Watch(progress).part(done, total).progress
+        results.append(_verify_file(directory, file, entry, part))
         done += entry.size_bytes
         progress(done, total)
     return tuple(results)
@@ -49,11 +51,13 @@ def verify_conversion(
     results = [_verify_support(directory, file, sha) for file, sha in record.support.items()]
     missing = set(record.tensors)
     total, done = sum(record.files.values()), 0
+    progress(done, total)
     for file, size_bytes in record.files.items():
         path = directory / file
         problem = _size_problem(path, size_bytes)
         if problem is None and file.endswith(".safetensors"):
-            problem = _tensors_problem(path, record.tensors, missing)
+            part = Watch(progress).part(done, total).progress
+            problem = _tensors_problem(path, record.tensors, missing, part)
         results.append(Checked(path, size_bytes, problem))
         done += size_bytes
         progress(done, total)
@@ -74,11 +78,11 @@ def require_sound(results: tuple[Checked, ...], remedy: str) -> None:
         raise IntegrityError("\n       ".join(problems), hint=remedy)
 
 
-def _verify_file(directory: Path, file: str, entry: LockedFile) -> Checked:
+def _verify_file(directory: Path, file: str, entry: LockedFile, progress: Progress) -> Checked:
     path = directory / file
     problem = _size_problem(path, entry.size_bytes)
     if problem is None:
-        found = sha256_file(path)
+        found = sha256_file(path, progress)
         if found == entry.sha256:
             folder.remember(directory, file, found)
             return Checked(path, entry.size_bytes)
@@ -103,7 +107,9 @@ def _size_problem(path: Path, size_bytes: int) -> str | None:
     return None if found == size_bytes else f"has {found} bytes, {size_bytes} expected"
 
 
-def _tensors_problem(path: Path, tensors: Mapping[str, str], missing: set[str]) -> str | None:
+def _tensors_problem(
+    path: Path, tensors: Mapping[str, str], missing: set[str], progress: Progress
+) -> str | None:
     """What is wrong with a safetensors file; takes the tensors it holds out of ``missing``."""
     try:
         for name, extent in _extents(path):
@@ -114,6 +120,7 @@ def _tensors_problem(path: Path, tensors: Mapping[str, str], missing: set[str]) 
             if found != expected:
                 return f"has other bytes in {name}: blake3 {found}, {expected} expected"
             missing.discard(name)
+            progress(extent.stop, extent.stop)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"has a damaged header ({error})"
     return None

@@ -82,7 +82,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
-    from kit.cli.terminal import Terminal
+    from kit.cli.transfer import TransferView
     from kit.settings import Settings
     from kit.weights.convert import convert_checkpoint
     from kit.weights.folder import checked_digest
@@ -90,7 +90,7 @@ def convert(
 
     if verify:
         require_provable(precision, lora)
-    with Terminal() as terminal:
+    with TransferView("converting") as view:
         record = convert_checkpoint(
             source,
             output,
@@ -103,12 +103,12 @@ def convert(
             overwrite=overwrite,
             allow_nonfinite=allow_nonfinite,
             known=partial(checked_digest, Settings.from_environ().data_dir),
-            progress=terminal.bytes_progress("converting"),
+            progress=view.watch().progress,
         )
     proven = None
     if verify:
-        with Terminal() as terminal:
-            proven = prove_conversion(source, output, terminal.bytes_progress("comparing"))
+        with TransferView("comparing") as view:
+            proven = prove_conversion(source, output, view.watch().progress)
     _report(source, output, record, proven, as_json)
 
 

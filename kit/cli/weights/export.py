@@ -26,18 +26,18 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="What was written, on stdout.")] = False,
 ) -> None:
     """Write a converted directory as checkpoint shards that upstream's own code loads."""
-    from kit.cli.terminal import Terminal
+    from kit.cli.transfer import TransferView
     from kit.units import format_gib
     from kit.weights.upstream_export import export_upstream
 
-    with Terminal() as terminal:
+    with TransferView("exporting") as view:
         exported = export_upstream(
             directory,
             output,
             ranks=ranks,
             precision=precision,
             overwrite=overwrite,
-            progress=terminal.bytes_progress("exporting"),
+            progress=view.watch().progress,
         )
     if as_json:
         print(json.dumps({"output": str(output), **asdict(exported)}, ensure_ascii=False, indent=2))
@@ -46,4 +46,7 @@ def export(
         shards = "shard" if ranks == 1 else "shards"
         print(f"{output} holds {ranks} {shards}: {size} in {precision}")
     if exported.nonfinite_count:
-        print(f"warning: {exported.nonfinite_count} weights are not finite", file=sys.stderr)
+        print(
+            f"warning: {exported.nonfinite_count} weights are infinite or NaN in {precision}",
+            file=sys.stderr,
+        )

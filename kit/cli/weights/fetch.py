@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kit.cli.weights.next_step import conversion_command
+
 if TYPE_CHECKING:
     from kit.settings import Settings
     from kit.weights.fetch import Fetched
@@ -134,16 +136,11 @@ def _report(
     fetched: "Fetched", made: Path | None, settings: "Settings", precision: "Precision"
 ) -> None:
     from kit.units import format_gib
-    from kit.weights.catalogue import read_catalogue
-    from kit.weights.folder import converted_dir
 
     size = format_gib(sum(locked.size_bytes for locked in fetched.files.values()))
     origin = f"from {fetched.source}" if fetched.source else "there already"
     print(f"{fetched.directory} holds {fetched.name}: {size}, checked, {origin}")
-    weights = read_catalogue(settings.weights_catalogue).weights.get(fetched.name)
     if made is not None:
         print(f"{made} holds the model in {precision}\nserve it: kit up --model {made}")
-    elif weights is not None and weights.checkpoint is not None:
-        checkpoint = fetched.directory / weights.checkpoint
-        output = converted_dir(settings.data_dir, fetched.name, precision)
-        print(f"convert it: kit weights convert {checkpoint} {output}")
+    elif command := conversion_command(fetched.name, fetched.directory, settings, precision):
+        print(f"convert it: {command}")

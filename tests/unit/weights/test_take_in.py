@@ -10,6 +10,7 @@ from kit.weights.catalogue import Catalogue, read_catalogue
 from kit.weights.folder import checkpoint_dir, known_digest
 from kit.weights.layers import read_layers, record
 from kit.weights.take_in import take_in
+from kit.weights.transfer import Watch
 
 CATALOGUE: Catalogue = read_catalogue()
 BIG = os.urandom((1 << 20) + 1)
@@ -29,6 +30,16 @@ UPSTREAM = (
     "Tokenizer/tokenizer.model",
     "Tokenizer/tokenizer.vocab",
 )
+
+
+def test_progress_counts_all_sets_together(tmp_path: Path) -> None:
+    usb, seen = put(tmp_path / "usb", *UPSTREAM), []
+    watch = Watch(lambda *done: seen.append(done))
+    take_in([usb], CATALOGUE, tmp_path / "data", watch=watch)
+    total = len(BIG) + 4 * len(b"small")
+    assert seen == sorted(seen)
+    assert {of for _, of in seen} == {total}
+    assert seen[-1] == (total, total)
 
 
 def test_upstreams_layout_is_recognised_and_linked(tmp_path: Path) -> None:
