@@ -30,18 +30,16 @@ _PROBLEMS = (Status.ERROR, Status.WARN, Status.FAIL)  # the worst is read last, 
 
 
 def print_text(report: Report) -> None:
-    """A line for each check, then each problem with its evidence and remedy, then the counts."""
+    """A line for each check that ran, then each problem with evidence and remedy, then counts."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    blocked: dict[str, list[str]] = {}
     for result in report.results:
-        word, style = _WORDS[result.finding.status]
-        indent = _STATUS + _ID + 4
-        first, *rest = _wrapped(result.finding.summary, _WIDTH - indent)
-        line = Text.assemble((f"{word:<{_STATUS}}", style), f"  {result.check.id:<{_ID}}  ", first)
-        if result.finding.status is Status.SKIP:
-            line.stylize("dim")
-        console.print(line)
-        for more in rest:
-            console.print(" " * indent + more)
+        if result.cause is None:
+            _print_line(console, result.finding.status, result.check.id, result.finding.summary)
+        else:
+            blocked.setdefault(result.cause, []).append(result.check.id)
+    for cause, names in blocked.items():
+        _print_line(console, Status.SKIP, f"needs {cause}", ", ".join(names))
     for status in _PROBLEMS:
         for result in report.results:
             if result.finding.status is status:
@@ -93,6 +91,18 @@ def counted(report: Report) -> str:
     return ", ".join(parts)
 
 
+def _print_line(console: Console, status: Status, name: str, text: str) -> None:
+    word, style = _WORDS[status]
+    indent = _STATUS + _ID + 4
+    first, *rest = _wrapped(text, _WIDTH - indent)
+    line = Text.assemble((f"{word:<{_STATUS}}", style), f"  {name:<{_ID}}  ", first)
+    for more in rest:
+        line.append("\n" + " " * indent + more)
+    if status is Status.SKIP:
+        line.stylize("dim")
+    console.print(line)
+
+
 def _print_problem(console: Console, result: Result) -> None:
     word, style = _WORDS[result.finding.status]
     first, *rest = _wrapped(f"{result.check.id}: {result.finding.summary}", _WIDTH - _STATUS - 2)
@@ -124,6 +134,7 @@ def _finding(result: Result) -> dict[str, Any]:
         "title": result.check.title,
         "status": finding.status.value,
         "summary": finding.summary,
+        "cause": result.cause,
         "evidence": [asdict(seen) for seen in finding.evidence],
         "remedy": finding.remedy,
     }

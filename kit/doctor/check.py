@@ -56,10 +56,15 @@ def known(fact: T | Unavailable) -> T:
 
 @dataclass(frozen=True)
 class Result:
-    """A check and what it found."""
+    """A check and what it found.
+
+    Attributes:
+        cause: id of the check that had to pass for this one; None: it was not in the way.
+    """
 
     check: Check
     finding: Finding
+    cause: str | None = None
 
 
 def run(checks: Sequence[Check], facts: Facts, skip: Collection[str] = ()) -> tuple[Result, ...]:
@@ -80,7 +85,7 @@ def run(checks: Sequence[Check], facts: Facts, skip: Collection[str] = ()) -> tu
             finding = _judge(each, facts)
         if finding.status is not Status.PASS and each.id not in skip:
             causes[each.id] = blocked or each.id
-        results[each.id] = Result(each, finding)
+        results[each.id] = Result(each, finding, None if each.id in skip else blocked)
     return tuple(results.values())
 
 

@@ -22,7 +22,7 @@ def present(facts: Facts) -> Finding:
     if not isinstance(facts.serving, Unavailable) and facts.serving.runtime == "container":
         return failure(f"there is no image {image.wanted}", seen, remedy=_BUILD)
     if not isinstance(facts.nvidia, Nvidia):
-        return skipped("no image is here; only a container would need one")
+        return skipped(f"{image.wanted} is not built; only a container needs it")
     return warning(f"there is no image {image.wanted} yet", seen, remedy=_BUILD)
 
 

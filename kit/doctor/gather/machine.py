@@ -13,7 +13,7 @@ ROOT = Path("/")
 _NVIDIA = "0x10de"
 _DISPLAY = "0x03"
 """Vendor, and beginning of the class, in PCI's configuration space: GPUs with or without video."""
-_MODULE = re.compile(r"Module\D* (\d+\.\d+(?:\.\d+)?) ")
+_MODULE = re.compile(r"Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 
 
 def look(root: Path = ROOT) -> Machine:

@@ -124,7 +124,10 @@ def _ahead(headers: Mapping[str, str], middle: float) -> float | Unavailable:
 
 def _without_secrets(url: str) -> str:
     """Scheme, host and path: a URL may carry a password or a signature."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is none"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
 

@@ -1,0 +1,182 @@
+"""``docker info`` as engines print it, cut to what is read."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from kit.doctor.facts import Docker
+from kit.doctor.gather import compose, docker, probe
+from kit.doctor.gather.docker import NoDocker, describe
+from kit.memory.unavailable import Unavailable
+
+DEBIAN = {
+    "CgroupDriver": "cgroupfs",
+    "CgroupVersion": "1",
+    "IndexServerAddress": "https://index.example/v1/",
+    "RegistryConfig": {"Mirrors": []},
+    "DockerRootDir": "/var/lib/docker",
+    "ServerVersion": "20.10.24+dfsg1",
+    "Runtimes": {"runc": {"path": "runc"}, "io.containerd.runc.v2": {"path": "runc"}},
+    "SecurityOptions": ["name=seccomp,profile=default"],
+    "CDISpecDirs": None,
+}
+
+
+def test_an_ordinary_engine():
+    assert describe(DEBIAN, {}, "/usr/bin/docker") == Docker(
+        version="20.10.24+dfsg1",
+        cgroup_driver="cgroupfs",
+        root=Path("/var/lib/docker"),
+        runtimes=("io.containerd.runc.v2", "runc"),
+        registries=("https://index.example/v1/",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "environ", "expected"),
+    [
+        ({"SecurityOptions": ["name=rootless", "name=cgroupns"]}, {}, {"rootless": True}),
+        ({"DockerRootDir": "/var/snap/docker/common/var-lib-docker"}, {}, {"snap": True}),
+        ({}, {"DOCKER_HOST": "tcp://10.0.0.7:2376"}, {"remote": True}),
+        ({}, {"DOCKER_HOST": "ssh://gpu.example"}, {"remote": True}),
+        ({}, {"DOCKER_HOST": "unix:///run/user/1000/docker.sock"}, {"remote": False}),
+        ({"CDISpecDirs": ["/etc/cdi"]}, {}, {"cdi_folders": (Path("/etc/cdi"),)}),
+        (
+            {"RegistryConfig": {"Mirrors": ["https://mirror.example/"]}},
+            {},
+            {"registries": ("https://mirror.example/", "https://index.example/v1/")},
+        ),
+        ({"SecurityOptions": None, "Runtimes": None, "RegistryConfig": None}, {}, {"runtimes": ()}),
+    ],
+)
+def test_other_engines(changes, environ, expected):
+    found = describe({**DEBIAN, **changes}, environ, "/usr/bin/docker")
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Put a program on a PATH of its own; returns the environment."""
+
+    def make(name: str, script: str) -> dict[str, str]:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("script", "cause", "reason"),
+    [
+        (
+            "echo 'Cannot connect to the Docker daemon at unix:///x. Is the docker daemon "
+            "running?' >&2; exit 1",
+            "silent",
+            "Cannot connect to the Docker daemon",
+        ),
+        (
+            'echo \'{"ServerVersion": "", "ServerErrors": ["permission denied while trying to '
+            "connect to the Docker daemon socket\"]}'; exit 1",
+            "no permission",
+            "permission denied",
+        ),
+        ("echo nonsense; exit 3", "failed", "exit code 3, without a word"),
+        ("echo '{}'", "failed", "exit code 0"),
+    ],
+)
+def test_why_no_engine_answers(program, script, cause, reason):
+    found = docker.look(program("docker", script))
+    assert isinstance(found, NoDocker)
+    assert (found.cause, reason in found.reason) == (cause, True)
+
+
+def test_an_engine_that_hangs(program, monkeypatch):
+    monkeypatch.setattr(docker, "SECONDS", 0.1)
+    found = docker.look(program("docker", "exec sleep 60"))
+    assert (found.cause, found.reason) == (
+        "silent",
+        "docker info --format did not end within 0.1 s",
+    )
+
+
+def test_no_docker_command(tmp_path):
+    found = docker.look({"PATH": str(tmp_path)})
+    assert (found.cause, found.reason) == ("absent", "the docker command is not installed")
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "command", "version"),
+    [
+        ("docker", "echo 2.36.2", ("docker", "compose"), (2, 36, 2)),
+        ("docker", "echo v2.17.3-desktop.1", ("docker", "compose"), (2, 17, 3)),
+        ("docker-compose", "echo 1.29.2", ("docker-compose",), (1, 29, 2)),
+    ],
+)
+def test_compose(program, tmp_path, name, script, command, version):
+    environ = {**program(name, script), "PATH": str(tmp_path)}
+    found = compose.look(environ)
+    assert (found.command, found.version) == (command, version)
+
+
+def test_no_compose(program, tmp_path):
+    environ = {
+        **program("docker", "echo 'unknown command: compose' >&2; exit 1"),
+        "PATH": str(tmp_path),
+    }
+    assert isinstance(compose.look(environ), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("images", "chosen"),
+    [
+        (
+            ("alpine:3", "debian:12", "nvidia/cuda:12.8.1-base-ubuntu24.04"),
+            "nvidia/cuda:12.8.1-base-ubuntu24.04",
+        ),
+        (("debian:12", "spark-kit:1"), "spark-kit:1"),
+        (("spark-kit:<none>", "debian:12"), "debian:12"),
+        (("alpine:3",), None),
+        ((), None),
+    ],
+)
+def test_image_for_the_probe(images, chosen):
+    assert probe.choose(images) == chosen
+
+
+ANSWERS = """case "$*" in
+  "image ls"*) echo debian:12 ;;
+  run*) echo "$*" > {log}; printf 'GPU-aaaa\\nMIG-bbbb\\nnonsense\\n' ;;
+esac"""
+
+
+def test_the_probe_asks_for_all_gpus_and_leaves_nothing(program, tmp_path):
+    log = tmp_path / "log"
+    found = probe.look(program("docker", ANSWERS.format(log=log)))
+    assert (found.image, found.exit_code, found.gpus) == ("debian:12", 0, ("GPU-aaaa", "MIG-bbbb"))
+    words = log.read_text().split()
+    assert words[:3] == ["run", "--name", f"kit-doctor-{os.getpid()}"]
+    for option in ("--rm", "--pull never", "--network none", "--gpus all"):
+        assert option in log.read_text()
+    assert found.command.startswith("docker run --rm --pull never")
+
+
+def test_a_probe_that_does_not_end_is_removed(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "SECONDS", 1.0)
+    script = f"""case "$*" in
+      "image ls"*) echo debian:12 ;;
+      run*) exec sleep 60 ;;
+      rm*) echo "$*" > {tmp_path}/log ;;
+    esac"""
+    with pytest.raises(TimeoutError):
+        probe.look(program("docker", script))
+    assert (tmp_path / "log").read_text() == f"rm --force kit-doctor-{os.getpid()}\n"
+
+
+def test_without_an_image_nothing_is_started(program):
+    found = probe.look(program("docker", "exit 0"))
+    assert (found.image, found.gpus) == (None, ())
+    assert " IMAGE " in found.command

@@ -1,0 +1,233 @@
+"""Adapters that look into the kit's own folders."""
+
+import os
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from kit.doctor.facts import Docker, Facts, Image, UpstreamTree
+from kit.doctor.gather import clock, disk, interpreter, memory, serving, upstream, weights
+from kit.doctor.request import Decided, Request, read_settings
+from kit.errors import EnvironmentNotReady, UsageError
+from kit.lock import LockedFile
+from kit.memory.nvml import Nvidia
+from kit.memory.plan import Pool
+from kit.memory.torch_build import CPU_BUILD
+from kit.memory.unavailable import Unavailable
+from kit.settings import Settings
+from kit.units import GIB
+from kit.upstream.fetch import fetch
+from kit.upstream.render import render, write_rendered
+from kit.upstream.selection import select
+from kit.upstream.tree import pinned, read_pristine, rewritten_dir
+from kit.weights import layers
+from kit.weights.folder import checkpoint_dir
+from tests.unit.doctor.machines import GPU, plan
+from tests.upstream_tree import make_stand_in
+
+
+@pytest.fixture
+def request_(tmp_path):
+    return Request(Settings(tmp_path / "data", tmp_path / "state"), environ={})
+
+
+ON_GPU = Facts(nvidia=Nvidia("580.65.06", (13, 0), (GPU,)))
+
+
+def test_settings_that_can_be_understood():
+    settings, problem = read_settings({"HOME": "/h", "KIT_PORT": "9000"})
+    assert (settings.port, settings.data_dir, problem) == (
+        9000,
+        Path("/h/.local/share/spark-kit"),
+        None,
+    )
+
+
+def test_one_that_cannot_leaves_the_folders_as_they_are():
+    environ = {"HOME": "/h", "KIT_DATA_DIR": "/d", "KIT_PORT": "9000", "KIT_MAX_VRAM": "24G"}
+    settings, problem = read_settings(environ)
+    assert isinstance(problem, UsageError)
+    assert (settings.data_dir, settings.port) == (Path("/d"), 8000)
+
+
+def test_memory_here():
+    found = memory.look()
+    assert found.total_bytes > GIB // 2
+    assert found.shm_free_bytes
+    assert found.address_space_bytes is None or found.address_space_bytes > 0
+
+
+def test_interpreter_here():
+    found = interpreter.look()
+    assert found.version >= (3, 11)
+    assert found.lacking is None or found.lacking.hint
+
+
+def test_what_is_missing_is_said_as_kit_serve_says_it(monkeypatch):
+    import kit.stack.packages
+
+    monkeypatch.setattr(kit.stack.packages, "NATIVE_PACKAGES", ("no_such_package",))
+    lacking = interpreter.look().lacking
+    assert lacking is not None
+    assert lacking.message.endswith("not installed: no_such_package")
+
+
+def test_clock_is_past_the_kits_own_files(request_):
+    found = clock.look(request_)
+    assert found.not_before < found.now
+    assert found.because == "the kit's files were written here then"
+
+
+def test_clock_is_past_the_locks_dates(request_):
+    entry = LockedFile(1, "0" * 64, "observed", "https://x.example", "2999-01-02")
+    layers.record(request_.settings.data_dir, "chat", {"a": entry})
+    found = clock.look(request_)
+    assert found.not_before == datetime(2999, 1, 2, tzinfo=UTC)
+    assert found.because == "the lock has chat since then"
+
+
+def test_disk_of_a_fresh_machine(request_):
+    found = disk.look(request_, Facts(docker=Docker("28", root=Path("/"))))
+    assert sum(room.need_bytes for room in found.weights) == pytest.approx(79.9e9, rel=0.01)
+    assert all(room.limit == "disk" for room in found.weights)
+    assert found.docker.need_bytes == disk.IMAGE_BYTES
+    assert found.unwritable == ()
+    assert not request_.settings.data_dir.exists()
+
+
+def test_what_has_arrived_needs_no_more_room(request_):
+    folder = checkpoint_dir(request_.settings.data_dir, serving.CHAT)
+    folder.mkdir(parents=True)
+    with (folder / "mp_rank_00_model_states.pt").open("wb") as file:
+        file.truncate(50 * 10**9)  # sparse: takes no room itself
+    left = sum(room.need_bytes for room in disk.look(request_, Facts()).weights)
+    assert left == pytest.approx(29.9e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(docker=Docker("28"), image=Image("spark-kit:1", True)), None),
+        (Facts(docker=Docker("28", remote=True)), Unavailable("the engine is on another machine")),
+        (
+            Facts(docker=Docker("28", root=Path("/no/such/folder"))),
+            Unavailable("/no/such/folder: No such file or directory"),
+        ),
+        (Facts(), Unavailable("it was not asked for")),
+    ],
+)
+def test_room_for_the_image(request_, facts, expected):
+    assert disk.look(request_, facts).docker == expected
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere but to /proc")
+def test_a_folder_without_permission(request_, tmp_path):
+    tmp_path.chmod(0o500)
+    assert [path for path, _ in disk.look(request_, Facts()).unwritable]
+
+
+def test_a_folder_that_cannot_be_written_to(request_):
+    settings = replace(request_.settings, data_dir=Path("/proc/spark-kit"))
+    found = disk.look(replace(request_, settings=settings), Facts())
+    assert [path for path, _ in found.unwritable] == [Path("/proc/spark-kit")]
+
+
+def test_an_empty_data_folder(request_):
+    found = weights.look(request_)
+    assert (found.converted, found.damaged, found.unfinished) == ((), (), ())
+    assert (found.lock_problem, found.demo_problem) == (None, None)
+
+
+def test_a_damaged_lock(request_):
+    request_.settings.data_dir.mkdir()
+    (request_.settings.data_dir / "kit.lock").write_text("{")
+    assert "is missing or damaged" in weights.look(request_).lock_problem
+
+
+def test_a_download_that_was_not_finished(request_):
+    folder = checkpoint_dir(request_.settings.data_dir, serving.CHAT) / "Tokenizer"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.model").write_bytes(b"x" * 100)
+    ((name, here, _),) = weights.look(request_).unfinished
+    assert (name, here) == (serving.CHAT, 100)
+
+
+def test_a_damaged_demo(request_, monkeypatch, tmp_path):
+    copy = tmp_path / "demo"
+    shutil.copytree(weights.bundled("demo"), copy)
+    (copy / "config.json").write_text("{}")
+    lock = weights.bundled("kit.lock")
+    monkeypatch.setattr(weights, "bundled", lambda name: copy if name == "demo" else lock)
+    assert "config.json has 2 bytes" in weights.look(request_).demo_problem
+
+
+def test_the_demo_is_served_without_a_gpu(request_):
+    found = serving.look(request_, Facts())
+    assert (found.name, found.real, found.gpu) == ("demo", False, None)
+    assert 0 < found.plan.peak_bytes(Pool.HOST) < 2 * GIB
+    assert found.rooms[0].limit == "ram"
+
+
+def test_the_catalogues_chat_model_on_a_gpu(request_):
+    found = serving.look(request_, ON_GPU)
+    assert (found.name, found.known_by) == ("spark-13b-chat in bf16", "the catalogue")
+    assert found.real
+    assert 24 * GIB < found.plan.peak_bytes(Pool.DEVICE) < 32 * GIB
+    vram = [room for room in found.rooms if room.limit == "vram"]
+    assert vram[0].free_bytes == GPU.free_bytes
+
+
+def test_a_directory_that_is_named(request_, make_model):
+    directory = make_model()
+    for asked in (
+        replace(request_, model=str(directory)),
+        replace(request_, environ={"KIT_MODEL": str(directory)}),
+    ):
+        found = serving.look(asked, ON_GPU)
+        assert (found.name, found.known_by) == (directory.name, str(directory))
+
+
+def test_a_directory_that_is_none(request_, tmp_path):
+    with pytest.raises(EnvironmentNotReady):
+        serving.look(replace(request_, model=str(tmp_path)), Facts())
+
+
+def test_what_has_been_decided(request_):
+    decided = Decided("spark", plan(GPU), CPU_BUILD, GPU, "container")
+    found = serving.look(replace(request_, decided=decided), Facts())
+    assert (found.name, found.gpu, found.runtime) == ("spark", GPU, "container")
+    assert found.plan == plan(GPU)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    return make_stand_in(tmp_path_factory.mktemp("upstream"))
+
+
+def test_upstream(request_, stand_in):
+    settings = replace(
+        request_.settings,
+        upstream_mirror=str(stand_in.repository),
+        upstream_lock=stand_in.lock_path,
+    )
+    asked = replace(request_, settings=settings)
+    path = rewritten_dir(settings)
+    assert upstream.look(asked) == UpstreamTree(path, "absent")
+    fetch(settings, None, lambda text: None)
+    rendered = render(read_pristine(settings), select(), pinned(settings))
+    write_rendered(rendered, path)
+    assert upstream.look(asked).state == "rewritten"
+    next(path.rglob("*.py")).write_text("drifted = True\n")
+    found = upstream.look(asked)
+    assert (found.state, bool(found.problem), bool(found.remedy)) == ("drifted", True, True)
+
+
+def test_an_outdated_tree(request_):
+    path = rewritten_dir(request_.settings)
+    path.mkdir(parents=True)
+    found = upstream.look(request_)
+    assert found.state == "outdated"
+    assert "kit upstream" in found.remedy

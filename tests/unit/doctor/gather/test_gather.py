@@ -1,0 +1,93 @@
+import threading
+
+import pytest
+
+from kit.doctor.gather import Adapter, gather
+from kit.doctor.gather.adapters import ADAPTERS, needed
+from kit.doctor.request import Request
+from kit.errors import EnvironmentNotReady, UsageError
+from kit.memory.unavailable import Unavailable
+from kit.settings import Settings
+
+
+@pytest.fixture
+def request_(tmp_path):
+    return Request(Settings(tmp_path, tmp_path), environ={"A": "b"})
+
+
+def test_facts_are_gathered(request_):
+    facts = gather(request_, [Adapter("torch", lambda request, facts: "seen")])
+    assert facts.torch == "seen"
+    assert facts.docker == Unavailable("it was not asked for")
+    assert facts.environ == {"A": "b"}
+    assert facts.budgets.max_vram_bytes == 30 << 30
+
+
+def test_one_builds_on_others(request_):
+    adapters = [
+        Adapter("disk", lambda request, facts: f"{facts.image} disk", after=("image",)),
+        Adapter("image", lambda request, facts: f"{facts.docker} image", after=("docker",)),
+        Adapter("docker", lambda request, facts: "docker"),
+        Adapter("probe", lambda request, facts: facts.toolkit, after=("toolkit",)),
+    ]
+    facts = gather(request_, adapters)
+    assert facts.disk == "docker image disk"
+    assert facts.probe == Unavailable("it was not asked for")
+
+
+def crash(request, facts):
+    raise RuntimeError("no\n way")
+
+
+def refuse(request, facts):
+    raise EnvironmentNotReady("nothing there", hint="get it")
+
+
+def test_a_look_that_raises_is_unavailable(request_):
+    facts = gather(request_, [Adapter("torch", crash), Adapter("docker", refuse)])
+    assert facts.torch == Unavailable("looking failed (RuntimeError: no way)")
+    assert facts.docker == Unavailable("nothing there")
+
+
+def test_a_look_that_hangs_is_left_behind(request_):
+    release = threading.Event()
+    adapters = [
+        Adapter("torch", lambda request, facts: release.wait(), seconds=0.05),
+        Adapter("docker", lambda request, facts: facts.torch, after=("torch",)),
+    ]
+    facts = gather(request_, adapters)
+    release.set()
+    assert facts.torch == Unavailable("no answer in time")
+    assert facts.docker == Unavailable("no answer in time")
+
+
+def test_what_is_waited_for_is_told(request_):
+    told = []
+    adapters = [
+        Adapter("docker", lambda request, facts: 1),
+        Adapter("image", lambda request, facts: 2, after=("docker",)),
+    ]
+    gather(request_, adapters, lambda waiting: told.append(tuple(waiting)))
+    assert told == [("docker", "image"), ("image",)]
+
+
+def test_a_setting_that_cannot_be_understood(tmp_path):
+    problem = UsageError("not a size", hint="write a unit")
+    facts = gather(Request(Settings(tmp_path, tmp_path), settings_problem=problem), [])
+    assert facts.settings_problem == "not a size"
+
+
+def test_needed_adapters_come_with_what_they_build_on():
+    assert [each.fact for each in needed({"disk"})] == ["nvidia", "docker", "image", "disk"]
+    assert needed({"environ"}) == ()
+    assert needed({each.fact for each in ADAPTERS}) == ADAPTERS
+
+
+def test_adapters_build_on_adapters_without_a_circle():
+    done: set[str] = set()
+    left = list(ADAPTERS)
+    while left:
+        ready = [each for each in left if done.issuperset(each.after)]
+        assert ready, f"a circle among {[each.fact for each in left]}"
+        done |= {each.fact for each in ready}
+        left = [each for each in left if each not in ready]
