@@ -128,7 +128,7 @@ def _remake_rotary(model: nn.Module) -> None:
     """The rotary embedding's frequencies are in no checkpoint: compute them again."""
     for module in model.modules():
         if hasattr(module, "inv_freq_float"):
-            made = type(module)(2 * module.inv_freq.numel())  # type: ignore[operator, union-attr]
+            made = type(module)(2 * module.inv_freq.numel())  # type: ignore[operator]
             module.inv_freq_float, module.inv_freq = made.inv_freq_float, made.inv_freq
 
 

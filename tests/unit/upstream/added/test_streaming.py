@@ -1,0 +1,94 @@
+"""Weights that come one by one into a model without any."""
+
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+
+from kit.upstream.added.streaming import empty_weights, open_weights, stream_weights
+
+
+class RotaryEmbedding(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.inv_freq_float = 1.0 / 10 ** (torch.arange(0, dim, 2).float() / dim)
+        self.register_buffer("inv_freq", self.inv_freq_float)
+
+
+class Model(nn.Module):
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.language_model = nn.Module()
+        self.language_model.encoder = nn.Module()
+        self.language_model.encoder.dense = nn.Linear(300, 200, dtype=dtype)
+        self.language_model.encoder.dense.weight.partition_dim = 1
+        self.language_model.rotary = RotaryEmbedding(8)
+
+
+def checkpoint(path, **tensors):
+    encoder = {"dense.weight": torch.randn(200, 300), "dense.bias": torch.randn(200)} | tensors
+    encoder = {name: tensor for name, tensor in encoder.items() if tensor is not None}
+    torch.save({"module": {"language_model": {"encoder": encoder}}}, path)
+    return encoder
+
+
+def empty(dtype=torch.float32):
+    args, config = Namespace(), SimpleNamespace()
+    with empty_weights(args, config):
+        model = Model(dtype)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    for settings in (args, config):
+        assert settings.use_cpu_initialization
+        assert not settings.perform_initialization
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_weight_arrives_cast(tmp_path, dtype, monkeypatch):
+    monkeypatch.setattr("kit.upstream.added.streaming.PIECE_BYTES", 4096)
+    saved = checkpoint(tmp_path / "shard.pt")
+    model = empty(dtype)
+    stream_weights(model, open_weights(str(tmp_path / "shard.pt"))["module"])
+    dense = model.language_model.encoder.dense
+    assert torch.equal(dense.weight, saved["dense.weight"].to(dtype))
+    assert torch.equal(dense.bias, saved["dense.bias"].to(dtype))
+    assert dense.weight.partition_dim == 1
+    rotary = model.language_model.rotary
+    assert torch.equal(rotary.inv_freq_float, RotaryEmbedding(8).inv_freq_float)
+    assert torch.equal(rotary.inv_freq, rotary.inv_freq_float)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"dense.bias": None}, r"1 tensors are missing \(language_model.encoder.dense.bias\)"),
+        ({"other": torch.ones(1)}, r"1 are left over \(language_model.encoder.other\)"),
+        ({"dense.bias": torch.ones(7)}, r"dense.bias is \[7\], expected \[200\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, tensors, message):
+    checkpoint(tmp_path / "shard.pt", **tensors)
+    state = open_weights(str(tmp_path / "shard.pt"))["module"]
+    with pytest.raises(RuntimeError, match=message):
+        stream_weights(empty(), state)
+
+
+def test_a_tensor_that_nobody_fills_is_named(tmp_path):
+    checkpoint(tmp_path / "shard.pt")
+    model = empty()
+    model.register_buffer("forgotten", torch.empty(1, device="meta"))
+    with pytest.raises(RuntimeError, match="such as forgotten"):
+        stream_weights(model, open_weights(str(tmp_path / "shard.pt"))["module"])
+
+
+def test_more_than_tensors_is_refused(tmp_path):
+    torch.save({"args": Namespace(a=1)}, tmp_path / "shard.pt")
+    with pytest.raises(RuntimeError, match="more than tensors"):
+        open_weights(str(tmp_path / "shard.pt"))
+    torch.save(torch.ones(1), tmp_path / "shard.pt")
+    with pytest.raises(RuntimeError, match="holds a Tensor"):
+        open_weights(str(tmp_path / "shard.pt"))
