@@ -39,8 +39,8 @@ def initialise(script: ModuleType, arguments: Sequence[str], rendezvous: Path) -
         arguments: upstream's command line.
         rendezvous: a file that the ranks share and that no earlier ranks have used.
     """
-    import deepspeed  # type: ignore[import-untyped]
-    from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
 
     initialize_megatron = importlib.import_module("megatron.initialize").initialize_megatron
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
