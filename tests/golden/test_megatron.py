@@ -1,5 +1,6 @@
 """The megatron engine on the real upstream, rewritten: upstream's tokens, by one rank or two."""
 
+import queue
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from golden_runs import greedy_tokens, read_cases
 
+from kit.serve.engine import SamplingParams, Step
 from kit.serve.megatron.engine import MegatronEngine
 from kit.serve.megatron.folder import read_folder
 from tests.shapes import save_shards
@@ -58,3 +60,18 @@ def test_greedy_tokens_are_upstreams(golden, start, precision, ranks):
     engine = start(precision, ranks)
     for case in recorded:
         assert greedy_tokens(engine, case) == case.tokens, case.name
+
+
+def test_scores_are_upstreams(golden, start):
+    """Greedy tokens alone hide small errors; the scores of a prompt's last position do not."""
+    recorded = golden.tensors("logits_fp32.safetensors")
+    engine = start("fp32", 1)
+    params = SamplingParams(max_tokens=1, top_logprobs=20)
+    for name in [name for name in recorded if name.startswith("ids_")]:
+        steps: queue.Queue[Step | Exception] = queue.Queue()
+        engine.submit(recorded[name].tolist(), params, steps.put)
+        step = steps.get(timeout=120)
+        assert isinstance(step, Step), step
+        expected = recorded[name.replace("ids", "logits")][-1].log_softmax(-1)
+        for token, logprob in step.logprobs.top:
+            assert abs(logprob - expected[token].item()) < 1e-4, name
