@@ -11,11 +11,13 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TextIO
 
 from kit.errors import KitError
+from kit.memory.nvml import processes_bytes
 from kit.memory.pagecache import cached_bytes
 from kit.memory.proc import process_memory
 from kit.memory.unavailable import Unavailable
@@ -31,6 +33,9 @@ class Measured:
         seconds: wall time.
         cpu_seconds: the process's own, user and system.
         growth_bytes: peak of its anonymous and shared memory over what it had before the job.
+        device_bytes: peak of what NVML counts for it on all GPUs, its CUDA context included;
+            None where nobody asked.
+        facts: what the process says of the job itself.
         cached_bytes: peak of the page cache of the files under the watched folder.
         other_cpu_seconds: what everything else on the machine used meanwhile.
         steal_seconds: what the hypervisor kept from the machine meanwhile.
@@ -42,26 +47,48 @@ class Measured:
     cached_bytes: int
     other_cpu_seconds: float
     steal_seconds: float
+    device_bytes: int | Unavailable | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_job(job: Callable[[], object]) -> None:
-    """The measured process's side: call it after the imports."""
-    print("ready", flush=True)
+def run_job(
+    job: Callable[[], object],
+    facts: Callable[[], Mapping[str, Any]] = dict,
+    out: TextIO | None = None,
+) -> None:
+    """The measured process's side: call it after the imports.
+
+    Args:
+        job: what is measured.
+        facts: is asked afterwards what there is to say of it.
+        out: where the measuring process listens; None is stdout.
+    """
+    print("ready", file=out, flush=True)
     sys.stdin.readline()
     wall, cpu = time.perf_counter(), time.process_time()
     job()
     took = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    print(json.dumps(took), flush=True)
+    print(json.dumps({**took, "facts": facts()}), file=out, flush=True)
 
 
-def measure(command: Sequence[str], folder: Path) -> Measured:
+def measure(
+    command: Sequence[str],
+    folder: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    watch_device: bool = False,
+) -> Measured:
     """Start ``command``, which calls ``run_job``, and watch it and the files under ``folder``.
+
+    Args:
+        environ: of the process; None: this one's.
+        watch_device: ask NVML for its memory, too.
 
     Raises:
         KitError: the process failed; what it wrote to stderr is shown there.
     """
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
     ) as process:
         assert process.stdin and process.stdout  # noqa: S101  (both are pipes)
         if process.stdout.readline() != "ready\n":
@@ -70,9 +97,12 @@ def measure(command: Sequence[str], folder: Path) -> Measured:
         process.stdin.write("go\n")
         process.stdin.flush()
         peak, cached = before, 0
+        held: list[int | Unavailable] = []
         while not select.select([process.stdout], [], [], SAMPLE_SECONDS)[0]:
             peak = max(peak, _private_bytes(process.pid))
             cached = max(cached, folder_cached_bytes(folder))
+            if watch_device:
+                held.append(processes_bytes({process.pid}))
         answer = process.stdout.readline()
         busy, steal = (now - then for now, then in zip(_machine_seconds(), machine, strict=True))
     if process.returncode or not answer:
@@ -84,6 +114,7 @@ def measure(command: Sequence[str], folder: Path) -> Measured:
         cached_bytes=cached,
         other_cpu_seconds=max(0.0, busy - took["cpu_seconds"]),
         steal_seconds=steal,
+        device_bytes=_highest(held) if watch_device else None,
     )
 
 
@@ -92,6 +123,13 @@ def folder_cached_bytes(folder: Path) -> int:
     paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
     found = (cached_bytes(path) for path in paths)
     return sum(value for value in found if not isinstance(value, Unavailable))
+
+
+def _highest(held: Sequence[int | Unavailable]) -> int | Unavailable:
+    """The peak of the samples that are known; why there is none, where there is none."""
+    if known := [size for size in held if isinstance(size, int)]:
+        return max(known)
+    return next((size for size in held if isinstance(size, Unavailable)), Unavailable("too short"))
 
 
 def _private_bytes(pid: int) -> int:

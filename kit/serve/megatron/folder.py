@@ -49,13 +49,14 @@ class UpstreamFolder:
         )
 
 
-def read_folder(directory: Path) -> UpstreamFolder:
+def read_folder(directory: Path, tokenizer: Path | None = None) -> UpstreamFolder:
     """Find the files and read the shapes; no tensor is read.
 
     Args:
         directory: holds the shards (or is one of them), as downloads and ``kit weights export``
-            leave it; the tokenizer is looked for as ``kit weights convert`` does. Facts that the
-            tensors cannot tell come from a ``config.json`` beside them, else they are the 13B's.
+            leave it. Facts that the tensors cannot tell come from a ``config.json`` beside them,
+            else they are the 13B's.
+        tokenizer: see ``find_tokenizer``; None looks near the checkpoint.
 
     Raises:
         EnvironmentNotReady: checkpoint, a shard, or tokenizer are missing.
@@ -66,7 +67,7 @@ def read_folder(directory: Path) -> UpstreamFolder:
     shards = find_checkpoint(directory)
     if shards[0].name != CHECKPOINT_NAME:
         raise _other_format(shards[0])
-    tokenizer_model = find_tokenizer(None, shards[0])
+    tokenizer_model = find_tokenizer(tokenizer, shards[0])
     model = read_model(shards)
     beside = shards[0].with_name("config.json")
     arguments = read_arguments(beside) if beside.is_file() else {}
