@@ -1,12 +1,18 @@
 """`kit down`, `kit status`, `kit logs` and `kit health`."""
 
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kit.cli.output import print_record
 from kit.cli.wiring import wiring
 from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.memory.unavailable import Unavailable
+    from kit.stack.details import Details
+    from kit.stack.runtime import Running, Runtime
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -19,7 +25,7 @@ def down(context: typer.Context, as_json: Json = False) -> None:
     from kit.stack.stray import stray_server
 
     settings = Settings.from_environ()
-    if wiring(context).local_runtime(settings).stop():
+    if wiring(context).runtime(settings).stop():
         _print(as_json, {"stopped": True}, "stopped")
     elif stray := stray_server(settings.port):
         _print(as_json, {"stopped": False, "stray_pid": stray.pid}, f"not stopped: {stray.text}")
@@ -30,27 +36,19 @@ def down(context: typer.Context, as_json: Json = False) -> None:
 
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
-    from kit.stack.service import base_url
+    from kit.stack.details import details
     from kit.stack.status import status as inspect
 
     settings = Settings.from_environ()
-    runtime = wiring(context).local_runtime(settings)
+    runtime = wiring(context).runtime(settings)
     found = inspect(runtime, settings.port)
     record: dict[str, Any] = {"state": found.state, "detail": found.detail}
-    text = found.detail
+    lines = [found.detail]
     if found.running is not None:
-        spec = found.running.spec
-        record |= {
-            "model": spec.name,
-            "model_dir": str(spec.model_dir),
-            "url": base_url(spec.host, spec.port) + "/v1",
-            "pid": found.running.pid,
-            "started_at": found.running.started_at,
-            "log": str(runtime.log_file),
-        }
-        text += f"\n  model    {spec.name} ({spec.model_dir})"
-        text += f"\n  process  {found.running.pid}\n  log      {runtime.log_file}"
-    _print(as_json, record, text)
+        more = details(runtime, found.running)
+        record |= _record(runtime, found.running, more)
+        lines += [f"  {name:<9}{text}" for name, text in _facts(runtime, found.running, more)]
+    _print(as_json, record, "\n".join(lines))
     raise typer.Exit(found.exit_code)
 
 
@@ -64,7 +62,7 @@ def logs(
     ] = False,
 ) -> None:
     """Print the server's log."""
-    runtime = wiring(context).local_runtime(Settings.from_environ())
+    runtime = wiring(context).runtime(Settings.from_environ())
     for line in runtime.logs(lines, follow=follow):
         print(line, flush=follow)
 
@@ -81,15 +79,85 @@ def health(
 
     Without --host and --port it asks the service that `kit up` started, wherever it listens.
     """
+    from kit.stack import state
     from kit.stack.service import base_url
     from kit.stack.status import health as probe
 
     settings = Settings.from_environ()
-    running = wiring(context).local_runtime(settings).status()
+    running = state.read(settings.state_dir / state.FILE_NAME)
     started = running.spec if running else settings
     found = probe(base_url(host or started.host, port or started.port))
     _print(as_json, {"state": found.state, "detail": found.detail}, found.detail)
     raise typer.Exit(0 if found.state == "ready" else 6)
+
+
+def _record(runtime: "Runtime", running: "Running", more: "Details | None") -> dict[str, Any]:
+    from kit.memory.unavailable import Unavailable
+    from kit.stack.service import base_url
+
+    def known(value: "int | Unavailable | None") -> int | None:
+        return None if isinstance(value, Unavailable) else value
+
+    record = {
+        "runtime": runtime.name,
+        "model": running.spec.name,
+        "model_dir": str(running.spec.model_dir),
+        "engine": running.spec.engine,
+        "url": base_url(running.spec.host, running.spec.port) + "/v1",
+        "where": running.where,
+        "pid": known(running.pid),
+        "started_at": running.started_at,
+        "log": str(runtime.log_file) if runtime.name == "local" else None,
+    }
+    if more is not None:
+        memory = more.memory
+        record |= asdict(more) | {
+            "memory": {
+                "used_bytes": known(memory.used_bytes),
+                "peak_bytes": known(memory.peak_bytes),
+                "limit_bytes": memory.limit_bytes,
+            }
+        }
+    return record
+
+
+def _facts(runtime: "Runtime", running: "Running", more: "Details | None") -> list[tuple[str, str]]:
+    facts = [("model", f"{running.spec.name} ({running.spec.model_dir})")]
+    if more is None:
+        facts.append(("was in", running.where))
+    else:
+        again = f", started again {more.restarts} times" if more.restarts else ""
+        facts.append(("runs in", f"{running.where}, up {_duration(more.uptime_seconds)}{again}"))
+        if more.image is not None:
+            facts.append(("image", more.image))
+            facts.append(("digest", more.digest or "unknown"))
+            facts.append(("rewrites", more.rewrites or "the image does not say"))
+            facts.append(("health", f"{more.health} (the engine's own check)"))
+        facts.append(("memory", _memory(more)))
+    facts.append(("log", str(runtime.log_file) if runtime.name == "local" else "kit logs"))
+    return facts
+
+
+def _memory(more: "Details") -> str:
+    from kit.memory.unavailable import Unavailable
+    from kit.units import format_gib
+
+    def text(value: "int | Unavailable") -> str:
+        return "unknown" if isinstance(value, Unavailable) else format_gib(value)
+
+    memory = more.memory
+    limit = f", limit {format_gib(memory.limit_bytes)}" if memory.limit_bytes else ""
+    return f"{text(memory.used_bytes)} now, {text(memory.peak_bytes)} at its peak{limit}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    days, hours = divmod(minutes // 60, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60:02} min"
 
 
 def _print(as_json: bool, record: dict[str, Any], text: str) -> None:

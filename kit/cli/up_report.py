@@ -14,7 +14,7 @@ from kit.memory.hold import Verdict
 from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
 from kit.stack.model import CONVERT, FETCH, SERVE, WEIGHTS_URL
-from kit.stack.up import UpReport
+from kit.stack.report import UpReport
 from kit.units import format_gib
 
 _INDENT = "  "
@@ -40,7 +40,8 @@ def print_json(report: UpReport) -> None:
         "model_dir": str(report.model.directory),
         "demo": report.model.demo,
         "started": report.started,
-        "pid": report.pid,
+        "where": report.where,
+        "pid": None if isinstance(report.pid, Unavailable) else report.pid,
         "device": report.ready.device,
         "dtype": report.ready.dtype,
         "context_length": report.ready.context_length,
@@ -90,6 +91,7 @@ def _facts(report: UpReport) -> list[tuple[str, str]]:
             f"{ready.dtype} on {ready.device}, {ready.context_length} tokens of context, "
             f"{ready.max_sequences} at once",
         ),
+        ("runs in", report.where),
         ("load", f"{ready.load_seconds:.1f} s ({report.seconds:.1f} s for this command)"),
     ]
     facts += [(verdict.what, _peak(verdict, report)) for verdict in report.verdicts]

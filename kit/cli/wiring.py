@@ -1,4 +1,4 @@
-"""What commands share: settings with the flags applied, and the runtime that they act on."""
+"""What commands share: settings with the flags applied, and the runtimes that they act on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ import typer
 from kit.settings import Settings
 
 if TYPE_CHECKING:
-    from kit.stack.local import LocalRuntime
     from kit.stack.runtime import Runtime, RuntimeName
 
 
@@ -23,16 +22,21 @@ class Wiring:
 
     server_command: Sequence[str] | None = None
 
-    def local_runtime(self, settings: Settings) -> "LocalRuntime":
-        """The runtime that keeps its state in ``settings.state_dir``."""
+    def runtimes(self, settings: Settings) -> "dict[RuntimeName, Runtime]":
+        """Every runtime that `kit up` may choose from. They keep their state in one folder."""
+        from kit.stack.container import ContainerRuntime
         from kit.stack.local import SERVER_COMMAND, LocalRuntime
 
         command = self.server_command or SERVER_COMMAND
-        return LocalRuntime(settings.state_dir, server_command=command)
+        local = LocalRuntime(settings.state_dir, server_command=command)
+        return {"local": local, "container": ContainerRuntime(settings.state_dir)}
 
-    def runtimes(self, settings: Settings) -> "dict[RuntimeName, Runtime]":
-        """Every runtime that `kit up` may choose from."""
-        return {"local": self.local_runtime(settings)}
+    def runtime(self, settings: Settings) -> "Runtime":
+        """The runtime of the service that was started; the local one where none was."""
+        from kit.stack.state import FILE_NAME, read
+
+        state = read(settings.state_dir / FILE_NAME)
+        return self.runtimes(settings)[state.runtime if state else "local"]
 
 
 def wiring(context: typer.Context) -> Wiring:

@@ -36,7 +36,8 @@ def _describe(state: State) -> dict[str, Any]:
     if isinstance(state, Loading):
         return {"status": "loading", "phase": state.phase, "progress": state.progress}
     if isinstance(state, Failed):
-        return {"status": "failed", "error": state.error, "hint": state.hint}
+        told = {"error": state.error, "hint": state.hint, "exit_code": state.exit_code}
+        return {"status": "failed", **told}
     return {"status": "stopping", "error": "the server is stopping", "hint": "kit up"}
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kit.errors import KitError
+from kit.errors import KitError, ServiceError
 from kit.serve.errors import ApiError
 from kit.serve.model import Model, ModelSource, load_model
 
@@ -26,10 +26,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Failed:
-    """The model could not be loaded, or has died."""
+    """The model could not be loaded, or has died; ``exit_code`` is that of the error."""
 
     error: str
     hint: str
+    exit_code: int = KitError.exit_code
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class Stopping:
 
 State = Loading | Ready | Failed | Stopping
 
-_ENGINE_DIED = Failed("the engine has died", "read the log for its error, then start it again")
+_ENGINE_DIED = Failed(
+    "the engine has died",
+    "read the log for its error, then start it again",
+    ServiceError.exit_code,
+)
 
 
 class Readiness:
@@ -70,12 +75,12 @@ class Readiness:
             self.loaded = load_model(source, self._progress)
             self._become(Ready(self.loaded))
         except KitError as error:
-            self._become(Failed(error.message, error.hint))
+            self._become(Failed(error.message, error.hint, error.exit_code))
             raise
 
     def fail(self, error: KitError) -> None:
         """Take no more requests because of ``error``; running ones may finish."""
-        self._become(Failed(error.message, error.hint))
+        self._become(Failed(error.message, error.hint, error.exit_code))
 
     def stop(self) -> None:
         """Take no more requests. Final."""

@@ -1,24 +1,30 @@
 """What `kit up` decides, from its options and the machine, before it starts anything."""
 
 import hashlib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kit.errors import EnvironmentNotReady
 from kit.memory import nvml
-from kit.memory.hold import Budget, default_ram_budget
+from kit.memory.hold import default_ram_budget
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Device, Plan, Pool, plan_serving
-from kit.memory.shape import read_shape
+from kit.memory.shape import ModelShape
 from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
+from kit.stack.container_image import WantedImage, torch_in, wanted_image
+from kit.stack.container_user import container_user
+from kit.stack.engine import Engine, Image
 from kit.stack.listener import Listener
-from kit.stack.model import Model, resolve
+from kit.stack.model import Model, Wish, gpus_of, resolve, shape_of
 from kit.stack.runtime import (
+    EngineName,
     HostFacts,
+    ImageRef,
     Runtime,
     RuntimeName,
     ServeSpec,
@@ -34,7 +40,8 @@ class UpOptions:
 
     Attributes:
         settings: folders, address and budgets, the command line's flags applied.
-        model: ``demo``, a converted model directory, or None.
+        model: ``demo``, a model directory, or None.
+        image: of the container; None is the one that this checkout makes.
         preflight: refuse to start what does not fit into free memory.
     """
 
@@ -44,67 +51,121 @@ class UpOptions:
     context: int | None = None
     max_sequences: int | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: EngineName = "native"
     runtime: Literal["auto", "local", "container"] = "auto"
+    image: str | None = None
     timeout_seconds: float = 600.0
     preflight: bool = True
 
 
 @dataclass(frozen=True)
 class Intent:
-    """Everything that is decided before something is started."""
+    """Everything that is decided before something is started.
 
-    options: UpOptions
+    Attributes:
+        image: that the container is made from.
+        gpus: that the model is served on, in CUDA's order.
+    """
+
+    settings: Settings
     runtime: RuntimeName
     model: Model
+    shape: ModelShape
     spec: ServeSpec
-    plan: Plan
     build: TorchBuild
-    gpu: Gpu | None
+    gpus: tuple[Gpu, ...]
+    image: WantedImage | None = None
+    timeout_seconds: float = 600.0
+    preflight: bool = True
+    plan: Plan = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plan", self._plan())
 
     @property
-    def budget(self) -> Budget:
-        """What the measured peaks may not pass."""
-        settings = self.options.settings
-        vram = settings.max_vram_bytes if self.spec.device == "cuda" else None
-        return Budget(
-            settings.max_ram_bytes or default_ram_budget(self.plan.peak_bytes(Pool.HOST)), vram
-        )
+    def gpu(self) -> Gpu | None:
+        """The one GPU that all of the plan has to fit on; None: there is none, or several."""
+        return self.gpus[0] if len(self.gpus) == 1 else None
 
     def service(self) -> Service:
         """A client of the service once it runs."""
-        return Service(base_url(self.spec.host, self.spec.port), self.options.settings.api_key)
+        return Service(base_url(self.spec.host, self.spec.port), self.settings.api_key)
+
+    def with_image(self, found: Image) -> "Intent":
+        """The same, made from an image that is here: its torch decides the plan."""
+        if self.image is None:
+            return self
+        spec = replace(self.spec, image=ImageRef(self.image.name, found.identity))
+        build = torch_in(found, self.image.target)
+        return replace(self, spec=spec, build=build).with_budget()
+
+    def with_budget(self) -> "Intent":
+        """The same, with what the settings promise; host RAM by the plan where they do not."""
+        ram = self.settings.max_ram_bytes or default_ram_budget(self.plan.peak_bytes(Pool.HOST))
+        vram = self.settings.max_vram_bytes if self.spec.device == "cuda" else None
+        return replace(self, spec=replace(self.spec, max_ram_bytes=ram, max_vram_bytes=vram))
+
+    def _plan(self) -> Plan:
+        return plan_serving(
+            self.shape,
+            context=self.spec.context,
+            max_sequences=self.spec.max_sequences,
+            device=self.spec.device,
+            build=self.build,
+        )
 
 
 def decide(
     options: UpOptions,
     runtimes: Mapping[RuntimeName, Runtime],
     listener: Listener,
-    environ: Mapping[str, str],
+    environ: Mapping[str, str] = os.environ,
+    *,
+    dry: bool = False,
 ) -> Intent:
-    """Decide everything; the demo may be converted for it.
+    """Decide everything; the demo may be converted for it, unless ``dry``.
 
     Raises:
-        EnvironmentNotReady: no model, no GPU where one was asked for, or the server is not
-            installed.
+        EnvironmentNotReady: no model, no GPU where one was asked for, or something that the
+            service is run from is not installed.
         IntegrityError: the demo's or the model's files are damaged.
     """
     found = nvml.gpus()
     visible = () if isinstance(found, Unavailable) else nvml.visible(found, environ)
     facts = HostFacts(bool(visible), docker_engine_found(environ))
-    choice = choose_runtime(options.runtime, facts, set(runtimes))
-    if choice.note:
-        listener.say(choice.note)
+    runtime = choose_runtime(options.runtime, facts, set(runtimes))
     if options.device == "cuda" and not visible:
         raise _no_gpu(found)
     device: Device = "cuda" if visible else "cpu"
     if options.device != "auto":
         device = options.device
-    runtimes[choice.runtime].require_installed()
-    model = resolve(options.model, options.settings.data_dir, bool(visible), listener)
-    shape = read_shape(model.directory)
-    context, sequences = serving_limits(shape, options.context, options.max_sequences)
-    settings, key = options.settings, options.settings.api_key
-    spec = ServeSpec(
+    runtimes[runtime].require_installed(options.engine)
+    settings = options.settings
+    wish = Wish(options.model, settings.data_dir, bool(visible), options.engine, dry)
+    model = resolve(wish, listener)
+    shape = shape_of(model, options.engine)
+    wanted = wanted_image(options.image, device, environ) if runtime == "container" else None
+    intent = Intent(
+        settings=settings,
+        runtime=runtime,
+        model=model,
+        shape=shape,
+        spec=_spec(options, model, shape, device),
+        build=torch_in(None, wanted.target) if wanted else installed_build(),
+        gpus=_gpus(visible, gpus_of(model, options.engine)) if device == "cuda" else (),
+        image=wanted,
+        timeout_seconds=options.timeout_seconds,
+        preflight=options.preflight,
+    ).with_budget()
+    return intent if wanted is None else _in_container(intent, wanted, environ)
+
+
+def _spec(options: UpOptions, model: Model, shape: ModelShape, device: Device) -> ServeSpec:
+    settings, wanted_sequences = options.settings, options.max_sequences
+    if options.engine == "megatron":
+        wanted_sequences = wanted_sequences or 1  # it generates one answer at a time
+    context, sequences = serving_limits(shape, options.context, wanted_sequences)
+    return ServeSpec(
         model_dir=model.directory,
         name=_unicode(options.name or model.name),
         host=settings.host,
@@ -112,12 +173,35 @@ def decide(
         context=context,
         max_sequences=sequences,
         device=device,
-        api_key_digest=hashlib.sha256(key.encode()).hexdigest()[:16] if key else None,
+        api_key_digest=key_digest(settings.api_key),
+        engine=options.engine,
     )
-    build = installed_build()
-    plan = plan_serving(shape, context=context, max_sequences=sequences, device=device, build=build)
-    gpu = visible[0] if device == "cuda" else None
-    return Intent(options, choice.runtime, model, spec, plan, build, gpu)
+
+
+def _in_container(intent: Intent, wanted: WantedImage, environ: Mapping[str, str]) -> Intent:
+    """What a container needs besides: its GPU, its user, and the image, if that is here."""
+    spec = replace(
+        intent.spec,
+        gpu=",".join(gpu.uuid for gpu in intent.gpus) or None,
+        user=container_user(intent.model.directory) if intent.model.ready else None,
+    )
+    found = Engine(environ).image(wanted.name)
+    intent = replace(intent, spec=spec)
+    return intent if found is None else intent.with_image(found)
+
+
+def key_digest(api_key: str | None) -> str | None:
+    """What identifies an API key, without giving it away."""
+    return hashlib.sha256(api_key.encode()).hexdigest()[:16] if api_key else None
+
+
+def _gpus(visible: tuple[Gpu, ...], needed: int) -> tuple[Gpu, ...]:
+    if len(visible) < needed:
+        raise EnvironmentNotReady(
+            f"the checkpoint is cut for {needed} GPUs, and {len(visible)} can be used",
+            hint="cut it anew with kit weights export --tp, or see CUDA_VISIBLE_DEVICES",
+        )
+    return visible[:needed]
 
 
 def _no_gpu(found: tuple[Gpu, ...] | Unavailable) -> EnvironmentNotReady:

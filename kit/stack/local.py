@@ -13,17 +13,18 @@ from pathlib import Path
 
 import kit
 from kit.errors import KitError, ServiceError
-from kit.memory.proc import process_stat
+from kit.memory.proc import descendants, process_stat
 from kit.memory.unavailable import Unavailable
 from kit.stack import state as states
-from kit.stack.packages import require_native_packages
-from kit.stack.runtime import Running, RuntimeName, ServeSpec
-from kit.stack.state import State
+from kit.stack.packages import require_megatron_packages, require_native_packages
+from kit.stack.runtime import EngineName, Launch, Running, RuntimeName, ServeSpec
+from kit.stack.state import Process, State
 from kit.stack.writing import writing
 from kit.units import MIB
 
 SERVER_COMMAND = (sys.executable, "-m", "kit", "serve")
 GRACE_SECONDS = 15.0
+_VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 _ROTATE_BYTES = 10 * MIB
 _POLL_SECONDS = 0.1
 
@@ -44,26 +45,32 @@ class LocalRuntime:
         environ: Mapping[str, str] = os.environ,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        self._state_file = state_dir / "service.json"
-        self.log_file = state_dir / "service.log"
+        self._state_file = state_dir / states.FILE_NAME
+        self.log_file = state_dir / states.LOG_NAME
         self._command = tuple(server_command)
         self._environ = environ
         self._grace_seconds = grace_seconds
         self._child: subprocess.Popen[bytes] | None = None
 
-    def require_installed(self) -> None:
+    def require_installed(self, engine: EngineName = "native") -> None:
         """What the kit's own server imports is there; another program answers for itself."""
         if self._command == SERVER_COMMAND:
             require_native_packages()
+            if engine == "megatron":
+                require_megatron_packages()
+
+    def launch(self, spec: ServeSpec) -> Launch:
+        """The server's command line. The API key travels in the environment."""
+        return Launch((*self._command, *serve_arguments(spec)), _VARIABLES)
 
     def start(self, spec: ServeSpec) -> Running:
         """Start the server; its output goes to the log file.
 
         Raises:
             EnvironmentNotReady: the state folder cannot be written.
-        ServiceError: the server's program cannot be started, or ended at once.
+            ServiceError: the server's program cannot be started, or ended at once.
         """
-        command = (*self._command, *serve_arguments(spec))
+        command = self.launch(spec).command
         log_offset = self._open_log(command)
         self._child = self._spawn(command)
         stat = process_stat(self._child.pid)
@@ -72,34 +79,31 @@ class LocalRuntime:
             raise ServiceError(
                 f"the server's process cannot be watched: {stat.reason}", hint="mount /proc"
             )
-        state = State(
-            spec=spec,
-            pid=self._child.pid,
-            start_ticks=stat.start_ticks,
-            boot_id=states.boot_id(),
-            started_at=time.time(),
-            log_offset=log_offset,
-            command=command,
-        )
+        pid, ticks, boot_id = self._child.pid, stat.start_ticks, states.boot_id()
+        process = Process(pid, ticks, boot_id, log_offset, command)
+        state = State("local", spec, time.time(), process=process)
         try:
             states.write(self._state_file, state)
         except KitError:
             self._child.kill()  # nobody would ever find it again
             self._child.wait()
             raise
-        return self._running(state)
+        return self._running(state, process)
 
     def status(self) -> Running | None:
         """The service the state file tells of."""
-        state = states.read(self._state_file)
-        return None if state is None else self._running(state)
+        state, process = self._read()
+        return self._running(state, process) if state and process else None
 
     def stop(self) -> bool:
         """SIGTERM, a time of grace, then SIGKILL for the whole process group."""
         state = states.read(self._state_file)
-        was_alive = state is not None and states.is_alive(state)
-        if state is not None and was_alive:
-            self._end(state)
+        if state is not None and state.process is None:
+            return False  # it is a container's
+        process = state.process if state else None
+        was_alive = process is not None and states.is_alive(process)
+        if process is not None and was_alive:
+            self._end(process)
         if self._child is not None:
             self._child.wait()
         with writing(self._state_file):
@@ -110,37 +114,51 @@ class LocalRuntime:
         """The last ``lines`` lines of the log, then new ones as they come."""
         if not self.log_file.exists():
             return
-        state = states.read(self._state_file)
+        _, process = self._read()
         with self.log_file.open(encoding="utf-8", errors="replace") as file:
-            if this_run and state is not None:
-                file.seek(state.log_offset)
+            if this_run and process is not None:
+                file.seek(process.log_offset)
             yield from (line.rstrip("\n") for line in deque(file, maxlen=lines))
-            while follow and state is not None and states.is_alive(state):
+            while follow and process is not None and states.is_alive(process):
                 yield from (line.rstrip("\n") for line in file)
                 time.sleep(_POLL_SECONDS)
             if follow:
                 yield from (line.rstrip("\n") for line in file)
 
-    def _end(self, state: State) -> None:
-        """End the process group of ``state``, whose leader is alive."""
-        _signal_group(state.pid, signal.SIGTERM)
-        _signal_group(state.pid, signal.SIGCONT)  # one that is stopped would not hear it
+    def processes(self) -> tuple[int, ...] | Unavailable:
+        """The server and its descendants."""
+        _, process = self._read()
+        if process is None:
+            return Unavailable("nothing was started")
+        return (process.pid, *descendants(process.pid))
+
+    def _read(self) -> tuple[State, Process] | tuple[None, None]:
+        state = states.read(self._state_file)
+        if state is None or state.process is None:
+            return None, None
+        return state, state.process
+
+    def _end(self, process: Process) -> None:
+        """End the process group of ``process``, its leader, which is alive."""
+        _signal_group(process.pid, signal.SIGTERM)
+        _signal_group(process.pid, signal.SIGCONT)  # one that is stopped would not hear it
         deadline = time.monotonic() + self._grace_seconds
-        while states.is_alive(state) and time.monotonic() < deadline:
+        while states.is_alive(process) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        _signal_group(state.pid, signal.SIGKILL)  # the leader, or what it left behind
-        while states.is_alive(state):
+        _signal_group(process.pid, signal.SIGKILL)  # the leader, or what it left behind
+        while states.is_alive(process):
             time.sleep(_POLL_SECONDS)
 
-    def _running(self, state: State) -> Running:
-        child = self._child if self._child and self._child.pid == state.pid else None
+    def _running(self, state: State, process: Process) -> Running:
+        child = self._child if self._child and self._child.pid == process.pid else None
         code = child.poll() if child else None
         if code is not None and code < 0:
             code = 128 - code  # as shells write it: 137 is SIGKILL
         return Running(
             spec=state.spec,
-            alive=states.is_alive(state),
-            pid=state.pid,
+            alive=states.is_alive(process),
+            where=f"process {process.pid}",
+            pid=process.pid,
             started_at=state.started_at,
             exit_code=Unavailable("started by an earlier command") if code is None else code,
         )
@@ -164,7 +182,6 @@ class LocalRuntime:
 
         Whatever the locale, the server reads its arguments and writes its log as UTF-8.
         """
-        fixed = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         paths, options = command[: len(self._command) + 1], command[len(self._command) + 1 :]
         words = [*map(os.fsencode, paths), *(word.encode("utf-8") for word in options)]
         with self.log_file.open("ab") as log:
@@ -175,7 +192,7 @@ class LocalRuntime:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=Path(kit.__file__).parent.parent,
-                    env={**self._environ, **fixed},
+                    env={**self._environ, **_VARIABLES},
                     start_new_session=True,
                 )
             except OSError as error:
@@ -188,14 +205,23 @@ class LocalRuntime:
 def serve_arguments(spec: ServeSpec) -> tuple[str, ...]:
     """The arguments of `kit serve` for ``spec``. The API key travels in the environment."""
     options = {
+        "--engine": spec.engine if spec.engine != "native" else None,
         "--host": spec.host,
         "--port": spec.port,
         "--name": spec.name,
         "--context": spec.context,
         "--max-sequences": spec.max_sequences,
         "--device": spec.device,
+        "--max-ram": in_bytes(spec.max_ram_bytes),
+        "--max-vram": in_bytes(spec.max_vram_bytes),
     }
-    return (str(spec.model_dir), *(str(part) for option in options.items() for part in option))
+    given = {option: str(value) for option, value in options.items() if value is not None}
+    return (str(spec.model_dir), *(part for option in given.items() for part in option))
+
+
+def in_bytes(size_bytes: int | None) -> str | None:
+    """A size as `kit serve` reads it back without loss."""
+    return None if size_bytes is None else f"{size_bytes}B"
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -1,21 +1,28 @@
-"""Which model to serve: resolve `--model demo|DIR` into a converted directory."""
+"""Which model to serve: resolve `--model demo|DIR` into a directory that can be served."""
 
-from dataclasses import dataclass
+import json
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from kit.errors import EnvironmentNotReady, KitError
+from kit.lock import read_lock
+from kit.memory.shape import ModelShape, read_shape
 from kit.settings import bundled
 from kit.stack.listener import Listener
+from kit.stack.missing_weights import WEIGHTS, WeightsMissing
+from kit.stack.runtime import EngineName
 
 if TYPE_CHECKING:
     from kit.weights.record import ConversionRecord
 
 DEMO = "demo"
 WEIGHTS_URL = "https://gitee.com/iflytekopensource/i-flytek-spark-13-b-model-gpu"
-FETCH = "kit weights fetch spark-13b-chat --convert"
+FETCH = f"kit weights fetch {WEIGHTS} --convert"
 CONVERT = "kit weights convert PATH_TO/mp_rank_00_model_states.pt spark-13b"
 SERVE = "kit up --model spark-13b"
+_CONVERTED_DEMO = re.compile(rf"{DEMO}-[0-9a-f]{{12}}-bf16")
 _GET = f"{FETCH}, or from a checkpoint: {CONVERT}"
 
 
@@ -25,33 +32,105 @@ class Model:
 
     Attributes:
         question: what to ask it first.
+        ready: off, where the demo would still have to be converted into the directory.
     """
 
     name: str
     directory: Path
     demo: bool
     question: str
+    ready: bool = True
 
 
-def resolve(wanted: str | None, data_dir: Path, has_gpu: bool, listener: Listener) -> Model:
-    """The model to serve; without ``wanted`` the demo, but only where there is no GPU.
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for.
+
+    Attributes:
+        model: ``demo``, a directory, or None.
+        engine: decides which format the directory has to be in.
+        has_gpu: without a model, the demo is served only where there is no GPU.
+        dry: the demo is not converted.
+    """
+
+    model: str | None
+    data_dir: Path
+    has_gpu: bool
+    engine: EngineName = "native"
+    dry: bool = False
+
+
+def resolve(wish: Wish, listener: Listener) -> Model:
+    """The model to serve. Where none was named: on a GPU the weights that are here, else the demo.
 
     Raises:
-        EnvironmentNotReady: there is no such directory, it is not converted, or nothing was asked
-            for on a machine with a GPU.
+        WeightsMissing: nothing was asked for on a machine with a GPU, and no weights are here.
+        EnvironmentNotReady: there is no such directory, or the engine does not serve it.
         IntegrityError: files of the demo are damaged.
     """
-    if wanted is None and has_gpu:
-        raise EnvironmentNotReady(
-            "this machine has a GPU, and no model was named",
-            hint=f"fetch the weights: {FETCH} (or by hand from {WEIGHTS_URL}, then: {CONVERT} "
-            f"&& {SERVE}); or try the tiny demo: kit up --model demo",
-        )
-    if wanted is None or wanted == DEMO:
-        return Model(DEMO, _demo(data_dir, listener), True, "What is spark-kit?")
-    directory = Path(wanted).expanduser().absolute()
-    _require_converted(directory)
+    if wish.model == DEMO or (wish.model is None and not wish.has_gpu):
+        return _demo(wish, listener)
+    if wish.model is not None:
+        directory = Path(wish.model).expanduser().absolute()
+        _require_servable(directory, wish.engine)
+    else:
+        directory = _fetched(wish)
+        listener.say(f"serving the weights that are here: {directory}")
+    return model_at(directory)
+
+
+def model_at(directory: Path) -> Model:
+    """The model of a directory that has been resolved before."""
+    if directory == bundled(DEMO) or _CONVERTED_DEMO.fullmatch(directory.name):
+        return Model(DEMO, directory, True, "What is spark-kit?")
     return Model(directory.name, directory, False, "你好")
+
+
+def shape_of(model: Model, engine: EngineName) -> ModelShape:
+    """The shape that its memory is planned from.
+
+    Raises:
+        KitError: its files are missing or damaged.
+    """
+    if engine == "megatron":
+        from kit.serve.megatron.folder import read_folder
+
+        return read_folder(model.directory).shape(dtype_bytes=2)
+    return read_shape(model.directory) if model.ready else _demo_shape()
+
+
+def gpus_of(model: Model, engine: EngineName) -> int:
+    """How many GPUs it is cut over: upstream's code takes one for each shard."""
+    if engine == "native":
+        return 1
+    from kit.serve.megatron.folder import read_folder
+
+    return len(read_folder(model.directory).shards)
+
+
+def _fetched(wish: Wish) -> Path:
+    """Where `kit weights fetch` has put the weights, or `--convert` their conversion."""
+    from kit.weights.folder import checkpoint_dir, converted_dir
+    from kit.weights.record import Precision, read_record
+
+    if wish.engine == "megatron":
+        places = [checkpoint_dir(wish.data_dir, WEIGHTS)]
+        found = [place for place in places if any(place.glob("mp_rank_*.pt"))]
+    else:
+        places = [converted_dir(wish.data_dir, WEIGHTS, each) for each in get_args(Precision)]
+        found = [place for place in places if read_record(place) is not None]
+    if not found:
+        raise WeightsMissing(convert=wish.engine == "native")
+    return found[0]
+
+
+def _require_servable(directory: Path, engine: EngineName) -> None:
+    if engine == "megatron":
+        from kit.serve.megatron.folder import read_folder
+
+        read_folder(directory)
+    else:
+        _require_converted(directory)
 
 
 def _require_converted(directory: Path) -> None:
@@ -79,9 +158,8 @@ def _require_converted(directory: Path) -> None:
     )
 
 
-def _demo(data_dir: Path, listener: Listener) -> Path:
-    """The converted demo: made from the bundled checkpoint at the first call, then found again."""
-    from kit.lock import read_lock
+def _demo(wish: Wish, listener: Listener) -> Model:
+    """The demo as its engine reads it: as it comes, or converted at the first call."""
     from kit.weights.convert import convert_checkpoint
     from kit.weights.locate import CHECKPOINT_NAME
     from kit.weights.lock import verify_files
@@ -89,9 +167,14 @@ def _demo(data_dir: Path, listener: Listener) -> Path:
 
     locked = read_lock(bundled("kit.lock")).weights[DEMO]
     verify_files(bundled(DEMO), locked)
+    if wish.engine == "megatron":
+        return model_at(bundled(DEMO))
     checkpoint = next(name for name in locked if name.endswith(CHECKPOINT_NAME))
-    output = data_dir / f"{DEMO}-{locked[checkpoint].sha256[:12]}-bf16"
-    if (record := read_record(output)) and not _sound(output, record):
+    output = wish.data_dir / f"{DEMO}-{locked[checkpoint].sha256[:12]}-bf16"
+    record = read_record(output)
+    if wish.dry:
+        return replace(model_at(output), ready=record is not None)
+    if record and not _sound(output, record):
         listener.say("the converted demo is damaged; converting it again")
         (output / RECORD_NAME).unlink()  # what has no record is replaced
     convert_checkpoint(
@@ -100,7 +183,23 @@ def _demo(data_dir: Path, listener: Listener) -> Path:
         overwrite=True,
         progress=lambda done, total: listener.progress("converting the demo", done / total),
     )
-    return output
+    return model_at(output)
+
+
+def _demo_shape() -> ModelShape:
+    """The demo's, not converted yet: its 16-bit weights take half of its checkpoint's tensors."""
+    config = json.loads((bundled(DEMO) / "config.json").read_bytes())
+    checkpoint = next(bundled(DEMO).rglob("mp_rank_*.pt"))
+    return ModelShape(
+        layers=config["num_layers"],
+        hidden=config["hidden_size"],
+        intermediate=config["ffn_hidden_size"],
+        vocabulary=config["vocab_size"],
+        max_context=config["max_position_embeddings"],
+        window=config["localsize"],
+        dtype_bytes=2,
+        weights_bytes=checkpoint.stat().st_size // 2,
+    )
 
 
 def _sound(directory: Path, record: "ConversionRecord") -> bool:

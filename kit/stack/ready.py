@@ -16,24 +16,29 @@ _LOG_LINES = 12
 
 
 def wait_ready(
-    runtime: Runtime, service: Service, timeout_seconds: float, listener: Listener
+    runtime: Runtime,
+    started: Running,
+    service: Service,
+    timeout_seconds: float,
+    listener: Listener,
 ) -> Ready:
-    """Block until the service is ready, passing on phase and progress.
+    """Block until the service, ``started`` before, is ready, passing on phase and progress.
 
     Raises:
         ServiceError: it died, hangs, says that it failed, or took longer than ``timeout_seconds``.
         EnvironmentNotReady, IntegrityError: it died and said so itself.
+        BudgetExceeded: its container was killed at its memory limit.
     """
     deadline = time.monotonic() + timeout_seconds
     phase, hangs = "starting", 0
     while time.monotonic() < deadline:
-        require_alive(runtime, listener)
+        require_alive(runtime, started, listener)
         match service.health():
             case Ready() as ready:
                 return ready
-            case Failed(error, hint):
-                _await_end(runtime, listener)
-                raise ServiceError(error, hint=hint)
+            case Failed() as failed:
+                _await_end(runtime, started, listener)
+                raise postmortem.refusal(failed)
             case Loading(phase, fraction):
                 hangs = 0
                 listener.progress(phase, fraction)
@@ -52,18 +57,19 @@ def wait_ready(
     )
 
 
-def require_alive(runtime: Runtime, listener: Listener) -> Running:
+def require_alive(runtime: Runtime, started: Running, listener: Listener) -> Running:
     """The running service.
 
     Raises:
-        KitError: it was stopped by someone else, or died; then its last log lines are shown.
+        KitError: it was stopped by someone else, or died (and may have been started again by the
+            engine since); then its last log lines are shown.
     """
     running = runtime.status()
     if running is None:
         raise ServiceError(
             "the service was stopped by another command", hint="start it again: kit up"
         )
-    if not running.alive:
+    if not running.alive or running.restarts > started.restarts:
         raise death(runtime, running, listener)
     return running
 
@@ -71,7 +77,7 @@ def require_alive(runtime: Runtime, listener: Listener) -> Running:
 def death(runtime: Runtime, running: Running, listener: Listener) -> KitError:
     """Show the last log lines of a dead service; returns the error that explains them."""
     log = show_log(runtime, listener)
-    return postmortem.explain(running.exit_code, log)
+    return postmortem.explain(running, log)
 
 
 def show_log(runtime: Runtime, listener: Listener) -> list[str]:
@@ -82,10 +88,10 @@ def show_log(runtime: Runtime, listener: Listener) -> list[str]:
     return log
 
 
-def _await_end(runtime: Runtime, listener: Listener) -> None:
+def _await_end(runtime: Runtime, started: Running, listener: Listener) -> None:
     """A server that failed to load ends itself, with a better exit code than we could choose."""
     deadline = time.monotonic() + _LAST_WORDS_SECONDS
     while time.monotonic() < deadline:
-        require_alive(runtime, listener)
+        require_alive(runtime, started, listener)
         time.sleep(POLL_SECONDS)
     show_log(runtime, listener)

@@ -24,6 +24,7 @@ class Ready:
     max_sequences: int
     load_seconds: float
     device_peak_bytes: int | None
+    host_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Loading:
 
 @dataclass(frozen=True)
 class Failed:
-    """The server runs, but says that it cannot serve."""
+    """The server runs, but says that it cannot serve; ``exit_code`` is that of its error."""
 
     error: str
     hint: str
+    exit_code: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ class Service:
             response = self._client.get("/health/ready")
             body = response.json()
             return _health(response.status_code, body)
-        except httpx.ConnectError as error:
-            return Silent(str(error), refused=True)
-        except httpx.HTTPError as error:
+        except httpx.TimeoutException as error:
             return Silent(f"{type(error).__name__} {error}".strip(), refused=False)
+        except httpx.HTTPError as error:  # a container's port is open before its server listens
+            return Silent(str(error), refused=True)
         except (ValueError, KeyError, TypeError, AttributeError):
             return Silent("another program answers on this port", refused=False)
 
@@ -167,9 +169,10 @@ def _health(status: int, body: dict[str, Any]) -> Health:
             max_sequences=int(body["max_sequences"]),
             load_seconds=float(body["load_seconds"]),
             device_peak_bytes=body["memory"]["device_peak_bytes"],
+            host_peak_bytes=body["memory"]["host_peak_bytes"],
         )
     if body["status"] == "stopping":
         return Loading("stopping", 0.0)
     if body["status"] == "loading":
         return Loading(str(body["phase"]), float(body["progress"]))
-    return Failed(str(body["error"]), str(body["hint"]))
+    return Failed(str(body["error"]), str(body["hint"]), int(body.get("exit_code", 1)))

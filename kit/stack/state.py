@@ -1,38 +1,57 @@
-"""The run state of the local service: one JSON file, written atomically, that outlives `kit up`."""
+"""The run state: which service was started. One JSON file that outlives `kit up`.
+
+It is written before a container is made and after a process is: whatever ends `kit up` in between,
+the same command goes on from there.
+"""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kit.memory.proc import PROC, process_stat
 from kit.memory.unavailable import Unavailable
-from kit.stack.runtime import ServeSpec
-from kit.stack.writing import writing
+from kit.stack.record import read_spec, spec_record, write_record
+from kit.stack.runtime import RuntimeName, ServeSpec
 
-_VERSION = 1
+FILE_NAME = "service.json"
+LOG_NAME = "service.log"
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Process:
+    """A local process.
+
+    ``pid``, ``start_ticks`` and ``boot_id`` together name one process for ever, so that another
+    process which got the same pid later is never taken for it.
+
+    Attributes:
+        log_offset: where this run begins in the log file, in bytes.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    log_offset: int
+    command: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class State:
     """The service that was started.
 
-    ``pid``, ``start_ticks`` and ``boot_id`` together name one process for ever, so that another
-    process which got the same pid later is never taken for it.
-
     Attributes:
         started_at: seconds since the epoch.
-        log_offset: where this run begins in the log file, in bytes.
+        process: of the local runtime.
+        project: of Compose, that holds the container.
     """
 
+    runtime: RuntimeName
     spec: ServeSpec
-    pid: int
-    start_ticks: int
-    boot_id: str
     started_at: float
-    log_offset: int
-    command: tuple[str, ...]
+    process: Process | None = None
+    project: str | None = None
 
 
 def write(path: Path, state: State) -> None:
@@ -41,14 +60,8 @@ def write(path: Path, state: State) -> None:
     Raises:
         EnvironmentNotReady: it cannot be written.
     """
-    record = {"version": _VERSION, **asdict(state)}
-    record["spec"]["model_dir"] = _text(state.spec.model_dir)
-    temporary = path.with_suffix(".tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="ascii")
-        temporary.replace(path)
+    spec = spec_record(state.spec)
+    write_record(path, {"version": _VERSION, **asdict(state), "spec": spec})
 
 
 def read(path: Path) -> State | None:
@@ -57,21 +70,12 @@ def read(path: Path) -> State | None:
         record: dict[str, Any] = json.loads(path.read_bytes())
         if record.pop("version") != _VERSION:
             return None
-        spec = record.pop("spec")
-        spec["model_dir"] = _path(spec["model_dir"])
-        record["command"] = tuple(record["command"])
-        return State(spec=ServeSpec(**spec), **record)
+        spec, process = read_spec(record.pop("spec")), record.pop("process")
+        if process is not None:
+            process = Process(**(process | {"command": tuple(process["command"])}))
+        return State(spec=spec, process=process, **record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _text(path: Path) -> str:
-    """``path`` as text that means the same bytes under every locale."""
-    return os.fsencode(path).decode("utf-8", "surrogateescape")
-
-
-def _path(text: str) -> Path:
-    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def boot_id(*, proc: Path = PROC) -> str:
@@ -82,12 +86,12 @@ def boot_id(*, proc: Path = PROC) -> str:
         return ""
 
 
-def is_alive(state: State, *, proc: Path = PROC) -> bool:
-    """Whether the very process of ``state`` still runs; a zombie does not."""
-    stat = process_stat(state.pid, proc=proc)
+def is_alive(process: Process, *, proc: Path = PROC) -> bool:
+    """Whether this very process still runs; a zombie does not."""
+    stat = process_stat(process.pid, proc=proc)
     return (
         not isinstance(stat, Unavailable)
-        and stat.start_ticks == state.start_ticks
-        and state.boot_id == boot_id(proc=proc)
+        and stat.start_ticks == process.start_ticks
+        and process.boot_id == boot_id(proc=proc)
         and stat.state not in "ZX"
     )

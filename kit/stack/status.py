@@ -39,7 +39,7 @@ def status(runtime: Runtime, port: int) -> Status:
         detail = stray.text if stray else "not running; start it: kit up"
         return Status("stopped", detail, None, None)
     if not running.alive:
-        detail = f"died: process {running.pid} is gone; see kit logs; start it again: kit up"
+        detail = f"died: {running.where} is gone; see kit logs; start it again: kit up"
         return Status("dead", detail, running, None)
     found = health(base_url(running.spec.host, running.spec.port))
     return Status(found.state, found.detail, running, found.health)
@@ -53,7 +53,7 @@ def health(url: str) -> Status:
             return Status("ready", f"ready: {model} on {device} in {dtype}, {url}/v1", None, reply)
         case Loading(phase, fraction):
             return Status("loading", f"loading: {phase} {fraction:.0%}", None, reply)
-        case Failed(error, hint):
+        case Failed(error=error, hint=hint):
             return Status("failed", f"failed: {error} ({hint})", None, reply)
         case Silent(reason):
             return Status("silent", f"no answer from {url}: {reason}", None, reply)

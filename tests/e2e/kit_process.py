@@ -34,7 +34,7 @@ class Kit:
 
     @property
     def pid(self) -> int:
-        return int(json.loads(self.state_file.read_text())["pid"])
+        return int(json.loads(self.state_file.read_text())["process"]["pid"])
 
     def start(self, *arguments: str, prefix: str = "", **environ: str) -> subprocess.Popen[str]:
         command = ("sh", "-c", f'{prefix} exec "$@"', "sh", sys.executable, *self.program)

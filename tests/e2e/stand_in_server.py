@@ -23,7 +23,7 @@ READY_MEMORY = {
 behaviour = os.environ.get("STAND_IN", "ok")
 parser = argparse.ArgumentParser()
 parser.add_argument("directory")
-for option in ("host", "name", "device"):
+for option in ("host", "name", "device", "max-ram", "max-vram"):
     parser.add_argument(f"--{option}")
 for option in ("port", "context", "max-sequences"):
     parser.add_argument(f"--{option}", type=int)

@@ -63,7 +63,8 @@ def test_reused_pid_is_not_mistaken_for_the_service(kit: Kit) -> None:
     state = json.loads(kit.state_file.read_text())
     bystander = subprocess.Popen(["sleep", "600"])
     try:
-        kit.state_file.write_text(json.dumps(state | {"pid": bystander.pid}))
+        process = state["process"] | {"pid": bystander.pid}
+        kit.state_file.write_text(json.dumps(state | {"process": process}))
         assert kit("status").returncode == 6
         assert json.loads(kit("down", "--json").stdout) == {"stopped": False}
         assert bystander.poll() is None

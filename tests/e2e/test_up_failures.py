@@ -150,10 +150,12 @@ def test_truncated_weights(kit: Kit, model_dir: Path) -> None:
     assert "model.safetensors is damaged" in done.stderr
 
 
-def test_container_runtime_is_refused_plainly(kit: Kit) -> None:
-    done = kit.up("--runtime", "container")
+def test_an_engine_that_does_not_answer_is_never_replaced_by_a_local_process(kit: Kit) -> None:
+    done = kit.up("--runtime", "container", DOCKER_HOST="unix:///no/such.sock")
     assert done.returncode == 3
-    assert "hint: use --runtime local" in done.stderr
+    assert "the Docker engine does not answer" in done.stderr or "Compose" in done.stderr
+    assert "--runtime local" in done.stderr
+    assert not kit.state_file.exists()
 
 
 @pytest.mark.parametrize("size", ["24G", "much"])

@@ -11,9 +11,9 @@ from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.stack.model import Model
+from kit.stack.report import UpReport
 from kit.stack.runtime import ServeSpec
 from kit.stack.service import Ready
-from kit.stack.up import UpReport
 from kit.units import GIB
 
 SHAPE = ModelShape(40, 5120, 14336, 60000, 32768, 8192, 2, 26_627_072_000)
@@ -29,6 +29,7 @@ def report():
         spec=ServeSpec(FOLDER, "it's spark", "0.0.0.0", 8000, 4096, 1, "cuda"),  # noqa: S104
         plan=plan_serving(SHAPE, context=4096, max_sequences=1, device="cuda", build=CUDA_BUILD),
         ready=Ready("it's spark", "bfloat16", "cuda:0", 4096, 1, 31.5, 28 * GIB),
+        where="process 4711",
         pid=4711,
         started=True,
         seconds=40.2,

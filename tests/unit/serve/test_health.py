@@ -73,6 +73,7 @@ def test_an_engine_that_dies_ends_readiness(server: RunningServer, engine: FakeE
         "status": "failed",
         "error": "the engine has died",
         "hint": "read the log for its error, then start it again",
+        "exit_code": 6,
     }
     body = {"messages": [{"role": "user", "content": "hi"}]}
     response = httpx.post(f"{server.url}/v1/chat/completions", json=body, trust_env=False)

@@ -22,7 +22,7 @@ def test_a_failed_load_says_why() -> None:
     engine.load_error = IntegrityError("damaged", hint="fetch it again")
     with pytest.raises(IntegrityError):
         readiness.load(source(engine))
-    assert readiness.state() == Failed("damaged", "fetch it again")
+    assert readiness.state() == Failed("damaged", "fetch it again", 4)
     with pytest.raises(ApiError, match="damaged") as caught:
         readiness.model()
     assert caught.value.status == 503
@@ -42,6 +42,6 @@ def test_a_failure_later_on_ends_readiness() -> None:
     readiness = Readiness()
     readiness.load(source(FakeEngine()))
     readiness.fail(BudgetExceeded("over", hint="less"))
-    assert readiness.state() == Failed("over", "less")
+    assert readiness.state() == Failed("over", "less", 5)
     with pytest.raises(ApiError, match="over"):
         readiness.model()

@@ -1,6 +1,7 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,9 @@ def test_arguments():
         *("--host", "127.0.0.1", "--port", "8000", "--name", "spark"),
         *("--context", "4096", "--max-sequences", "2", "--device", "cpu"),
     )
+    megatron = replace(SPEC, engine="megatron", max_ram_bytes=5, max_vram_bytes=7)
+    assert serve_arguments(megatron)[1:3] == ("--engine", "megatron")
+    assert serve_arguments(megatron)[-4:] == ("--max-ram", "5B", "--max-vram", "7B")
 
 
 def test_start_status_stop(runtime):

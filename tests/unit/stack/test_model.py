@@ -1,7 +1,7 @@
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.stack.model import resolve
+from kit.stack.model import Wish, resolve
 
 
 class Silence:
@@ -16,14 +16,14 @@ def test_a_converted_directory(tmp_path, monkeypatch):
     (folder / "config.json").touch()
     (folder / "model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    model = resolve("spark-13b", tmp_path, True, Silence())
+    model = resolve(Wish("spark-13b", tmp_path, True), Silence())
     assert (model.name, model.directory, model.demo) == ("spark-13b", folder, False)
 
 
 def test_on_a_gpu_the_demo_is_never_a_silent_choice(tmp_path):
     with pytest.raises(EnvironmentNotReady) as caught:
-        resolve(None, tmp_path, True, Silence())
-    for part in ("gitee.com", "kit weights convert", "kit up --model", "--model demo"):
+        resolve(Wish(None, tmp_path, True), Silence())
+    for part in ("kit weights fetch", "kit weights convert", "kit up --model", "--model demo"):
         assert part in caught.value.hint
 
 
@@ -39,7 +39,7 @@ def test_not_a_model(tmp_path, make, message, hint):
     path = tmp_path / "thing"
     make(path)
     with pytest.raises(EnvironmentNotReady, match=message) as caught:
-        resolve(str(path), tmp_path, False, Silence())
+        resolve(Wish(str(path), tmp_path, False), Silence())
     assert hint in caught.value.hint
 
 
@@ -48,5 +48,5 @@ def test_upstreams_checkpoint_is_to_be_converted(tmp_path):
     shard.parent.mkdir()
     shard.touch()
     with pytest.raises(EnvironmentNotReady) as caught:
-        resolve(str(tmp_path), tmp_path, False, Silence())
+        resolve(Wish(str(tmp_path), tmp_path, False), Silence())
     assert f"kit weights convert {shard}" in caught.value.hint

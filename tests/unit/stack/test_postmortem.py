@@ -1,18 +1,34 @@
+from pathlib import Path
+
 import pytest
 
-from kit.errors import EnvironmentNotReady, IntegrityError, ServiceError
+from kit.errors import BudgetExceeded, EnvironmentNotReady, IntegrityError, ServiceError
 from kit.memory.unavailable import Unavailable
-from kit.stack.postmortem import explain
+from kit.stack.postmortem import explain, refusal
+from kit.stack.runtime import Running, ServeSpec
+from kit.stack.service import Failed
+from kit.units import GIB
 
 EARLIER = Unavailable("started by an earlier command")
+SPEC = ServeSpec(Path("/m"), "m", "127.0.0.1", 8000, 64, 1, "cpu", max_ram_bytes=2 * GIB)
+
+
+def ended(exit_code, **facts):
+    return Running(SPEC, False, "process 7", 7, 0.0, exit_code, **facts)
 
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [(3, EnvironmentNotReady), (4, IntegrityError), (1, ServiceError), (EARLIER, ServiceError)],
+    [
+        (3, EnvironmentNotReady),
+        (4, IntegrityError),
+        (5, BudgetExceeded),
+        (1, ServiceError),
+        (EARLIER, ServiceError),
+    ],
 )
 def test_what_the_server_said_is_passed_on(code, kind):
-    error = explain(code, ["loading", "error: no such thing", "hint: make one"])
+    error = explain(ended(code), ["loading", "error: no such thing", "hint: make one"])
     assert type(error) is kind
     assert error.message == "the server ended: no such thing"
     assert error.hint == "make one"
@@ -29,22 +45,41 @@ def test_what_the_server_said_is_passed_on(code, kind):
         (134, ["terminate called after 'std::bad_alloc'"], "host memory ran out"),
         (1, ["OSError: [Errno 98] Address already in use"], "port was taken"),
         (1, ["ModuleNotFoundError: No module named 'torch'"], "not installed"),
+        (1, ["RuntimeError: Found no NVIDIA driver on your system"], "no GPU that it can use"),
+        (1, ["The NVIDIA driver on your system is too old (found 11040)"], "driver is too old"),
+        (1, ["CUDA error: no kernel image is available for execution"], "no kernels for the GPU"),
         (1, ["boom"], "did not say why"),
         (EARLIER, [], "did not say why"),
     ],
 )
 def test_cause(code, log, cause):
-    error = explain(code, log)
+    error = explain(ended(code), log)
     assert type(error) is ServiceError
     assert cause in error.message
     assert error.hint
 
 
 def test_exit_code_is_named_where_it_is_known():
-    assert "exit code 137" in explain(137, []).message
-    assert "exit code" not in explain(EARLIER, []).message
+    assert "exit code 137" in explain(ended(137), []).message
+    assert "exit code" not in explain(ended(EARLIER), []).message
 
 
 def test_the_last_error_counts():
-    error = explain(3, ["error: an old one", "hint: old", "error: the real one", "hint: new"])
+    log = ["error: an old one", "hint: old", "error: the real one", "hint: new"]
+    error = explain(ended(3), log)
     assert (error.message, error.hint) == ("the server ended: the real one", "new")
+
+
+def test_a_kill_at_the_containers_limit_is_a_breach_of_the_budget():
+    error = explain(ended(137, out_of_memory=True), ["loading", "error: of an earlier start"])
+    assert type(error) is BudgetExceeded
+    assert "exit code 137" in error.message
+    assert "memory limit of 2.00 GiB" in error.message
+    assert "--max-ram" in error.hint
+
+
+@pytest.mark.parametrize(("code", "kind"), [(5, BudgetExceeded), (1, ServiceError)])
+def test_a_server_that_refuses_is_raised_as_what_it_says(code, kind):
+    error = refusal(Failed("over", "less", code))
+    assert type(error) is kind
+    assert (error.message, error.hint) == ("over", "less")

@@ -1,7 +1,7 @@
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.stack.runtime import Choice, HostFacts, choose_runtime
+from kit.stack.runtime import HostFacts, choose_runtime, docker_engine_found
 
 BOTH = HostFacts(gpu=True, docker=True)
 NEITHER = HostFacts(gpu=False, docker=False)
@@ -16,25 +16,21 @@ ALL = ("local", "container")
         ("auto", HostFacts(gpu=True, docker=False), ALL, "local"),
         ("auto", HostFacts(gpu=False, docker=True), ALL, "local"),
         ("auto", BOTH, ALL, "container"),
+        ("auto", BOTH, LOCAL, "local"),
         ("local", BOTH, ALL, "local"),
         ("container", HostFacts(gpu=False, docker=True), ALL, "container"),
     ],
 )
 def test_choice(wanted, facts, available, expected):
-    assert choose_runtime(wanted, facts, available) == Choice(expected)
+    assert choose_runtime(wanted, facts, available) == expected
 
 
-def test_auto_says_why_it_is_not_a_container():
-    choice = choose_runtime("auto", BOTH, LOCAL)
-    assert choice.runtime == "local"
-    assert choice.note is not None
-    assert "no container runtime yet" in choice.note
+def test_a_container_that_cannot_be():
+    with pytest.raises(EnvironmentNotReady, match="no Docker engine"):
+        choose_runtime("container", NEITHER, ALL)
 
 
-@pytest.mark.parametrize(
-    ("facts", "available", "reason"),
-    [(BOTH, LOCAL, "no container runtime"), (NEITHER, ALL, "no Docker engine")],
-)
-def test_a_container_that_cannot_be(facts, available, reason):
-    with pytest.raises(EnvironmentNotReady, match=reason):
-        choose_runtime("container", facts, available)
+def test_where_an_engine_is_looked_for(tmp_path):
+    assert docker_engine_found({"DOCKER_HOST": "tcp://10.0.0.1:2376"})
+    (tmp_path / "docker.sock").touch()
+    assert docker_engine_found({"XDG_RUNTIME_DIR": str(tmp_path)})

@@ -51,7 +51,7 @@ def serve():
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        (200, READY, Ready("spark", "bfloat16", "cuda:0", 4096, 1, 8.5, 29)),
+        (200, READY, Ready("spark", "bfloat16", "cuda:0", 4096, 1, 8.5, 29, 1)),
         (
             503,
             {"status": "loading", "phase": "weights", "progress": 0.41},

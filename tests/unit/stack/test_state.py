@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 
 from kit.stack import state as states
-from kit.stack.runtime import ServeSpec
-from kit.stack.state import State
+from kit.stack.runtime import ImageRef, ServeSpec
+from kit.stack.state import Process, State
 
 SPEC = ServeSpec(Path("/models/spark"), "spark", "127.0.0.1", 8000, 4096, 1, "cpu", "ab12")
-STATE = State(SPEC, 7, 77, "boot-1", 1.5, 10, ("kit", "serve"))
+PROCESS = Process(7, 77, "boot-1", 10, ("kit", "serve"))
+STATE = State("local", SPEC, 1.5, process=PROCESS)
+IMAGE = ImageRef("spark-kit:cpu", "sha256:12")
+CONTAINER = State("container", replace(SPEC, image=IMAGE), 1.5, project="spark-kit")
 
 
 @pytest.fixture
@@ -27,15 +30,16 @@ def write_stat(proc, letter):
     (proc / "7/stat").write_text(f"7 (kit) {letter} 1 {'0 ' * 17}77 0\n")
 
 
-def test_round_trip(tmp_path):
+@pytest.mark.parametrize("state", [STATE, CONTAINER])
+def test_round_trip(tmp_path, state):
     path = tmp_path / "deep/service.json"
-    states.write(path, STATE)
-    assert states.read(path) == STATE
+    states.write(path, state)
+    assert states.read(path) == state
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [file.name for file in path.parent.iterdir()] == ["service.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', '{"version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', '{"version": 2}'])
 def test_unreadable_state_is_none(tmp_path, text):
     path = tmp_path / "service.json"
     path.write_text(text)
@@ -47,18 +51,18 @@ def test_missing_state_is_none(tmp_path):
 
 
 def test_alive(proc):
-    assert states.is_alive(STATE, proc=proc)
+    assert states.is_alive(PROCESS, proc=proc)
 
 
 @pytest.mark.parametrize("letter", ["Z", "X"])
 def test_a_zombie_is_not_alive(proc, letter):
     write_stat(proc, letter)
-    assert not states.is_alive(STATE, proc=proc)
+    assert not states.is_alive(PROCESS, proc=proc)
 
 
 @pytest.mark.parametrize("change", [{"pid": 8}, {"start_ticks": 78}, {"boot_id": "boot-2"}])
 def test_another_process_is_not_taken_for_it(proc, change):
-    assert not states.is_alive(replace(STATE, **change), proc=proc)
+    assert not states.is_alive(replace(PROCESS, **change), proc=proc)
 
 
 @pytest.mark.parametrize("name", ["星火", "caf\udce9"])

@@ -1,0 +1,99 @@
+"""The options of `kit up`, which `kit upgrade` shares, and what they mean together."""
+
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kit import units
+from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.stack.intent import UpOptions
+
+
+class Device(StrEnum):
+    """Where the model runs; auto is the GPU where there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Engine(StrEnum):
+    """What computes: the kit's own engine, or upstream's code."""
+
+    NATIVE = "native"
+    MEGATRON = "megatron"
+
+
+class RuntimeChoice(StrEnum):
+    """What runs the server; auto is a container where a GPU and Docker are found."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    CONTAINER = "container"
+
+
+Model = typer.Option(
+    envvar="KIT_MODEL",
+    metavar="demo|DIR",
+    help="What to serve: the built-in demo, or a converted directory.",
+    show_default="the fetched weights; the demo where there is no GPU",
+)
+Name = typer.Option(envvar="KIT_MODEL_NAME", metavar="NAME", help="The model's name in the API.")
+Context = typer.Option(
+    "--context",
+    envvar="KIT_CONTEXT",
+    min=2,
+    metavar="TOKENS",
+    help="Prompt and answer together, in tokens.",
+)
+MaxSequences = typer.Option(
+    envvar="KIT_MAX_SEQUENCES", min=1, metavar="N", help="Answers generated at once; more wait."
+)
+DeviceOption = typer.Option(envvar="KIT_DEVICE", help="Where the model runs.")
+EngineOption = typer.Option(
+    envvar="KIT_ENGINE", help="megatron: upstream's own code, rewritten, and its checkpoint as DIR."
+)
+Host = typer.Option(envvar="KIT_HOST", metavar="ADDRESS", help="Address to bind.")
+Port = typer.Option(envvar="KIT_PORT", min=1, max=65535, metavar="PORT", help="Port to bind.")
+MaxRam = typer.Option(
+    envvar="KIT_MAX_RAM",
+    metavar="SIZE",
+    help="Budget of the host RAM peak, such as 4GiB.",
+    show_default="the plan and a quarter",
+)
+MaxVram = typer.Option(envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak.")
+Runtime = typer.Option(
+    envvar="KIT_RUNTIME", help="What runs the server; auto: a container on a GPU with Docker."
+)
+Image = typer.Option(
+    envvar="KIT_IMAGE",
+    metavar="NAME",
+    help="The container's image, pulled where it is not here.",
+    show_default="built from this checkout",
+)
+Timeout = typer.Option(min=1, metavar="SECONDS", help="How long to wait until it is ready.")
+Preflight = typer.Option(help="Refuse to start what free memory cannot hold.")
+Json = typer.Option("--json", help="One JSON object on stdout.")
+
+
+def options_of(settings: Settings, max_ram: str | None, max_vram: str, **given: Any) -> "UpOptions":
+    """The options as `kit up` understands them; sizes and choices are still text in ``given``.
+
+    Raises:
+        UsageError: a size cannot be understood.
+    """
+    from kit.stack.intent import UpOptions
+
+    budgeted = replace(
+        settings,
+        max_ram_bytes=units.parse_size(max_ram) if max_ram else None,
+        max_vram_bytes=units.parse_size(max_vram),
+    )
+    plain: dict[str, Any] = {
+        name: str(value) if isinstance(value, StrEnum) else value for name, value in given.items()
+    }
+    return UpOptions(settings=budgeted, **plain)

@@ -1,0 +1,215 @@
+"""Bring up what was decided: start it unless it runs, wait, ask it, measure it."""
+
+import time
+from collections.abc import Mapping
+
+from kit.errors import KitError, ServiceError
+from kit.memory.hold import hold
+from kit.stack import history, postmortem
+from kit.stack.checks import require_start
+from kit.stack.container import ContainerRuntime
+from kit.stack.container_image import obtain
+from kit.stack.intent import Intent
+from kit.stack.listener import Listener
+from kit.stack.measure import measure
+from kit.stack.port import require_free
+from kit.stack.ready import require_alive, wait_ready
+from kit.stack.report import UpReport
+from kit.stack.runtime import Running, Runtime, RuntimeName, current, differences
+from kit.stack.service import Failed, Ready
+from kit.stack.variables import service_name
+
+_ANSWER_SECONDS = 300.0
+_ANSWER_TOKENS = {True: 64, False: 32}  # of the demo; of a model that may be slow here
+BUILD_LOG = "image-build.log"
+
+
+def bring_up(
+    intent: Intent,
+    runtimes: Mapping[RuntimeName, Runtime],
+    listener: Listener,
+    *,
+    anew: bool = False,
+) -> UpReport:
+    """Let the service of ``intent`` run, prove itself, and be remembered; whoever calls it holds
+    the lock of the state folder.
+
+    Args:
+        anew: start it also where it already runs as decided.
+
+    Raises:
+        EnvironmentNotReady: no free memory, no free port, no image. A service that ran before
+            goes on.
+        BudgetExceeded: its container was killed at its memory limit.
+        ServiceError: the service died, hangs, gave no answer, or was not ready in time.
+    """
+    begin = time.monotonic()
+    old = current(runtimes)
+    runtime = runtimes[intent.runtime]
+    kept = None if anew else _keep(intent, old, runtime, listener)
+    if kept is None:
+        intent = _prepare(intent, old, runtime, listener)
+    try:
+        running, ready, answer = kept or _start(intent, old, runtime, listener)
+        report = _report(intent, running, runtime, listener, ready, answer, begin, kept is None)
+    except (KitError, KeyboardInterrupt):
+        if runtime.stop():
+            listener.say("stopped the service")
+        raise
+    if report.within_budget:
+        history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
+    else:
+        runtime.stop()
+        listener.say("stopped the service: it is over its budget")
+    return report
+
+
+def _keep(
+    intent: Intent,
+    old: tuple[Runtime, Running] | None,
+    runtime: Runtime,
+    listener: Listener,
+) -> tuple[Running, Ready, str | None] | None:
+    """A service that runs as decided, its readiness and answer; None: it has to be started.
+
+    One that has no room for a question now is kept without an answer: it is at work.
+    """
+    if old is None:
+        return None
+    running = old[1]
+    reason = reason_to_restart(running, old[0].name, intent)
+    if reason is None:
+        listener.say(f"already running ({running.where})")
+        try:
+            ready = _ready(intent, running, runtime, listener)
+            return running, ready, _ask_if_free(intent, ready, listener)
+        except KitError as error:
+            reason = error.message
+    listener.say(f"{reason}; starting it again")
+    return None
+
+
+def reason_to_restart(running: Running, runtime: RuntimeName, intent: Intent) -> str | None:
+    """Why a service in ``runtime`` is not what was decided; None: it is."""
+    if not running.alive:
+        return f"the service had died ({running.where} is gone)"
+    changed = differences(running.spec, intent.spec)
+    if runtime != intent.runtime:
+        changed = ("runtime", *changed)
+    if changed:
+        return f"the running service has other settings ({', '.join(changed)})"
+    return None
+
+
+def _prepare(
+    intent: Intent, old: tuple[Runtime, Running] | None, runtime: Runtime, listener: Listener
+) -> Intent:
+    """Refuse what cannot start, and get the image, while ``old``, to be replaced, still runs."""
+    try:
+        require_start(intent, old[1] if old else None, listener)
+        return _with_image(intent, runtime, listener)
+    except KitError:
+        if old is not None and old[1].alive:
+            listener.say(f"the service that was running goes on ({old[1].where})")
+        raise
+
+
+def _with_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
+    wanted = intent.image
+    if wanted is None or intent.spec.image is not None or not isinstance(runtime, ContainerRuntime):
+        return intent
+    listener.say(f"image {wanted.name} is not here: {'pulling' if wanted.named else 'building'} it")
+
+    def pull() -> None:
+        compose = runtime.compose(intent.spec, image=wanted.name)
+        command = compose.pull_command(service_name(intent.spec))
+        compose.run(command, "docker compose pull", lambda line: listener.progress(line, None))
+
+    found = obtain(
+        wanted,
+        runtime.engine,
+        pull,
+        lambda line: listener.progress(line, None),
+        log=intent.settings.state_dir / BUILD_LOG,
+    )
+    return intent.with_image(found)
+
+
+def _start(
+    intent: Intent, old: tuple[Runtime, Running] | None, runtime: Runtime, listener: Listener
+) -> tuple[Running, Ready, str]:
+    if old is not None:
+        listener.progress(f"stopping {old[1].where}", None)
+        old[0].stop()
+    require_free(intent.spec.host, intent.spec.port)
+    listener.progress("starting", None)
+    running = runtime.start(intent.spec)
+    ready = _ready(intent, running, runtime, listener)
+    return running, ready, _ask(intent, ready, listener)
+
+
+def _ready(intent: Intent, running: Running, runtime: Runtime, listener: Listener) -> Ready:
+    ready = wait_ready(runtime, running, intent.service(), intent.timeout_seconds, listener)
+    require_alive(runtime, running, listener)
+    if ready.model != intent.spec.name:
+        raise ServiceError(
+            f"port {intent.spec.port} answers as {ready.model!r}, not {intent.spec.name!r}",
+            hint="another server holds the port: choose one with --port",
+        )
+    return ready
+
+
+def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None:
+    service = intent.service()
+    if service.is_busy(ready.max_sequences):
+        return None
+    try:
+        return _ask(intent, ready, listener)
+    except KitError:
+        if service.is_busy(ready.max_sequences):  # others came first
+            return None
+        raise
+
+
+def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
+    listener.progress("first answer", None)
+    try:
+        return intent.service().ask(
+            ready.model,
+            intent.model.question,
+            max_tokens=min(_ANSWER_TOKENS[intent.model.demo], max(1, ready.context_length // 4)),
+            timeout_seconds=_ANSWER_SECONDS,
+        )
+    except ServiceError:
+        health = intent.service().health()
+        if isinstance(health, Failed):  # since it was ready; it knows better why
+            raise postmortem.refusal(health) from None
+        raise
+
+
+def _report(
+    intent: Intent,
+    started: Running,
+    runtime: Runtime,
+    listener: Listener,
+    ready: Ready,
+    answer: str | None,
+    begin: float,
+    is_new: bool,
+) -> UpReport:
+    running = require_alive(runtime, started, listener)
+    measured = measure(runtime, intent.service(), intent.spec.device)
+    return UpReport(
+        model=intent.model,
+        spec=intent.spec,
+        plan=intent.plan,
+        ready=ready,
+        where=running.where,
+        pid=running.pid,
+        started=is_new,
+        seconds=time.monotonic() - begin,
+        question=intent.model.question,
+        answer=answer,
+        measured=measured,
+        verdicts=hold(intent.spec.budget, measured),
+    )

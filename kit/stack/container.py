@@ -1,0 +1,209 @@
+"""The container runtime: Compose starts and stops it, the engine tells what has become of it."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady, KitError
+from kit.memory.proc import PROC, descendants
+from kit.memory.unavailable import Unavailable
+from kit.stack import state as states
+from kit.stack.compose import Compose, find_compose, project_name
+from kit.stack.engine import Container, Engine
+from kit.stack.runtime import EngineName, Launch, Running, RuntimeName, ServeSpec
+from kit.stack.state import State
+from kit.stack.variables import KEY_VARIABLE, SERVICES, service_name, variables
+from kit.stack.writing import writing
+
+_KEPT_LINES = 10_000
+"""Of a container's log, which goes with it when it is removed."""
+
+
+class ContainerRuntime:
+    """One service as a container of compose.yaml.
+
+    Attributes:
+        engine: answers questions about it.
+    """
+
+    name: RuntimeName = "container"
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self._state_file = state_dir / states.FILE_NAME
+        self.log_file = state_dir / states.LOG_NAME
+        self._environ = environ
+        self._on_line = on_line
+        self.engine = Engine(environ)
+
+    def require_installed(self, engine: EngineName = "native") -> None:
+        """Compose is there and the engine answers; what the server imports is in the image."""
+        find_compose(self._environ)
+        self.engine.version()
+
+    def launch(self, spec: ServeSpec) -> Launch:
+        """Compose's command line; the API key is left out of what is shown."""
+        compose = self.compose(spec)
+        shown = {name: text for name, text in compose.variables.items() if name != KEY_VARIABLE}
+        return Launch(compose.up_command(service_name(spec)), shown)
+
+    def compose(
+        self, spec: ServeSpec, *, project: str | None = None, image: str | None = None
+    ) -> Compose:
+        """compose.yaml with the variables of ``spec``.
+
+        Args:
+            project: None: the one that the environment names.
+            image: None: that of ``spec``.
+
+        Raises:
+            EnvironmentNotReady: there is no Compose.
+        """
+        image = image or self._image(spec)
+        filled = variables(spec, image=image, api_key=self._environ.get(KEY_VARIABLE))
+        project = project or project_name(self._environ)
+        return Compose(find_compose(self._environ), project, filled, self._environ)
+
+    def start(self, spec: ServeSpec) -> Running:
+        """Make and start the container.
+
+        Raises:
+            EnvironmentNotReady: something that the container needs is missing.
+            ServiceError: the engine could not start it.
+        """
+        compose = self.compose(spec)
+        self._require_own_project(compose)
+        state = State("container", spec, time.time(), project=compose.project)
+        states.write(self._state_file, state)
+        try:
+            compose.run(compose.up_command(service_name(spec)), "docker compose up", self._on_line)
+        except KitError:
+            self.stop()
+            raise
+        return self._running(state)
+
+    def status(self) -> Running | None:
+        """The container that the state file tells of."""
+        state = self._read()
+        return None if state is None else self._running(state)
+
+    def stop(self) -> bool:
+        """Let Compose end and remove the container; its last log lines are kept."""
+        state = self._read()
+        if state is None:
+            return False
+        compose = self.compose(state.spec, project=state.project)
+        found = self.engine.containers(compose.project)
+        server = self._server(state, found)
+        if server is not None:
+            self._keep_log(server)
+        others = [each for each in found if each.service not in SERVICES]
+        service = service_name(state.spec)
+        command = compose.remove_command(service) if others else compose.down_command()
+        compose.run(command, "docker compose down", self._on_line)
+        with writing(self._state_file):
+            self._state_file.unlink(missing_ok=True)
+        return server is not None and server.running
+
+    def logs(self, lines: int, *, follow: bool = False, this_run: bool = False) -> Iterator[str]:
+        """Of the container, while there is one; else what was kept of the last."""
+        container = self.container()
+        if container is not None:
+            yield from self.engine.logs(container.identity, lines, follow=follow)
+        elif self.log_file.exists() and not this_run:
+            with self.log_file.open(encoding="utf-8", errors="replace") as file:
+                yield from (line.rstrip("\n") for line in deque(file, maxlen=lines))
+
+    def processes(self) -> tuple[int, ...] | Unavailable:
+        """Those in the container, if the engine is on this machine and lets us see them."""
+        container = self.container()
+        if container is None or not container.running:
+            return Unavailable("no container runs")
+        return _visible(container)
+
+    def container(self) -> Container | None:
+        """The container that the state file tells of; None: there is none (any more)."""
+        state = self._read()
+        if state is None or state.project is None:
+            return None
+        return self._server(state, self.engine.containers(state.project))
+
+    def _read(self) -> State | None:
+        state = states.read(self._state_file)
+        return state if state is not None and state.runtime == "container" else None
+
+    def _running(self, state: State) -> Running:
+        found = self.engine.containers(state.project) if state.project else ()
+        container = self._server(state, found)
+        if container is None:
+            gone = Unavailable("its container is gone")
+            where = f"container of service {service_name(state.spec)}"
+            return Running(state.spec, False, where, gone, state.started_at, gone)
+        code, out_of_memory = self._end(container, state.started_at)
+        visible = _visible(container)
+        return Running(
+            spec=state.spec,
+            alive=container.running,
+            where=f"container {container.name}",
+            pid=visible if isinstance(visible, Unavailable) else visible[0],
+            started_at=container.started_at,
+            exit_code=code,
+            out_of_memory=out_of_memory,
+            restarts=container.restarts,
+        )
+
+    def _end(self, container: Container, since: float) -> tuple[int | Unavailable, bool]:
+        """Exit code of its last end, and whether its memory limit was why; now or before."""
+        if container.restarts:
+            deaths = self.engine.deaths(container.identity, since)
+            code = deaths[-1].exit_code if deaths else Unavailable("the engine has forgotten it")
+            return code, any(death.out_of_memory for death in deaths)
+        if container.running:
+            return Unavailable("it runs"), False
+        return container.exit_code, container.out_of_memory
+
+    def _server(self, state: State, found: tuple[Container, ...]) -> Container | None:
+        service = service_name(state.spec)
+        return next((each for each in found if each.service == service), None)
+
+    def _image(self, spec: ServeSpec) -> str:
+        """The image's name as long as it means the image of ``spec``, else its identity."""
+        if spec.image is None:
+            return ""
+        named = self.engine.image(spec.image.name)
+        same = named is not None and named.identity == spec.image.identity
+        return spec.image.name if same else spec.image.identity or spec.image.name
+
+    def _require_own_project(self, compose: Compose) -> None:
+        """A container that the state does not tell of was started by someone else."""
+        strange = [c for c in self.engine.containers(compose.project) if c.service in SERVICES]
+        if strange:
+            raise EnvironmentNotReady(
+                f"container {strange[0].name} is there, which kit up has no record of",
+                hint=f"remove it: docker rm --force {strange[0].name}",
+            )
+
+    def _keep_log(self, container: Container) -> None:
+        lines = self.engine.logs(container.identity, _KEPT_LINES)
+        with writing(self.log_file):
+            self.log_file.touch(mode=0o600)
+            with self.log_file.open("w", encoding="utf-8", errors="replace") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+
+def _visible(container: Container) -> tuple[int, ...] | Unavailable:
+    """The container's processes on this machine, each of which its control group names."""
+    try:
+        groups = (PROC / str(container.pid) / "cgroup").read_text()
+    except OSError:
+        groups = ""
+    if container.pid == 0 or container.identity not in groups:
+        return Unavailable("the engine's processes cannot be seen from here")
+    return (container.pid, *descendants(container.pid))

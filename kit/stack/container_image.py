@@ -1,0 +1,98 @@
+"""The image that a container is made from: which one is wanted, and how to get it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady
+from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
+from kit.stack.engine import Engine, Image
+from kit.stack.image import BuildOptions, Target, build_command, checkout, image_tag
+from kit.stack.image_build import build
+
+_CUDA_LIBRARIES_BYTES = 3 * 10**9
+"""They take more than that; an image without them takes half as much."""
+
+
+@dataclass(frozen=True)
+class WantedImage:
+    """An image by name.
+
+    Attributes:
+        named: the user named it (``KIT_IMAGE``), so that a registry has it; else it is built.
+    """
+
+    name: str
+    target: Target
+    named: bool
+    environ: Mapping[str, str]
+
+    @property
+    def build_options(self) -> BuildOptions:
+        """How it is built, if it is."""
+        return BuildOptions.from_environ(self.target, self.environ)
+
+    @property
+    def build_command(self) -> tuple[str, ...]:
+        """What builds it."""
+        return build_command(self.build_options, checkout())
+
+
+def wanted_image(name: str | None, target: Target, environ: Mapping[str, str]) -> WantedImage:
+    """The image called ``name``; None: the one that this checkout makes.
+
+    Raises:
+        EnvironmentNotReady: there is no checkout to make one from.
+    """
+    if name:
+        return WantedImage(name, target, True, environ)
+    tag = image_tag(BuildOptions.from_environ(target, environ), checkout())
+    return WantedImage(tag, target, False, environ)
+
+
+def obtain(
+    wanted: WantedImage,
+    engine: Engine,
+    pull: Callable[[], object],
+    on_line: Callable[[str], None],
+    *,
+    log: Path,
+) -> Image:
+    """The image, pulled or built where it is not here.
+
+    Args:
+        pull: brings it from its registry.
+        on_line: is told what the build prints; ``log`` keeps it.
+
+    Raises:
+        EnvironmentNotReady: it cannot be had.
+        KitError: the build failed.
+    """
+    if (found := engine.image(wanted.name)) is not None:
+        return found
+    if wanted.named:
+        pull()
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as file:
+
+            def keep(line: str) -> None:
+                file.write(f"{line}\n")
+                on_line(line)
+
+            build(wanted.build_options, checkout(), keep, environ=wanted.environ)
+    if (found := engine.image(wanted.name)) is None:
+        raise EnvironmentNotReady(
+            f"the Docker engine has no image {wanted.name} after all",
+            hint="docker image ls shows what it has; name one with KIT_IMAGE",
+        )
+    return found
+
+
+def torch_in(image: Image | None, target: Target) -> TorchBuild:
+    """The build of torch in the image, told by its size; the larger one where there is none yet.
+
+    An image for the CPU has the CUDA build where the package index offers no other.
+    """
+    small = image is not None and image.size_bytes < _CUDA_LIBRARIES_BYTES
+    return CPU_BUILD if target == "cpu" and small else CUDA_BUILD

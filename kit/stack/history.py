@@ -1,0 +1,50 @@
+"""Services that have proven themselves here, the newest first: what `kit rollback` goes back to."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.stack.record import read_spec, spec_record, write_record
+from kit.stack.runtime import RuntimeName, ServeSpec
+
+FILE_NAME = "history.json"
+_VERSION = 1
+_MOST = 5
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A service that was ready, answered, and stayed within its budget."""
+
+    runtime: RuntimeName
+    spec: ServeSpec
+
+
+def read_history(state_dir: Path) -> tuple[Proven, ...]:
+    """The proven services. What this version does not understand is left out."""
+    try:
+        content = json.loads((state_dir / FILE_NAME).read_bytes())
+        entries = content["proven"] if content["version"] == _VERSION else []
+        return tuple(Proven(entry["runtime"], read_spec(entry["spec"])) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def remember(state_dir: Path, proven: Proven) -> None:
+    """Make ``proven`` the newest entry.
+
+    Raises:
+        EnvironmentNotReady: the state folder cannot be written.
+    """
+    earlier = [entry for entry in read_history(state_dir) if entry != proven]
+    entries = [
+        {"runtime": entry.runtime, "spec": spec_record(entry.spec)}
+        for entry in (proven, *earlier)[:_MOST]
+    ]
+    write_record(state_dir / FILE_NAME, {"version": _VERSION, "proven": entries})
+
+
+def before(state_dir: Path, spec: ServeSpec) -> Proven | None:
+    """The newest proven service that is not ``spec``; None: there is none."""
+    found = (entry for entry in read_history(state_dir) if entry.spec != spec)
+    return next(found, None)

@@ -1,0 +1,47 @@
+"""What `kit up` did and measured."""
+
+from dataclasses import dataclass
+
+from kit.memory.hold import Measured, Verdict
+from kit.memory.plan import Plan
+from kit.memory.unavailable import Unavailable
+from kit.stack.model import Model
+from kit.stack.runtime import ServeSpec
+from kit.stack.service import Ready, base_url
+
+
+@dataclass(frozen=True)
+class UpReport:
+    """A service that came up, or was up, and was asked one question.
+
+    Attributes:
+        where: what it runs in, such as ``process 4711``.
+        started: whether this call started it (else it already ran).
+        seconds: from the call to the first answer.
+        answer: None where a service that already ran was too busy to be asked.
+        verdicts: the measured peaks held against their budgets; when one failed, the service has
+            been stopped.
+    """
+
+    model: Model
+    spec: ServeSpec
+    plan: Plan
+    ready: Ready
+    where: str
+    pid: int | Unavailable
+    started: bool
+    seconds: float
+    question: str
+    answer: str | None
+    measured: Measured
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def url(self) -> str:
+        """Base URL for OpenAI clients."""
+        return base_url(self.spec.host, self.spec.port) + "/v1"
+
+    @property
+    def within_budget(self) -> bool:
+        """Whether the service may go on running."""
+        return all(verdict.passed for verdict in self.verdicts)
