@@ -70,22 +70,20 @@ class Result:
 def run(checks: Sequence[Check], facts: Facts, skip: Collection[str] = ()) -> tuple[Result, ...]:
     """The findings of ``checks``, in their order.
 
-    A check is skipped when one that it requires did not pass, and names the first cause. One that
-    the user skips (``skip``) stands in no other's way. A check that crashes is an ERROR.
+    A check is skipped when one that it requires did not pass, and names the first cause. What the
+    user skips (``skip``) is not shown, and counts nevertheless where others require it. A check
+    that crashes is an ERROR.
     """
     results: dict[str, Result] = {}
     causes: dict[str, str] = {}
     for each in checks:
         blocked = next((causes[name] for name in each.requires if name in causes), None)
-        if each.id in skip:
-            finding = skipped("skipped with --skip")
-        elif blocked:
-            finding = skipped(f"needs {blocked}")
-        else:
-            finding = _judge(each, facts)
-        if finding.status is not Status.PASS and each.id not in skip:
+        finding = skipped(f"needs {blocked}") if blocked else _judge(each, facts)
+        if finding.status is not Status.PASS:
             causes[each.id] = blocked or each.id
-        results[each.id] = Result(each, finding, None if each.id in skip else blocked)
+        if each.id in skip:
+            finding, blocked = skipped("skipped with --skip"), None
+        results[each.id] = Result(each, finding, blocked)
     return tuple(results.values())
 
 

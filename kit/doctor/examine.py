@@ -44,7 +44,8 @@ def examine(
     watch: Watch = lambda waiting: None,
 ) -> Report:
     """Observe and judge. What only skipped checks would read is not looked at."""
-    reads = {fact for each in checks if each.id not in skip for fact in each.reads}
+    shown = with_requirements([each.id for each in checks if each.id not in skip], checks)
+    reads = {fact for each in shown for fact in each.reads}
     return Report(run(checks, gather(request, needed(reads), watch), skip))
 
 
@@ -63,12 +64,12 @@ def chosen(names: Collection[str]) -> frozenset[str]:
     return frozenset().union(*known.values())
 
 
-def with_requirements(ids: Collection[str]) -> tuple[Check, ...]:
-    """The checks named, and those that they require, in the registry's order."""
-    by_id = {each.id: each for each in CHECKS}
+def with_requirements(ids: Collection[str], checks: Sequence[Check] = CHECKS) -> tuple[Check, ...]:
+    """The checks named, and those that they require, in the order of ``checks``."""
+    by_id = {each.id: each for each in checks}
     wanted: set[str] = set()
     wave = set(ids)
     while wave:
         wanted |= wave
         wave = {name for each in wave for name in by_id[each].requires} - wanted
-    return tuple(each for each in CHECKS if each.id in wanted)
+    return tuple(each for each in checks if each.id in wanted)

@@ -15,6 +15,7 @@ from kit.memory.nvml import Gpu, Nvidia
 from kit.memory.plan import Plan
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
+from kit.stack.compose import ComposeProgram
 from kit.stack.runtime import RuntimeName
 
 Version = tuple[int, int]
@@ -105,14 +106,6 @@ class Docker:
 
 
 @dataclass(frozen=True)
-class Compose:
-    """The Compose command."""
-
-    command: tuple[str, ...]
-    version: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
 class CdiSpec:
     """A CDI description of NVIDIA devices, and the driver version that it names libraries of."""
 
@@ -164,10 +157,9 @@ class Image:
     """The kit's image.
 
     Attributes:
-        wanted: its name; None with ``reason``: there is none to be named from here.
+        wanted: its name.
         present: whether the engine has it.
         kit_version, rewrites: what its labels say it was made of.
-        other: other images of the kit that are here.
         expected_rewrites: digest of the rewrites that this kit makes.
         torch: the build inside, as far as it is known.
     """
@@ -176,7 +168,6 @@ class Image:
     present: bool
     kit_version: str | None = None
     rewrites: str | None = None
-    other: tuple[str, ...] = ()
     expected_rewrites: str | Unavailable = NOT_ASKED
     torch: TorchBuild | Unavailable = NOT_ASKED
 
@@ -321,7 +312,7 @@ class Facts:
     nvidia: Nvidia | Unavailable = NOT_ASKED
     torch: TorchBuild | Unavailable = NOT_ASKED
     docker: Docker | Unavailable = NOT_ASKED
-    compose: Compose | Unavailable = NOT_ASKED
+    compose: ComposeProgram | Unavailable = NOT_ASKED
     toolkit: Toolkit | Unavailable = NOT_ASKED
     probe: ProbeRun | Unavailable = NOT_ASKED
     image: Image | Unavailable = NOT_ASKED

@@ -20,12 +20,11 @@ def judge_driver(torch: TorchBuild, nvidia: Nvidia) -> Finding:
     built = f"torch {torch.version} ({cuda(torch.cuda)})"
     seen = Evidence("NVML", f"driver {nvidia.driver}", f"{floor} or later for {built}")
     if is_older(nvidia.driver, floor):
-        return failure(
-            f"driver {nvidia.driver} is too old for {built}",
-            seen,
-            remedy=f"install driver {floor} or later and reboot; or use a torch built for an older "
-            f"CUDA (2.10 is the last for CUDA 12, which runs from driver {driver_floor((12, 0))})",
-        )
+        remedy = f"install driver {floor} or later and reboot"
+        if torch.cuda[0] > 12:
+            remedy += "; or use torch 2.10, the last for CUDA 12, which runs from driver "
+            remedy += f"{driver_floor((12, 0))}: the kit's image has it"
+        return failure(f"driver {nvidia.driver} is too old for {built}", seen, remedy=remedy)
     return passed(f"driver {nvidia.driver} suits {built}", seen)
 
 
@@ -43,7 +42,7 @@ def judge_architecture(torch: TorchBuild, nvidia: Nvidia, environ: Mapping[str, 
         return failure(
             f"torch {torch.version} has no kernels for {name}",
             seen,
-            remedy="use a torch whose list covers it: 2.10 for CUDA 12 is the last with sm_70 "
-            "(V100); an older or newer card needs another release of torch",
+            remedy="use a torch whose list covers it: 2.10 for CUDA 12, which the kit's image has, "
+            "is the last with sm_70 (V100); a newer card needs a newer torch",
         )
     return passed(f"{fitting} runs on {name}", seen)

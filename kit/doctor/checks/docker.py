@@ -6,15 +6,9 @@ from kit.doctor.facts import Docker, Facts
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
 from kit.doctor.gather.docker import NoDocker
 from kit.memory.unavailable import Unavailable
+from kit.stack.compose import OLDEST
 
-OLDEST_COMPOSE = (1, 28, 0)
-"""The first with ``deploy.resources.reservations.devices``, which asks for GPUs."""
-_REMEDIES = {
-    "silent": "start it: sudo systemctl start docker; or set DOCKER_HOST to the one that runs",
-    "no permission": "sudo usermod -aG docker $USER and log in again; that group has root's powers",
-    "failed": "look at `docker info` and `journalctl -u docker`",
-    "absent": "install Docker Engine: https://docs.docker.com/engine/install",
-}
+_INSTALL_DOCKER = "install Docker Engine: https://docs.docker.com/engine/install"
 
 
 def _wants_container(facts: Facts) -> bool:
@@ -27,12 +21,12 @@ def engine(facts: Facts) -> Finding:
     found = facts.docker
     if isinstance(found, Docker):
         return passed(f"Docker {found.version}, images in {found.root}")
-    cause = found.cause if isinstance(found, NoDocker) else "failed"
-    if cause == "absent" and not _wants_container(facts):
+    remedy = found.remedy if isinstance(found, NoDocker) else "look at docker info"
+    if remedy is None and not _wants_container(facts):
         return skipped(f"{found.reason}; kit up runs a local process")
     say = failure if _wants_container(facts) else warning
-    seen = Evidence("docker info", found.reason, "an engine that answers")
-    return say("the Docker engine cannot be used", seen, remedy=_REMEDIES[cause])
+    seen = Evidence("Docker engine", found.reason, "an engine that answers")
+    return say("the Docker engine cannot be used", seen, remedy=remedy or _INSTALL_DOCKER)
 
 
 @check(
@@ -74,18 +68,16 @@ def kind(facts: Facts) -> Finding:
     requires=["docker.engine"],
 )
 def compose(facts: Facts) -> Finding:
-    """Version 1.28 or later, or the plugin."""
+    """The plugin, or docker-compose of the last version before it."""
     found = facts.compose
+    if not isinstance(found, Unavailable):
+        return passed(f"{' '.join(found.command)} {dotted(found.version)}")
     say = failure if _wants_container(facts) else warning
-    remedy = "install the plugin: package docker-compose-plugin (or docker-compose-v2)"
-    if isinstance(found, Unavailable):
-        seen = Evidence("docker compose version", found.reason, "Compose 1.28 or later")
-        return say("there is no Docker Compose", seen, remedy=remedy)
-    text = f"{' '.join(found.command)} {dotted(found.version)}"
-    if found.version < OLDEST_COMPOSE:
-        seen = Evidence(" ".join(found.command), text, f"{dotted(OLDEST_COMPOSE)} or later")
-        return say(f"{text} cannot ask for GPUs", seen, remedy=remedy)
-    return passed(text)
+    return say(
+        "there is no Docker Compose that the kit can use",
+        Evidence("docker compose version", found.reason, f"{dotted(OLDEST)} or later"),
+        remedy="install the package docker-compose-plugin (or docker-compose-v2)",
+    )
 
 
 @check(
@@ -215,6 +207,8 @@ def cgroups(facts: Facts) -> Finding:
     See https://github.com/NVIDIA/nvidia-docker/issues/1730.
     """
     docker, toolkit = known(facts.docker), known(facts.toolkit)
+    if toolkit.version is None and not toolkit.hook:
+        return skipped("there is no NVIDIA Container Toolkit whose GPUs could be lost")
     if docker.cgroup_driver != "systemd":
         return passed(f"cgroup driver {docker.cgroup_driver}")
     if toolkit.mode == "cdi" or toolkit.device_links:

@@ -101,15 +101,17 @@ def memory(facts: Facts) -> Finding:
     gpu = _with_processes(known(facts.nvidia), gpu)
     need = f"{size(room.need_bytes)} planned for {serving.name}"
     free = f"{size(room.free_bytes)} of {size(gpu.total_bytes)} free"
-    seen = (Evidence("NVML", free, need), Evidence("NVML, held by", holders(gpu), "nobody else"))
     if isinstance(room.free_bytes, Unavailable):
         return warning(
             f"free VRAM on {gpu.name} is unknown",
-            seen[0],
+            Evidence("NVML", room.free_bytes.reason, need),
             remedy="watch nvidia-smi while it starts; kit up measures its peak nevertheless",
         )
     if room.problem is None:
-        return passed(f"{free} on {gpu.name}, {need}", *(seen if gpu.processes else ()))
+        listed = isinstance(gpu.processes, tuple) and bool(gpu.processes)
+        others = f"; the rest: {holders(gpu)}" if listed else ""
+        return passed(f"{free} on {gpu.name}, {need}{others}")
+    seen = (Evidence("NVML", free, need), Evidence("NVML, held by", holders(gpu), "nobody else"))
     if isinstance(gpu.total_bytes, int) and gpu.total_bytes < room.need_bytes:
         remedy = "a larger GPU, or fewer bits: kit weights convert --precision int8 (or int4)"
     else:

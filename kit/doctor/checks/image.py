@@ -11,14 +11,18 @@ from kit.memory.unavailable import Unavailable
 _BUILD = "build it: make image; or name one that is here with KIT_IMAGE"
 
 
-@check("image.present", "the engine has the image", reads=["image", "nvidia", "serving"])
+@check(
+    "image.present",
+    "the engine has the image",
+    reads=["image", "nvidia", "serving"],
+    requires=["docker.engine"],
+)
 def present(facts: Facts) -> Finding:
     """Only a container needs it; `kit up` uses one where there is a GPU."""
     image = known(facts.image)
     if image.present:
         return passed(image.wanted)
-    others = f"other images of the kit: {', '.join(image.other)}" if image.other else "none"
-    seen = Evidence("docker image inspect", others, image.wanted)
+    seen = Evidence("Docker engine", "no such image", image.wanted)
     if not isinstance(facts.serving, Unavailable) and facts.serving.runtime == "container":
         return failure(f"there is no image {image.wanted}", seen, remedy=_BUILD)
     if not isinstance(facts.nvidia, Nvidia):
@@ -58,7 +62,7 @@ def _differences(image: Image) -> list[Evidence]:
     "image.driver",
     "the driver is new enough for the image's CUDA",
     reads=["image", "nvidia"],
-    requires=["gpu.driver"],
+    requires=["docker.engine", "gpu.driver"],
 )
 def driver(facts: Facts) -> Finding:
     """Known before the image is built."""
@@ -69,7 +73,7 @@ def driver(facts: Facts) -> Finding:
     "image.architecture",
     "the image's torch has kernels for the GPU's architecture",
     reads=["image", "nvidia", "environ"],
-    requires=["gpu.visible"],
+    requires=["docker.engine", "gpu.visible"],
 )
 def architecture(facts: Facts) -> Finding:
     """Known before the image is built."""

@@ -4,7 +4,6 @@ from kit.doctor.facts import Docker, Facts
 from kit.doctor.gather import (
     Adapter,
     clock,
-    compose,
     disk,
     docker,
     image,
@@ -23,6 +22,7 @@ from kit.doctor.gather import (
 from kit.doctor.request import Request
 from kit.memory import nvml
 from kit.memory.unavailable import Unavailable
+from kit.stack.compose import find_compose
 
 
 def _probe(request: Request, facts: Facts) -> object:
@@ -44,10 +44,10 @@ ADAPTERS = (
     Adapter("weights", lambda request, facts: weights.look(request)),
     Adapter("upstream", lambda request, facts: upstream.look(request), seconds=20.0),
     Adapter("service", lambda request, facts: service.look(request), seconds=10.0),
-    Adapter("docker", lambda request, facts: docker.look(request.environ)),
-    Adapter("compose", lambda request, facts: compose.look(request.environ), seconds=10.0),
+    Adapter("docker", lambda request, facts: docker.look(request.environ), seconds=12.0),
+    Adapter("compose", lambda request, facts: find_compose(request.environ), seconds=20.0),
     Adapter("toolkit", lambda request, facts: toolkit.look(request.environ)),
-    Adapter("image", image.look, after=("docker", "nvidia"), seconds=10.0),
+    Adapter("image", image.look, after=("docker", "nvidia"), seconds=12.0),
     Adapter("probe", _probe, after=("docker", "nvidia"), seconds=probe.SECONDS + 5),
     Adapter("serving", serving.look, after=("nvidia",)),
     Adapter("disk", disk.look, after=("docker", "image")),

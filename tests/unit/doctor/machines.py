@@ -10,7 +10,6 @@ from kit.doctor.facts import (
     Budgets,
     CdiSpec,
     Clock,
-    Compose,
     Disk,
     Docker,
     Facts,
@@ -32,6 +31,7 @@ from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia
 from kit.memory.plan import Basis, Phase, Plan, PlanLine, Pool
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
+from kit.stack.compose import ComposeProgram
 from kit.units import GIB, MIB
 
 WHEEL = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
@@ -67,17 +67,17 @@ LAPTOP = Facts(
     interpreter=Interpreter((3, 12, 3), "/venv/bin/python", virtual=True),
     nvidia=NoDriver("no NVIDIA driver answers (NVML Shared Library Not Found)", "library"),
     torch=CPU_BUILD,
-    docker=NoDocker("the docker command is not installed", "absent"),
+    docker=NoDocker("there is no Docker engine", None),
     compose=Unavailable("neither `docker compose` nor `docker-compose` is installed"),
     toolkit=Toolkit(None, False, "auto", False, (), False),
-    probe=Unavailable("the docker command is not installed"),
-    image=Unavailable("the docker command is not installed"),
+    probe=Unavailable("there is no Docker engine"),
+    image=Unavailable("there is no Docker engine"),
     memory=HostMemory(64 * GIB, 60 * GIB, None, 8 * MIB, 32 * GIB),
     serving=serving(None),
     disk=Disk((Room("disk at /", 500 * GIB, 75 * GIB, "make room", "disk"),), None),
     weights_sources=(Reply("https://gitee.com/x", "source gitee", None, 0.4),),
     index=Reply("pip's default index", "pip's configuration", None),
-    registry=Unavailable("the docker command is not installed"),
+    registry=Unavailable("there is no Docker engine"),
     clock=Clock(
         datetime(2026, 11, 26, 12, 0, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC), "a literal"
     ),
@@ -93,10 +93,10 @@ WORKSTATION = replace(
     nvidia=Nvidia("580.65.06", (13, 0), (GPU,)),
     torch=CUDA_13,
     docker=Docker("28.2.2", "systemd", runtimes=("nvidia", "runc")),
-    compose=Compose(("docker", "compose"), (2, 36, 2)),
+    compose=ComposeProgram(("docker", "compose"), (2, 36, 2)),
     toolkit=Toolkit("1.17.8", True, "auto", False, (), device_links=True),
     probe=ProbeRun("spark-kit:1", "docker run …", 0, ("GPU-aaaa",), ""),
-    image=Image("spark-kit:1", True, kit.__version__, "abc", (), "abc", CUDA_12),
+    image=Image("spark-kit:1", True, kit.__version__, "abc", "abc", CUDA_12),
     serving=serving(GPU),
     registry=Reply("https://registry.example/v2/", "the engine's configuration", None, 0.2),
 )

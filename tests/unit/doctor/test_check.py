@@ -34,9 +34,13 @@ def test_the_first_cause_is_named():
     assert run((BAD, child, grandchild), Facts())[2].cause == "a.bad"
 
 
-def test_what_the_user_skips_stands_in_no_others_way():
+def test_what_the_user_skips_is_not_shown_and_counts_nevertheless():
     child = make("b.child", passed("good"), "a.bad")
-    assert statuses(BAD, child, skip=("a.bad",)) == {"a.bad": "skip", "b.child": "pass"}
+    found = run((BAD, child), Facts(), skip=("a.bad",))
+    assert found[0].finding == Finding(Status.SKIP, "skipped with --skip")
+    assert (found[1].finding.status, found[1].cause) == (Status.SKIP, "a.bad")
+    child = make("b.child", passed("good"), "a.good")
+    assert statuses(GOOD, child, skip=("a.good",)) == {"a.good": "skip", "b.child": "pass"}
 
 
 def test_a_requirement_that_was_not_run_is_none():

@@ -9,7 +9,7 @@ from kit.memory.unavailable import Unavailable
 from tests.unit.doctor.machines import CUDA_12, GPU, LAPTOP, WORKSTATION, serving
 
 HERE = WORKSTATION.image
-ABSENT = replace(WORKSTATION, image=replace(HERE, present=False, other=("spark-kit:0",)))
+ABSENT = replace(WORKSTATION, image=replace(HERE, present=False))
 
 
 def test_present():
@@ -19,7 +19,7 @@ def test_present():
 def test_absent_where_a_container_would_be_used():
     finding = image.present.judge(ABSENT)
     assert finding.status is Status.WARN
-    assert finding.evidence[0].observed == "other images of the kit: spark-kit:0"
+    assert finding.evidence[0].expected == "spark-kit:1"
     wanted = replace(ABSENT, serving=serving(GPU, runtime="container"))
     assert image.present.judge(wanted).status is Status.FAIL
 

@@ -1,4 +1,4 @@
-"""``docker info`` as engines print it, cut to what is read."""
+"""``docker info`` as engines tell it, cut to what is read; and the container that is started."""
 
 import os
 import stat
@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from kit.doctor.facts import Docker
-from kit.doctor.gather import compose, docker, probe
+from kit.doctor.gather import docker, probe
 from kit.doctor.gather.docker import NoDocker, describe
-from kit.memory.unavailable import Unavailable
 
 DEBIAN = {
     "CgroupDriver": "cgroupfs",
@@ -56,6 +55,25 @@ def test_other_engines(changes, environ, expected):
     assert {name: getattr(found, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("unix:///no/such/socket", "the Docker engine does not answer"),
+        ("tcp://127.0.0.1:1", "the Docker engine does not answer"),
+    ],
+)
+def test_an_engine_that_does_not_answer(host, words):
+    found = docker.look({**os.environ, "DOCKER_HOST": host})
+    assert isinstance(found, NoDocker)
+    assert words in found.reason
+    assert "systemctl start docker" in found.remedy
+
+
+def test_no_sign_of_an_engine(monkeypatch):
+    monkeypatch.setattr(docker, "docker_engine_found", lambda environ: False)
+    assert docker.look({}) == NoDocker("there is no Docker engine", None)
+
+
 @pytest.fixture
 def program(tmp_path):
     """Put a program on a PATH of its own; returns the environment."""
@@ -67,67 +85,6 @@ def program(tmp_path):
         return {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
 
     return make
-
-
-@pytest.mark.parametrize(
-    ("script", "cause", "reason"),
-    [
-        (
-            "echo 'Cannot connect to the Docker daemon at unix:///x. Is the docker daemon "
-            "running?' >&2; exit 1",
-            "silent",
-            "Cannot connect to the Docker daemon",
-        ),
-        (
-            'echo \'{"ServerVersion": "", "ServerErrors": ["permission denied while trying to '
-            "connect to the Docker daemon socket\"]}'; exit 1",
-            "no permission",
-            "permission denied",
-        ),
-        ("echo nonsense; exit 3", "failed", "exit code 3, without a word"),
-        ("echo '{}'", "failed", "exit code 0"),
-    ],
-)
-def test_why_no_engine_answers(program, script, cause, reason):
-    found = docker.look(program("docker", script))
-    assert isinstance(found, NoDocker)
-    assert (found.cause, reason in found.reason) == (cause, True)
-
-
-def test_an_engine_that_hangs(program, monkeypatch):
-    monkeypatch.setattr(docker, "SECONDS", 0.1)
-    found = docker.look(program("docker", "exec sleep 60"))
-    assert (found.cause, found.reason) == (
-        "silent",
-        "docker info --format did not end within 0.1 s",
-    )
-
-
-def test_no_docker_command(tmp_path):
-    found = docker.look({"PATH": str(tmp_path)})
-    assert (found.cause, found.reason) == ("absent", "the docker command is not installed")
-
-
-@pytest.mark.parametrize(
-    ("name", "script", "command", "version"),
-    [
-        ("docker", "echo 2.36.2", ("docker", "compose"), (2, 36, 2)),
-        ("docker", "echo v2.17.3-desktop.1", ("docker", "compose"), (2, 17, 3)),
-        ("docker-compose", "echo 1.29.2", ("docker-compose",), (1, 29, 2)),
-    ],
-)
-def test_compose(program, tmp_path, name, script, command, version):
-    environ = {**program(name, script), "PATH": str(tmp_path)}
-    found = compose.look(environ)
-    assert (found.command, found.version) == (command, version)
-
-
-def test_no_compose(program, tmp_path):
-    environ = {
-        **program("docker", "echo 'unknown command: compose' >&2; exit 1"),
-        "PATH": str(tmp_path),
-    }
-    assert isinstance(compose.look(environ), Unavailable)
 
 
 @pytest.mark.parametrize(
