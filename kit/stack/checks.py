@@ -1,23 +1,28 @@
-"""Before anything is started: the hard checks, each of which would make the start fail later."""
+"""Before anything is started: the doctor's hard checks, and the port."""
+
+import os
+from collections.abc import Mapping
 
 from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
 from kit.stack.intent import Intent
 from kit.stack.listener import Listener
 from kit.stack.port import require_free
-from kit.stack.preflight import NOTHING, held_by, require_room, rooms
+from kit.stack.preflight import NOTHING, held_by
 from kit.stack.runtime import Running
 from kit.units import format_gib
 
-_OF_THIS_PROCESS = ("cgroup", "address space")
-"""Limits that the kit's own process has, and a container has not."""
 
-
-def require_start(intent: Intent, old: Running | None, listener: Listener) -> None:
+def require_start(
+    intent: Intent,
+    old: Running | None,
+    listener: Listener,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
     """Return when nothing stands in the way of ``intent``, once ``old`` has made room for it.
 
     Raises:
-        EnvironmentNotReady: memory or the port.
+        EnvironmentNotReady: a check of the doctor failed, or the port is taken.
         UsageError: the address is not this machine's.
     """
     plan, spec = intent.plan, intent.spec
@@ -27,12 +32,26 @@ def require_start(intent: Intent, old: Running | None, listener: Listener) -> No
     listener.say(f"plan: {need} (context {spec.context}, {spec.max_sequences} at once)")
     leaving = old if old is not None and old.alive else None
     if intent.preflight:
-        pid = leaving.pid if leaving else Unavailable("nothing leaves")
-        freed = NOTHING if isinstance(pid, Unavailable) else held_by(pid)
-        found = rooms(plan, intent.build, intent.gpu, freed)
-        if intent.runtime == "container":
-            found = tuple(room for room in found if room.limit not in _OF_THIS_PROCESS)
-        for warning in require_room(found):
+        listener.progress("checking the machine", None)
+        for warning in _ask_doctor(intent, leaving, environ):
             listener.say(f"warning: {warning}")
     own_port = leaving is not None and leaving.spec.port == spec.port
     require_free(spec.host, 0 if own_port else spec.port)  # 0: is it an address of this machine?
+
+
+def _ask_doctor(
+    intent: Intent, leaving: Running | None, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The doctor's warnings; what is sure to fail is raised."""
+    from kit.doctor import preflight
+    from kit.doctor.request import Decided, Request
+
+    pid = leaving.pid if leaving else Unavailable("nothing leaves")
+    freed = NOTHING if isinstance(pid, Unavailable) else held_by(pid)
+    decided = Decided(
+        intent.spec.name, intent.plan, intent.build, intent.gpu, intent.runtime, freed
+    )
+    image = {"KIT_IMAGE": intent.image.name} if intent.image else {}
+    request = Request(intent.settings, {**environ, **image}, decided=decided)
+    ids = preflight.CONTAINER if intent.runtime == "container" else preflight.LOCAL
+    return preflight.require(ids, request)
