@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import kit
-from kit.cli import doctor, image, memory, serve, service, up, upstream, weights
+from kit.cli import change, doctor, image, memory, serve, service, up, upstream, weights
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import KitError
@@ -37,6 +37,9 @@ app = typer.Typer(
 app.command()(doctor.doctor)
 app.command()(up.up)
 app.command()(service.down)
+app.command()(change.restart)
+app.command()(change.upgrade)
+app.command()(change.rollback)
 app.command()(service.status)
 app.command()(service.logs)
 app.command()(service.health)

@@ -8,7 +8,7 @@ from kit.memory.hold import hold
 from kit.stack import history, postmortem
 from kit.stack.checks import require_start
 from kit.stack.container import ContainerRuntime
-from kit.stack.container_image import obtain
+from kit.stack.container_image import build_image, require_image
 from kit.stack.intent import Intent
 from kit.stack.listener import Listener
 from kit.stack.measure import measure
@@ -118,21 +118,24 @@ def _with_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
     wanted = intent.image
     if wanted is None or intent.spec.image is not None or not isinstance(runtime, ContainerRuntime):
         return intent
-    listener.say(f"image {wanted.name} is not here: {'pulling' if wanted.named else 'building'} it")
+    if wanted.named:
+        return pull_image(intent, runtime, listener)
+    listener.say(f"image {wanted.name} is not here: building it, which takes minutes")
+    log = intent.settings.state_dir / BUILD_LOG
+    build_image(wanted, log, lambda line: listener.progress(line, None))
+    return intent.with_image(require_image(runtime.engine, wanted.name))
 
-    def pull() -> None:
-        compose = runtime.compose(intent.spec, image=wanted.name)
-        command = compose.pull_command(service_name(intent.spec))
-        compose.run(command, "docker compose pull", lambda line: listener.progress(line, None))
 
-    found = obtain(
-        wanted,
-        runtime.engine,
-        pull,
-        lambda line: listener.progress(line, None),
-        log=intent.settings.state_dir / BUILD_LOG,
-    )
-    return intent.with_image(found)
+def pull_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
+    """Bring the image from its registry, also where one of its name is here."""
+    wanted = intent.image
+    if wanted is None or not isinstance(runtime, ContainerRuntime):
+        return intent
+    listener.say(f"pulling image {wanted.name}")
+    compose = runtime.compose(intent.spec, image=wanted.name)
+    command = compose.pull_command(service_name(intent.spec))
+    compose.run(command, "docker compose pull", lambda line: listener.progress(line, None))
+    return intent.with_image(require_image(runtime.engine, wanted.name))
 
 
 def _start(

@@ -9,6 +9,7 @@ from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
 from kit.stack.engine import Engine, Image
 from kit.stack.image import BuildOptions, Target, build_command, checkout, image_tag
 from kit.stack.image_build import build
+from kit.stack.writing import writing
 
 _CUDA_LIBRARIES_BYTES = 3 * 10**9
 """They take more than that; an image without them takes half as much."""
@@ -50,29 +51,17 @@ def wanted_image(name: str | None, target: Target, environ: Mapping[str, str]) -
     return WantedImage(tag, target, False, environ)
 
 
-def obtain(
-    wanted: WantedImage,
-    engine: Engine,
-    pull: Callable[[], object],
-    on_line: Callable[[str], None],
-    *,
-    log: Path,
-) -> Image:
-    """The image, pulled or built where it is not here.
+def build_image(wanted: WantedImage, log: Path, on_line: Callable[[str], None]) -> None:
+    """Build it out of this checkout.
 
     Args:
-        pull: brings it from its registry.
-        on_line: is told what the build prints; ``log`` keeps it.
+        log: keeps what the build prints, line by line, which ``on_line`` is told.
 
     Raises:
-        EnvironmentNotReady: it cannot be had.
+        EnvironmentNotReady: something that the build needs is missing.
         KitError: the build failed.
     """
-    if (found := engine.image(wanted.name)) is not None:
-        return found
-    if wanted.named:
-        pull()
-    else:
+    with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
 
@@ -81,9 +70,17 @@ def obtain(
                 on_line(line)
 
             build(wanted.build_options, checkout(), keep, environ=wanted.environ)
-    if (found := engine.image(wanted.name)) is None:
+
+
+def require_image(engine: Engine, name: str) -> Image:
+    """The image of that name.
+
+    Raises:
+        EnvironmentNotReady: the engine has none.
+    """
+    if (found := engine.image(name)) is None:
         raise EnvironmentNotReady(
-            f"the Docker engine has no image {wanted.name} after all",
+            f"the Docker engine has no image {name}",
             hint="docker image ls shows what it has; name one with KIT_IMAGE",
         )
     return found

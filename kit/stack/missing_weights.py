@@ -20,14 +20,19 @@ class WeightsMissing(EnvironmentNotReady):
         convert: whether they have to be converted after the download.
     """
 
-    def __init__(self, *, convert: bool) -> None:
-        super().__init__(
+    convert = True
+
+    @classmethod
+    def of(cls, *, convert: bool) -> "WeightsMissing":
+        """The error, with the command that mends it."""
+        error = cls(
             f"this machine has a GPU, and the weights of {WEIGHTS} are not here",
             hint=f"fetch them: {fetch_command(convert)} (a checkpoint that you have: "
             "kit weights convert CHECKPOINT DIR, then kit up --model DIR); "
             "or try the tiny demo: kit up --model demo",
         )
-        self.convert = convert
+        error.convert = convert
+        return error
 
 
 @dataclass(frozen=True)

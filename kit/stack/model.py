@@ -120,7 +120,7 @@ def _fetched(wish: Wish) -> Path:
         places = [converted_dir(wish.data_dir, WEIGHTS, each) for each in get_args(Precision)]
         found = [place for place in places if read_record(place) is not None]
     if not found:
-        raise WeightsMissing(convert=wish.engine == "native")
+        raise WeightsMissing.of(convert=wish.engine == "native")
     return found[0]
 
 

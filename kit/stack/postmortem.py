@@ -1,5 +1,6 @@
 """Why a server ended: from its exit code, what the kernel did, and the last lines it wrote."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ _CAUSES = (
         "install them: pip install 'spark-kit[native]'",
     ),
 )
+_EXCEPTION = re.compile(r"[A-Za-z_.]+(Error|Exception): .")
 _SIGNALLED = {
     137: _Cause(
         (),
@@ -110,7 +112,8 @@ def _cause(exit_code: int | Unavailable, log: Sequence[str]) -> _Cause:
             return cause
     if isinstance(exit_code, int) and exit_code in _SIGNALLED:
         return _SIGNALLED[exit_code]
-    return _Cause((), "it did not say why", "see its log: kit logs")
+    raised = [line for line in log if _EXCEPTION.match(line)]
+    return _Cause((), raised[-1] if raised else "it did not say why", "see its log: kit logs")
 
 
 def _last(log: Sequence[str], prefix: str) -> str | None:

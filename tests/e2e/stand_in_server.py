@@ -1,7 +1,8 @@
 """Behaves like `kit serve` towards `kit up`, at once and without torch.
 
-STAND_IN chooses what happens: ok, load_error, crash, out_of_memory, never_ready, mute, no_answer,
-busy (it is full from its second request on).
+STAND_IN chooses what happens: ok, load_error, crash, out_of_memory, hog (it takes memory until it is
+killed), over_budget (it says so itself), never_ready, mute, no_answer, busy (it is full from its
+second request on).
 """
 
 import argparse
@@ -20,13 +21,20 @@ READY_MEMORY = {
     "kv_cache_bytes": 1,
 }
 
+
+def setting(option: str) -> str | None:
+    """What `kit serve` takes from its environment, as in a container."""
+    return os.environ.get(f"KIT_{option.replace('-', '_').upper()}")
+
+
 behaviour = os.environ.get("STAND_IN", "ok")
 parser = argparse.ArgumentParser()
 parser.add_argument("directory")
-for option in ("host", "name", "device", "max-ram", "max-vram"):
-    parser.add_argument(f"--{option}")
+for option in ("host", "device", "max-ram", "max-vram"):
+    parser.add_argument(f"--{option}", default=setting(option))
+parser.add_argument("--name", default=os.environ.get("KIT_MODEL_NAME"))
 for option in ("port", "context", "max-sequences"):
-    parser.add_argument(f"--{option}", type=int)
+    parser.add_argument(f"--{option}", type=int, default=setting(option))
 options = parser.parse_args()
 started = time.monotonic()
 asked: list[str] = []
@@ -38,6 +46,8 @@ if behaviour == "crash":
     raise RuntimeError("boom")
 if behaviour == "out_of_memory":
     bytearray(1 << 60)
+if behaviour == "hog":
+    held = [b"x" * (1 << 20) for _ in range(1 << 10)]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,6 +66,10 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(600)
         if behaviour == "never_ready" or time.monotonic() - started < LOAD_SECONDS:
             self.reply(503, {"status": "loading", "phase": "weights", "progress": 0.41})
+            return
+        if behaviour == "over_budget":
+            told = {"error": "peak host RAM", "hint": "--max-ram", "exit_code": 5}
+            self.reply(503, {"status": "failed", **told})
             return
         ready = {"status": "ready", "model": options.name, "engine": "native", "dtype": "bfloat16"}
         ready |= {"device": options.device, "context_length": options.context}

@@ -48,6 +48,7 @@ def test_what_the_server_said_is_passed_on(code, kind):
         (1, ["RuntimeError: Found no NVIDIA driver on your system"], "no GPU that it can use"),
         (1, ["The NVIDIA driver on your system is too old (found 11040)"], "driver is too old"),
         (1, ["CUDA error: no kernel image is available for execution"], "no kernels for the GPU"),
+        (1, ["Traceback", "RuntimeError: boom", ""], "RuntimeError: boom"),
         (1, ["boom"], "did not say why"),
         (EARLIER, [], "did not say why"),
     ],

@@ -1,0 +1,106 @@
+"""`kit restart`, `kit upgrade` and `kit rollback`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kit import units
+from kit.cli import up_options as option
+from kit.cli.wiring import wiring
+from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.cli.terminal import Terminal
+    from kit.stack.report import UpReport
+
+_Model = typer.Option(metavar="demo|DIR", help="Another model.")
+_Name = typer.Option(metavar="NAME", help="Another name in the API.")
+_Context = typer.Option("--context", min=2, metavar="TOKENS", help="Another context.")
+_MaxSequences = typer.Option(min=1, metavar="N", help="Another number of answers at once.")
+_Image = typer.Option(
+    envvar="KIT_IMAGE",
+    metavar="NAME",
+    help="Another image.",
+    show_default="what this checkout builds, if the old one was built; else the same name",
+)
+_Pull = typer.Option("--pull", help="Bring the image from its registry even if it is here.")
+_MaxRam = typer.Option(metavar="SIZE", help="Another budget of the host RAM peak.")
+_MaxVram = typer.Option(metavar="SIZE", help="Another budget of the VRAM peak.")
+
+
+def restart(
+    context: typer.Context,
+    timeout: Annotated[float, option.Timeout] = 600,
+    as_json: Annotated[bool, option.Json] = False,
+) -> None:
+    """Start the service again as it is; prove it and hold its memory as kit up does.
+
+    A new KIT_API_KEY takes effect with it.
+    """
+    from kit.stack.change import restart as run
+
+    settings = Settings.from_environ()
+    runtimes = wiring(context).runtimes(settings)
+    _report(lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout), as_json)
+
+
+def upgrade(
+    context: typer.Context,
+    model: Annotated[str | None, _Model] = None,
+    name: Annotated[str | None, _Name] = None,
+    context_length: Annotated[int | None, _Context] = None,
+    max_sequences: Annotated[int | None, _MaxSequences] = None,
+    image: Annotated[str | None, _Image] = None,
+    pull: Annotated[bool, _Pull] = False,
+    max_ram: Annotated[str | None, _MaxRam] = None,
+    max_vram: Annotated[str | None, _MaxVram] = None,
+    timeout: Annotated[float, option.Timeout] = 600,
+    as_json: Annotated[bool, option.Json] = False,
+) -> None:
+    """Replace the service by another image, model or setting; else bring it back.
+
+    What is not named stays as it is. The new service has to be ready, answer and stay within
+    its budget; where it does not, the old one is started again and the exit code says why.
+    """
+    from kit.stack.change import Wishes
+    from kit.stack.change import upgrade as run
+
+    settings = Settings.from_environ()
+    wishes = Wishes(
+        model=model,
+        name=name,
+        context=context_length,
+        max_sequences=max_sequences,
+        image=image,
+        max_ram_bytes=units.parse_size(max_ram) if max_ram else None,
+        max_vram_bytes=units.parse_size(max_vram) if max_vram else None,
+        pull=pull,
+        timeout_seconds=timeout,
+    )
+    runtimes = wiring(context).runtimes(settings)
+    _report(lambda shown: run(wishes, settings, runtimes, shown), as_json)
+
+
+def rollback(
+    context: typer.Context,
+    timeout: Annotated[float, option.Timeout] = 600,
+    as_json: Annotated[bool, option.Json] = False,
+) -> None:
+    """Go back to the service that ran well before the present one, image and settings alike."""
+    from kit.stack.change import rollback as run
+
+    settings = Settings.from_environ()
+    runtimes = wiring(context).runtimes(settings)
+    _report(lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout), as_json)
+
+
+def _report(change: "Callable[[Terminal], UpReport]", as_json: bool) -> None:
+    from kit.cli import up_report
+    from kit.cli.terminal import Terminal
+    from kit.memory.hold import require
+
+    with Terminal() as terminal:
+        report = change(terminal)
+    (up_report.print_json if as_json else up_report.print_text)(report)
+    require(report.verdicts)

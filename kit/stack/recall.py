@@ -1,0 +1,84 @@
+"""From a service that ran before back to everything that is decided before it starts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from kit.errors import EnvironmentNotReady, UsageError
+from kit.memory import nvml
+from kit.memory.nvml import Gpu
+from kit.memory.torch_build import installed_build
+from kit.memory.unavailable import Unavailable
+from kit.settings import Settings
+from kit.stack.container_image import torch_in
+from kit.stack.engine import Engine
+from kit.stack.history import Proven
+from kit.stack.intent import Intent, key_digest
+from kit.stack.model import model_at, shape_of
+from kit.stack.runtime import ServeSpec
+
+
+def recall(
+    proven: Proven,
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    timeout_seconds: float = 600.0,
+) -> Intent:
+    """The intent to run ``proven`` as it ran, with the API key that the settings have now.
+
+    Raises:
+        EnvironmentNotReady: its image, its model or its GPU is not here any more.
+        UsageError: it asked for an API key, and there is none now.
+    """
+    spec = replace(proven.spec, api_key_digest=_key(proven.spec, settings))
+    if not spec.model_dir.is_dir():
+        raise EnvironmentNotReady(
+            f"{spec.model_dir} is not there any more", hint="name another model: kit up --model DIR"
+        )
+    model = model_at(spec.model_dir)
+    build = installed_build()
+    if proven.runtime == "container" and spec.image is not None:
+        found = Engine(environ).image(spec.image.identity)
+        if found is None:
+            raise EnvironmentNotReady(
+                f"the image {spec.image.name} as it was ({spec.image.identity[:19]}) is not here "
+                "any more",
+                hint="bring it back with docker pull or docker load, or start anew: kit up",
+            )
+        build = torch_in(found, "cuda" if spec.device == "cuda" else "cpu")
+    return Intent(
+        settings=settings,
+        runtime=proven.runtime,
+        model=model,
+        shape=shape_of(model, spec.engine),
+        spec=spec,
+        build=build,
+        gpus=_gpus(spec, environ),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _key(spec: ServeSpec, settings: Settings) -> str | None:
+    if spec.api_key_digest and not settings.api_key:
+        raise UsageError(
+            "the service asks for an API key, and none is set here",
+            hint="set KIT_API_KEY (a new one takes effect with this command)",
+        )
+    return key_digest(settings.api_key)
+
+
+def _gpus(spec: ServeSpec, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """The GPUs that a container had; a process gets the first that CUDA may use."""
+    if spec.device == "cpu":
+        return ()
+    found = nvml.gpus()
+    visible = () if isinstance(found, Unavailable) else nvml.visible(found, environ)
+    if spec.gpu is not None:
+        named = spec.gpu.split(",")
+        visible = tuple(gpu for gpu in visible if gpu.uuid in named)
+    if not visible:
+        raise EnvironmentNotReady(
+            "the GPU that it ran on cannot be used", hint="look at nvidia-smi; or: kit up"
+        )
+    return visible if spec.gpu else visible[:1]
