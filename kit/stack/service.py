@@ -1,7 +1,7 @@
 """The running service as its clients see it, over HTTP."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ class Ready:
     load_seconds: float
     device_peak_bytes: int | None
     host_peak_bytes: int | None = None
+    host_private_bytes: int | None = None
+    host_mapped_bytes: int | None = None
+    device_reserved_bytes: int | None = None
+    weights_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,13 @@ class Service:
         running, waiting = (float(figures.get(name, 0)) for name in ("running", "waiting"))
         return running >= max_sequences or waiting > 0
 
+    def version(self) -> dict[str, str | None]:
+        """What ``/version`` tells: versions of the kit, its engine and torch; empty: nothing."""
+        try:
+            return dict(self._client.get("/version").raise_for_status().json())
+        except (httpx.HTTPError, ValueError, TypeError):
+            return {}
+
     def ask(self, model: str, question: str, *, max_tokens: int, timeout_seconds: float) -> str:
         """The answer of ``model`` to one user message.
 
@@ -140,11 +151,16 @@ class Service:
                 if response.is_error:
                     response.read()
                 response.raise_for_status()
+                chunks = 0
                 for line in response.iter_lines():
                     if line.startswith("data: {"):
-                        if '"error"' in line[:12]:
+                        if line.startswith('data: {"error"'):
                             raise ServiceError(f"generation failed: {line[6:300]}", hint=_LOG)
+                        chunks += 1
                         yield
+            if chunks < tokens:
+                why = f"it ended after {chunks} of {tokens} tokens"
+                raise ServiceError(f"generation failed: {why}", hint=_LOG)
         except httpx.HTTPStatusError as error:
             why = f"status {error.response.status_code}: {error.response.text[:300]}"
             raise ServiceError(f"generation failed: {why}", hint=_LOG) from error
@@ -159,6 +175,19 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
+def _memory(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of ``/health/ready`` that are looked at; one that is missing is not known."""
+    names = (
+        "device_peak_bytes",
+        "host_peak_bytes",
+        "host_private_bytes",
+        "host_mapped_bytes",
+        "device_reserved_bytes",
+    )
+    figures: dict[str, Any] = {name: told.get(name) for name in names}
+    return figures | {"weights_bytes": int(told.get("weights_bytes") or 0)}
+
+
 def _health(status: int, body: dict[str, Any]) -> Health:
     if status == 200 and body["status"] == "ready":
         return Ready(
@@ -168,8 +197,7 @@ def _health(status: int, body: dict[str, Any]) -> Health:
             context_length=int(body["context_length"]),
             max_sequences=int(body["max_sequences"]),
             load_seconds=float(body["load_seconds"]),
-            device_peak_bytes=body["memory"]["device_peak_bytes"],
-            host_peak_bytes=body["memory"]["host_peak_bytes"],
+            **_memory(body["memory"]),
         )
     if body["status"] == "stopping":
         return Loading("stopping", 0.0)

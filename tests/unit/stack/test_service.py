@@ -103,3 +103,34 @@ def test_no_answer(serve, status, body, reason):
 )
 def test_base_url(host, expected):
     assert base_url(host, 8000) == expected
+
+
+def chunks(count):
+    return b"".join(b'data: {"choices": [%d]}\n\n' % i for i in range(count)) + b"data: [DONE]\n\n"
+
+
+def generate(url, tokens):
+    return list(Service(url).generate("spark", [7, 11], tokens, timeout_seconds=5))
+
+
+def test_every_generated_token_is_told(serve):
+    assert len(generate(serve(200, chunks(3)), 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, chunks(2), "ended after 2 of 3 tokens"),
+        (200, {"choices": []}, "ended after 0 of 3 tokens"),
+        (200, b'event: error\ndata: {"error": {"message": "lost"}}\n\n', "lost"),
+        (503, {"error": "full"}, "status 503"),
+    ],
+)
+def test_generation_that_fails(serve, status, body, reason):
+    with pytest.raises(ServiceError, match=reason):
+        generate(serve(status, body), 3)
+
+
+def test_version(serve):
+    assert Service(serve(200, {"torch": "2.13"})).version() == {"torch": "2.13"}
+    assert Service(serve(500, {})).version() == {}
