@@ -213,11 +213,16 @@ class Disk:
         weights: what fetching and converting the catalogue's chat weights would still write;
             empty: they are here.
         docker: what the image would still take in the engine's folder; None: it is here.
-        unwritable: folders that the kit cannot write to, with the reason.
     """
 
     weights: tuple[Room, ...]
     docker: Room | Unavailable | None
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The kit's folders. ``unwritable`` are those that it cannot write to, with the reason."""
+
     unwritable: tuple[tuple[Path, str], ...] = ()
 
 
@@ -319,6 +324,7 @@ class Facts:
     memory: HostMemory | Unavailable = NOT_ASKED
     serving: Serving | Unavailable = NOT_ASKED
     disk: Disk | Unavailable = NOT_ASKED
+    folders: Folders | Unavailable = NOT_ASKED
     weights_sources: tuple[Reply, ...] | Unavailable = NOT_ASKED
     index: Reply | Unavailable = NOT_ASKED
     registry: Reply | Unavailable = NOT_ASKED

@@ -70,6 +70,8 @@ def fetch(
     """Fetch weights: licence, room, download, check. Interrupted, the same command goes on."""
     from kit.cli.consent import asker
     from kit.cli.transfer import TransferView
+    from kit.doctor.preflight import FETCH, require
+    from kit.doctor.request import Request
     from kit.settings import Settings
     from kit.units import parse_size
     from kit.weights.obtain import Wish, obtain
@@ -88,6 +90,9 @@ def fetch(
     )
     ask = asker(accept_license, f"kit weights fetch {name}")
     with TransferView(f"fetching {name}") as view:
+        if wish.preflight:
+            for warning in require(FETCH, Request(settings)):
+                view.say(f"warning: {warning}")
         fetched = obtain(wish, settings, os.environ, ask, view.watch())
     made = _convert(fetched, settings, precision) if convert else None
     if as_json:

@@ -39,10 +39,10 @@ def docker(facts: Facts) -> Finding:
     return passed(f"{_free(room)}, {size(room.need_bytes)} needed (assumed)")
 
 
-@check("disk.writable", "the kit's folders can be written to", reads=["disk"])
+@check("disk.writable", "the kit's folders can be written to", reads=["folders"])
 def writable(facts: Facts) -> Finding:
     """Data and state."""
-    refused = known(facts.disk).unwritable
+    refused = known(facts.folders).unwritable
     if refused:
         return failure(
             "the kit cannot write to its folders",

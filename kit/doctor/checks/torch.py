@@ -4,7 +4,7 @@ from kit.doctor.check import check, known
 from kit.doctor.checks.cuda import judge_architecture, judge_driver
 from kit.doctor.checks.words import cuda
 from kit.doctor.facts import Facts
-from kit.doctor.finding import Evidence, Finding, failure, passed, warning
+from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
 from kit.memory.unavailable import Unavailable
 
 
@@ -19,13 +19,10 @@ def build(facts: Facts) -> Finding:
     torch = known(facts.torch)
     if torch.cuda is not None:
         return passed(f"torch {torch.version}, built for {cuda(torch.cuda)}")
-    serving = facts.serving
-    needs_it = (
-        not isinstance(serving, Unavailable)
-        and serving.runtime == "local"
-        and serving.gpu is not None
-    )
-    say = failure if needs_it else warning
+    decided = None if isinstance(facts.serving, Unavailable) else facts.serving.runtime
+    if decided == "local" and known(facts.serving).plan.device == "cpu":
+        return skipped("it is to be served on the CPU")
+    say = failure if decided == "local" else warning
     return say(
         f"torch {torch.version} cannot use the GPU: a local server would run on the CPU",
         Evidence(torch.source, "a build without CUDA", "a build with CUDA"),

@@ -6,6 +6,7 @@ from kit.doctor.gather import (
     clock,
     disk,
     docker,
+    folders,
     image,
     interpreter,
     machine,
@@ -26,7 +27,9 @@ from kit.stack.compose import find_compose
 
 
 def _probe(request: Request, facts: Facts) -> object:
-    """A container is started only where there are an engine and a GPU."""
+    """A container is started only where there are an engine and a GPU, and one is wanted."""
+    if request.decided is not None and request.decided.plan.device == "cpu":
+        return Unavailable("it is to be served on the CPU")
     if not isinstance(facts.docker, Docker):
         return facts.docker
     if not isinstance(facts.nvidia, nvml.Nvidia) or not facts.nvidia.gpus:
@@ -51,6 +54,7 @@ ADAPTERS = (
     Adapter("probe", _probe, after=("docker", "nvidia"), seconds=probe.SECONDS + 5),
     Adapter("serving", serving.look, after=("nvidia",)),
     Adapter("disk", disk.look, after=("docker", "image")),
+    Adapter("folders", lambda request, facts: folders.look(request)),
     Adapter("weights_sources", network.look_at_weights_sources),
     Adapter("index", network.look_at_index, seconds=2 * network.SECONDS + 1),
     Adapter("registry", network.look_at_registry, after=("docker",)),

@@ -1,9 +1,6 @@
-"""Room for the download, its conversion and the image; and whether the kit may write there."""
+"""Room for the download, its conversion and the image."""
 
 import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 from kit.doctor.facts import Disk, Docker, Facts, Image
 from kit.doctor.gather.serving import CHAT, PRECISION
@@ -23,11 +20,7 @@ IMAGE_BYTES = 16 * GIB
 
 def look(request: Request, facts: Facts) -> Disk:
     """Room for what is not here yet."""
-    return Disk(
-        weights=_weights_rooms(request),
-        docker=_docker_room(facts),
-        unwritable=tuple(_unwritable(request)),
-    )
+    return Disk(_weights_rooms(request), _docker_room(facts))
 
 
 def _weights_rooms(request: Request) -> tuple[Room, ...]:
@@ -65,14 +58,3 @@ def _docker_room(facts: Facts) -> Room | Unavailable | None:
         remedy="make room: docker system df, docker image prune; or move Docker's data-root",
         limit="disk",
     )
-
-
-def _unwritable(request: Request) -> Iterator[tuple[Path, str]]:
-    """Folders of the kit in which no file can be made; those to come count by their parent."""
-    for folder in (request.settings.data_dir, request.settings.state_dir):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        try:
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except OSError as error:
-            yield folder, error.strerror or str(error)

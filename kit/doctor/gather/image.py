@@ -7,6 +7,7 @@ from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
 from kit.stack.container_image import wanted_image
 from kit.stack.engine import Engine
+from kit.stack.image import REPOSITORY, Target
 from kit.upstream.selection import rewrite_digest, select
 
 VERSION_LABEL = "org.opencontainers.image.version"
@@ -19,21 +20,25 @@ def look(request: Request, facts: Facts) -> Image | Unavailable:
     """The image that `kit up` would run here: ``KIT_IMAGE``, else the one of this checkout."""
     if not isinstance(facts.docker, Docker):
         return facts.docker
-    on_gpu = usable_gpu(facts) is not None
-    wanted = wanted_image(
-        request.environ.get("KIT_IMAGE"), "cuda" if on_gpu else "cpu", request.environ
-    )
+    target: Target = "cuda" if _on_gpu(request, facts) else "cpu"
+    wanted = wanted_image(request.environ.get("KIT_IMAGE"), target, request.environ)
     found = Engine(request.environ).image(wanted.name)
     labels = found.labels if found else {}
-    own_on_gpu = on_gpu and not wanted.named
+    for_cuda = wanted.name.startswith(f"{REPOSITORY}:") and "-cuda-" in wanted.name
     return Image(
         wanted=wanted.name,
         present=found is not None,
         kit_version=labels.get(VERSION_LABEL),
         rewrites=labels.get(REWRITES_LABEL),
         expected_rewrites=rewrite_digest(select()),
-        torch=_torch() if own_on_gpu else Unavailable("it is not the kit's image for CUDA"),
+        torch=_torch() if for_cuda else Unavailable("it is not the kit's image for CUDA"),
     )
+
+
+def _on_gpu(request: Request, facts: Facts) -> bool:
+    if request.decided is not None:
+        return request.decided.plan.device == "cuda"
+    return usable_gpu(facts) is not None
 
 
 def _torch() -> TorchBuild:

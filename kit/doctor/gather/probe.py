@@ -14,6 +14,8 @@ from kit.doctor.facts import ProbeRun
 from kit.doctor.gather.commands import Ran, ran
 
 SECONDS = 60.0
+_BESIDE_SECONDS = 10.0
+"""For the commands around it."""
 _PREFERRED = ("spark-kit", "nvidia/cuda", "pytorch/pytorch", "vllm/", "ubuntu", "debian", "python")
 _UUID = re.compile(r"^(?:GPU|MIG)-\S+$", re.MULTILINE)
 
@@ -36,7 +38,7 @@ def _run(command: Sequence[str], environ: Mapping[str, str]) -> Ran:
     try:
         done = ran([*command[:2], "--name", name, *command[2:]], SECONDS, environ)
     except TimeoutError:
-        ran(["docker", "rm", "--force", name], SECONDS / 10, environ)
+        ran(["docker", "rm", "--force", name], _BESIDE_SECONDS, environ)
         raise
     if done is None:
         raise FileNotFoundError("the docker command is not installed")
@@ -63,5 +65,5 @@ def choose(images: Sequence[str]) -> str | None:
 
 def _images(environ: Mapping[str, str]) -> tuple[str, ...]:
     command = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
-    done = ran(command, SECONDS / 10, environ)
+    done = ran(command, _BESIDE_SECONDS, environ)
     return tuple(done.out.split()) if done is not None else ()

@@ -3,6 +3,8 @@ from dataclasses import replace
 import pytest
 
 from kit.doctor import preflight
+from kit.doctor.examine import with_requirements
+from kit.doctor.gather.adapters import needed
 from kit.doctor.preflight import CONTAINER, FETCH, LOCAL, require
 from kit.doctor.registry import CHECKS
 from kit.doctor.request import Decided, Request
@@ -92,3 +94,5 @@ def test_nothing_else_is_looked_at(request_, monkeypatch):
     monkeypatch.setattr(preflight, "examine", spy)
     require(FETCH, request_)
     assert asked == ["disk.writable", "clock.plausible"]
+    reads = {fact for each in with_requirements(FETCH) for fact in each.reads}
+    assert [each.fact for each in needed(reads)] == ["clock", "folders"]

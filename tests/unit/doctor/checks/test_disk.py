@@ -3,7 +3,7 @@ from pathlib import Path
 
 from kit.doctor.check import run
 from kit.doctor.checks import disk
-from kit.doctor.facts import Disk
+from kit.doctor.facts import Disk, Folders
 from kit.doctor.finding import Status
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
@@ -42,6 +42,6 @@ def test_docker():
 def test_writable():
     assert disk.writable.judge(LAPTOP).status is Status.PASS
     refused = ((Path("/data"), "Read-only file system"),)
-    finding = disk.writable.judge(replace(LAPTOP, disk=Disk((), None, refused)))
+    finding = disk.writable.judge(replace(LAPTOP, folders=Folders(refused)))
     assert finding.status is Status.FAIL
     assert finding.evidence[0].observed == "Read-only file system"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kit.doctor.facts import Docker, Facts, Image, UpstreamTree
-from kit.doctor.gather import clock, disk, interpreter, memory, serving, upstream, weights
+from kit.doctor.gather import clock, disk, folders, interpreter, memory, serving, upstream, weights
 from kit.doctor.request import Decided, Request, read_settings
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.lock import LockedFile
@@ -94,7 +94,7 @@ def test_disk_of_a_fresh_machine(request_):
     assert sum(room.need_bytes for room in found.weights) == pytest.approx(79.9e9, rel=0.01)
     assert all(room.limit == "disk" for room in found.weights)
     assert found.docker.need_bytes == disk.IMAGE_BYTES
-    assert found.unwritable == ()
+    assert folders.look(request_).unwritable == ()
     assert not request_.settings.data_dir.exists()
 
 
@@ -126,12 +126,12 @@ def test_room_for_the_image(request_, facts, expected):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere but to /proc")
 def test_a_folder_without_permission(request_, tmp_path):
     tmp_path.chmod(0o500)
-    assert [path for path, _ in disk.look(request_, Facts()).unwritable]
+    assert [path for path, _ in folders.look(request_).unwritable]
 
 
 def test_a_folder_that_cannot_be_written_to(request_):
     settings = replace(request_.settings, data_dir=Path("/proc/spark-kit"))
-    found = disk.look(replace(request_, settings=settings), Facts())
+    found = folders.look(replace(request_, settings=settings))
     assert [path for path, _ in found.unwritable] == [Path("/proc/spark-kit")]
 
 

@@ -1,13 +1,18 @@
 import threading
+from dataclasses import replace
 
 import pytest
 
 from kit.doctor.gather import Adapter, gather
 from kit.doctor.gather.adapters import ADAPTERS, needed
-from kit.doctor.request import Request
+from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
+from tests.unit.doctor.machines import LAPTOP, WORKSTATION, plan
+
+NO_GPU = replace(WORKSTATION, nvidia=LAPTOP.nvidia)
 
 
 @pytest.fixture
@@ -81,6 +86,24 @@ def test_needed_adapters_come_with_what_they_build_on():
     assert [each.fact for each in needed({"disk"})] == ["nvidia", "docker", "image", "disk"]
     assert needed({"environ"}) == ()
     assert needed({each.fact for each in ADAPTERS}) == ADAPTERS
+
+
+def test_no_container_is_started_for_what_is_served_on_the_cpu(request_):
+    """A literal GPU and engine, and a PATH with no docker on it: there is no image, then."""
+    decided = Decided("demo", plan(None), CPU_BUILD, None, "container")
+    (probe,) = (each for each in ADAPTERS if each.fact == "probe")
+    asked = replace(request_, decided=decided, environ={"PATH": "/nowhere"})
+    assert probe.look(asked, WORKSTATION) == Unavailable("it is to be served on the CPU")
+    assert probe.look(replace(asked, decided=None), WORKSTATION).image is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [(LAPTOP, "there is no Docker engine"), (NO_GPU, "there is no GPU to look for")],
+)
+def test_a_container_is_started_only_where_it_could_find_something(request_, facts, reason):
+    (probe,) = (each for each in ADAPTERS if each.fact == "probe")
+    assert probe.look(request_, facts).reason == reason
 
 
 def test_adapters_build_on_adapters_without_a_circle():

@@ -5,12 +5,13 @@ import pytest
 from kit.doctor.facts import Docker, Facts
 from kit.doctor.gather import image
 from kit.doctor.gather.image import REWRITES_LABEL, VERSION_LABEL
-from kit.doctor.request import Request
+from kit.doctor.request import Decided, Request
 from kit.memory.nvml import Nvidia
+from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.stack import engine
-from tests.unit.doctor.machines import GPU
+from tests.unit.doctor.machines import GPU, plan
 
 LABELS = {VERSION_LABEL: "0.1.0", REWRITES_LABEL: "abc"}
 ON_GPU = Facts(docker=Docker("28"), nvidia=Nvidia("580.65.06", (13, 0), (GPU,)))
@@ -56,6 +57,14 @@ def test_without_a_gpu_it_is_the_one_for_the_cpu(request_, images):
     found = image.look(request_, Facts(docker=Docker("28")))
     assert "-cpu-" in found.wanted
     assert isinstance(found.torch, Unavailable)
+
+
+def test_what_has_been_decided_comes_first(request_, images):
+    decided = Decided("demo", plan(None), CPU_BUILD, None, "container")
+    asked = replace(request_, decided=decided)
+    assert "-cpu-" in image.look(asked, ON_GPU).wanted
+    named = replace(asked, environ={"KIT_IMAGE": "spark-kit:0.1.0-cuda-0123456789ab"})
+    assert image.look(named, ON_GPU).torch.cuda == (12, 8)
 
 
 def test_an_image_that_is_named(request_, images):

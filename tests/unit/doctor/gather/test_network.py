@@ -196,7 +196,8 @@ def test_no_registry_is_known(request_):
     assert isinstance(network.look_at_registry(request_, Facts(docker=Docker("28"))), Unavailable)
 
 
-def test_pip_is_asked_with_its_own_configuration(request_, tmp_path, closed_port):
+def test_pip_is_asked_with_its_own_configuration(request_, tmp_path, closed_port, monkeypatch):
+    monkeypatch.setattr(network, "SECONDS", 60.0)  # of a busy machine
     pytest.importorskip("pip", reason="pip is not installed here")
     nowhere = {
         "PATH": "/usr/bin:/bin",
