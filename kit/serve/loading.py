@@ -161,10 +161,11 @@ def load_once(sources: Sources, loader: Loader, *, device: str, dtype: DType) ->
         environ=environment(1, device, os.environ),
         watch_device=device == "cuda",
     )
-    return _run(loader, measured)
+    return load_run(loader, measured)
 
 
-def _run(loader: Loader, measured: Measured) -> LoadRun:
+def load_run(loader: Loader, measured: Measured) -> LoadRun:
+    """The figures of a measured process."""
     facts = measured.facts
     return LoadRun(
         loader=loader,

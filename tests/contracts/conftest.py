@@ -1,5 +1,10 @@
-"""Engines that promise the same: the server tests' fake and the native one."""
+"""Engines that promise the same: the server tests' fake, the native and the megatron one.
 
+The megatron engine runs twice: on the stand-in for upstream, and on the real one where
+KIT_UPSTREAM_DIR names it.
+"""
+
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "serve"))  # for ser
 from serve_fakes import FakeEngine
 
 from kit.serve.engine import Engine
+from kit.serve.megatron.engine import MegatronEngine
+from kit.serve.megatron.folder import read_folder
 from kit.serve.native import NativeEngine
 from kit.weights.convert import convert_checkpoint
+from tests.stand_in_megatron import TREE
+from tests.upstream_real import rewritten_tree
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "a"
 
@@ -31,13 +40,32 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(params=["fake", "native"])
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model in upstream's format."""
+    folder = Path(shutil.copytree(GOLDEN / "ckpt", tmp_path_factory.mktemp("contract") / "ckpt"))
+    shutil.copy(GOLDEN / "config.json", folder)
+    shutil.copy(GOLDEN / "tokenizer" / "tokenizer.model", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rewritten_tree(tmp_path_factory.mktemp("upstream"))
+
+
+@pytest.fixture(params=["fake", "native", "megatron, stand-in", "megatron"])
 def unloaded(request: pytest.FixtureRequest) -> Engine:
     if request.param == "fake":
         return FakeEngine("x" * 250)
-    torch.set_num_threads(1)
-    directory = request.getfixturevalue("model_dir")
-    return NativeEngine(directory, device="cpu", max_sequences=2)
+    if request.param == "native":
+        torch.set_num_threads(1)
+        directory = request.getfixturevalue("model_dir")
+        return NativeEngine(directory, device="cpu", max_sequences=2)
+    stand_in = request.param == "megatron, stand-in"
+    tree = TREE if stand_in else request.getfixturevalue("real_tree")
+    folder = read_folder(request.getfixturevalue("checkpoint"))
+    return MegatronEngine(folder, tree, device="cpu", dtype="float32")
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def read_folder(directory: Path, tokenizer: Path | None = None) -> UpstreamFolde
     config = model_config(model.dimensions, "bfloat16", arguments)
     if config["rope_theta"] != ROPE_BASE:
         raise UsageError(
-            f"the model's rotary base is {config['rope_theta']:g}, upstream's is {ROPE_BASE:g}",
+            f"the model's rotary base is {config['rope_theta']:.0f}, upstream's is {ROPE_BASE:.0f}",
             hint="convert the checkpoint, and serve it with --engine native",
         )
     parameters = sum(math.prod(mapping.source.shape) for mapping in model.mappings)
