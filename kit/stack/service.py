@@ -1,5 +1,6 @@
 """The running service as its clients see it, over HTTP."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ class Service:
     def generate(
         self, model: str, prompt_ids: Sequence[int], tokens: int, *, timeout_seconds: float
     ) -> Iterator[None]:
-        """Let ``model`` go on from token ids, past any end token; yields once per generated chunk.
+        """Let ``model`` go on from token ids, past any end token; yields once per chunk of them.
 
         Raises:
             ServiceError: it failed, or ended before ``tokens`` were generated.
@@ -141,8 +142,9 @@ class Service:
             "max_tokens": tokens,
             "temperature": 0,
             "ignore_eos": True,
-            "logprobs": 0,  # one chunk per token, whether or not it gives text
+            "logprobs": 0,  # so that tokens are told that give no text
             "stream": True,
+            "stream_options": {"include_usage": True},
         }
         try:
             with self._client.stream(
@@ -151,15 +153,16 @@ class Service:
                 if response.is_error:
                     response.read()
                 response.raise_for_status()
-                chunks = 0
+                last = "{}"
                 for line in response.iter_lines():
+                    if line.startswith('data: {"error"'):
+                        raise ServiceError(f"generation failed: {line[6:300]}", hint=_LOG)
                     if line.startswith("data: {"):
-                        if line.startswith('data: {"error"'):
-                            raise ServiceError(f"generation failed: {line[6:300]}", hint=_LOG)
-                        chunks += 1
+                        last = line.removeprefix("data: ")
                         yield
-            if chunks < tokens:
-                why = f"it ended after {chunks} of {tokens} tokens"
+            generated = (json.loads(last).get("usage") or {}).get("completion_tokens", 0)
+            if generated < tokens:
+                why = f"it ended after {generated} of {tokens} tokens"
                 raise ServiceError(f"generation failed: {why}", hint=_LOG)
         except httpx.HTTPStatusError as error:
             why = f"status {error.response.status_code}: {error.response.text[:300]}"
