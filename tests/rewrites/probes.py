@@ -216,5 +216,8 @@ if __name__ == "__main__":
     probe, sys.argv = sys.argv[2], [sys.argv[0], *sys.argv[3:]]
     for blocked in [argument for argument in sys.argv if argument.startswith(BLOCK)]:
         sys.argv.remove(blocked)
-        sys.modules[blocked.removeprefix(BLOCK)] = None  # type: ignore[assignment]
+        package, *_ = name = blocked.removeprefix(BLOCK).split(".")
+        if len(name) > 1:  # what the package itself takes from it stays
+            importlib.import_module(package)
+        sys.modules[".".join(name)] = None  # type: ignore[assignment]
     print("found:", json.dumps(globals()[probe]()))
