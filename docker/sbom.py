@@ -49,6 +49,11 @@ def upstream() -> dict[str, Any]:
 def main(output: str) -> None:
     """Write the document to ``output``."""
     document = python_packages()
+    document["metadata"]["component"] = {
+        "type": "container",
+        "bom-ref": "image",
+        "name": "spark-kit",
+    }
     document["components"] += [*debian_packages(), upstream()]
     Path(output).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 

@@ -1,0 +1,314 @@
+"""`kit up`, `status`, `down`, `upgrade` and `rollback` with real containers of a stand-in."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kit.stack.compose import project_name
+from tests.container.containers import docker, labelled
+from tests.container.stand_in import REWRITES, build_stand_in
+from tests.e2e.kit_process import REPOSITORY, Kit, wait_until
+
+pytestmark = pytest.mark.container
+
+PROJECT = "com.docker.compose.project"
+
+
+@pytest.fixture(scope="session")
+def stand_in(image: str) -> str:
+    return build_stand_in(image, "ok")
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    """The headers of a tiny model: all that the stand-in and the plan look at."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(64)
+    (folder / "model.safetensors").write_bytes(data)
+    shape = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+    shape |= {"vocab_size": 100, "max_position_embeddings": 256, "sliding_window": 128}
+    (folder / "config.json").write_text(json.dumps(shape))
+    return folder
+
+
+@pytest.fixture
+def kit(tmp_path: Path, model_dir: Path, stand_in: str) -> Iterator[Kit]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("KIT_", "XDG_"))}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    project = f"spark-kit-test-{uuid.uuid4().hex[:8]}"
+    environ = inherited | {
+        "PYTHONPATH": str(REPOSITORY),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "COMPOSE_PROJECT_NAME": project,
+        "KIT_PORT": str(port),
+        "KIT_MODEL": str(model_dir),
+        "KIT_RUNTIME": "container",
+        "KIT_DEVICE": "cpu",
+        "KIT_IMAGE": stand_in,
+        "NO_COLOR": "1",
+        "COLUMNS": "80",
+    }
+    kit = Kit(tmp_path, port, environ, program=("-m", "kit"))
+    yield kit
+    kit("down")
+    for container in containers(kit):
+        docker("rm", "--force", container)
+    assert not docker("network", "ls", "--quiet", "--filter", f"label={PROJECT}={project}").stdout
+
+
+def containers(kit: Kit) -> list[str]:
+    """Every container of the kit's project."""
+    return labelled(PROJECT, project_name(kit.environ))
+
+
+def status(kit: Kit) -> dict[str, object]:
+    found: dict[str, object] = json.loads(kit("status", "--json").stdout)
+    return found
+
+
+def identity(image: str) -> str:
+    return docker("image", "inspect", "--format", "{{.Id}}", image).stdout.strip()
+
+
+def running_image(kit: Kit) -> str:
+    (container,) = containers(kit)
+    return docker("inspect", "--format", "{{.Image}}", container).stdout.strip()
+
+
+def test_up_status_logs_and_down(kit: Kit, stand_in: str, model_dir: Path) -> None:
+    done = kit.up("--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["answer"] == "You said: 你好"
+    assert report["where"].startswith("container spark-kit-test-")
+    ram = report["memory"]["ram"]
+    assert 0 < ram["peak_bytes"] < ram["plan_bytes"] < ram["budget_bytes"]
+
+    found = status(kit)
+    assert (found["state"], found["runtime"]) == ("ready", "container")
+    assert (found["image"], found["digest"]) == (stand_in, identity(stand_in))
+    assert found["rewrites"] == REWRITES
+    assert found["memory"]["limit_bytes"] == ram["budget_bytes"]  # type: ignore[index]
+    wait_until(lambda: status(kit)["health"] == "healthy", 60)
+    assert "healthy (the engine's own check)" in kit("status").stdout
+    assert kit("health").returncode == 0
+    assert "/health/ready" in kit("logs").stdout
+    assert len(kit("logs", "-n", "2").stdout.splitlines()) == 2
+
+    again = json.loads(kit.up("--json").stdout)
+    assert (again["started"], again["pid"]) == (False, report["pid"])
+
+    (container,) = containers(kit)
+    assert json.loads(kit("down", "--json").stdout) == {"stopped": True}
+    assert not containers(kit)
+    assert kit("status").returncode == 1
+    assert "/health/ready" in kit("logs").stdout  # what was kept of it
+    assert kit("down").stdout == "nothing was running\n"
+    assert container
+
+
+def test_dry_run_changes_nothing(kit: Kit, stand_in: str) -> None:
+    done = kit.up("--dry-run", "--json", KIT_API_KEY="very-secret")
+    assert done.returncode == 0, done.stderr
+    (step,) = json.loads(done.stdout)["steps"]
+    assert step["command"][-4:] == ["up", "--detach", "--no-build", "spark-cpu"]
+    assert step["variables"]["KIT_IMAGE"] == stand_in
+    assert step["variables"]["KIT_PORT"] == str(kit.port)
+    assert "very-secret" not in done.stdout + done.stderr
+    assert not containers(kit)
+    assert not (kit.home / "state").exists()
+    text = kit.up("--dry-run").stdout
+    assert "  KIT_CONTEXT=256 \\\n" in text
+    kit.up()
+    assert "Nothing to do: it runs already" in kit.up("--dry-run").stdout
+    assert json.loads(kit.up("--dry-run", "--json", "--context", "64").stdout)["reason"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "said"),
+    [
+        ("crash", 6, "exit code 1: RuntimeError: boom"),
+        ("load_error", 4, "error: the server ended: the weights are damaged"),
+        ("over_budget", 5, "peak host RAM"),
+        ("no_answer", 6, "the engine has died"),
+    ],
+)
+def test_what_fails_is_explained_and_removed(
+    kit: Kit, image: str, behaviour: str, code: int, said: str
+) -> None:
+    done = kit.up(KIT_IMAGE=build_stand_in(image, behaviour))
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "stopped the service" in done.stderr or not containers(kit)
+    assert not containers(kit)
+    assert kit("status").returncode == 1
+    if behaviour == "crash":
+        assert "log │ RuntimeError: boom" in done.stderr
+        assert "RuntimeError: boom" in kit("logs").stdout
+
+
+def test_a_kill_at_the_memory_limit_is_reported_as_one(kit: Kit, image: str) -> None:
+    done = kit.up("--max-ram", "96MiB", KIT_IMAGE=build_stand_in(image, "hog"))
+    assert done.returncode == 5, done.stderr
+    assert "it reached its container's memory limit of 96.0 MiB" in done.stderr
+    assert "(exit code 137)" in done.stderr
+    assert "--max-ram" in done.stderr
+    assert not containers(kit)
+
+
+def test_a_service_that_dies_later_is_seen_and_healed(kit: Kit) -> None:
+    kit.up()
+    (container,) = containers(kit)
+    docker("kill", container)
+    wait_until(lambda: kit("status").returncode == 6)
+    assert "died: container spark-kit-test-" in kit("status").stdout
+    done = kit.up()
+    assert done.returncode == 0, done.stderr
+    assert "the service had died" in done.stderr
+    assert containers(kit) != [container]
+
+
+def test_an_upgrade_that_fails_goes_back(kit: Kit, image: str, stand_in: str) -> None:
+    kit.up()
+    done = kit("upgrade", "--image", build_stand_in(image, "crash"))
+    assert done.returncode == 6
+    assert f"tiny in {stand_in} is back" in done.stderr
+    assert running_image(kit) == identity(stand_in)
+    assert status(kit)["state"] == "ready"
+
+
+def test_an_upgrade_over_its_budget_goes_back(kit: Kit) -> None:
+    kit.up()
+    before = status(kit)
+    done = kit("upgrade", "--max-ram", "9MiB")
+    assert done.returncode == 5, done.stderr
+    assert status(kit)["memory"]["limit_bytes"] == before["memory"]["limit_bytes"]  # type: ignore[index]
+
+
+def test_an_image_that_cannot_be_had_takes_nothing_down(kit: Kit) -> None:
+    kit.up()
+    before = containers(kit)
+    done = kit("upgrade", "--image", "127.0.0.1:9/spark-kit:new")
+    assert done.returncode == 3, done.stderr
+    assert "docker compose pull failed" in done.stderr
+    assert "the service that was running goes on" in done.stderr
+    assert containers(kit) == before
+
+
+def test_upgrade_and_rollback_follow_the_image_not_its_name(kit: Kit, image: str) -> None:
+    moving = build_stand_in(image, "ok", tag="moving")
+    kit.up(KIT_IMAGE=moving)
+    old = running_image(kit)
+    environ = {k: v for k, v in kit.environ.items() if k != "KIT_IMAGE"}
+    unnamed = replace(kit, environ=environ)
+    build_stand_in(image, "ok", tag="moving", build=2)
+    new = identity(moving)
+    assert new != old
+
+    done = unnamed("upgrade", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "other settings (image)" in done.stderr
+    assert running_image(kit) == new
+    back = unnamed("rollback")
+    assert back.returncode == 0, back.stderr
+    assert running_image(kit) == old
+    assert unnamed("rollback").returncode == 0
+    assert running_image(kit) == new
+
+
+def test_restart_takes_a_new_api_key(kit: Kit) -> None:
+    kit.up(KIT_API_KEY="first-key")
+    assert kit("restart").returncode == 2  # it would ask for no key any more
+    done = kit("restart", KIT_API_KEY="second-key")
+    assert done.returncode == 0, done.stderr
+    url = f"http://127.0.0.1:{kit.port}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    for key, code in (("first-key", 401), ("second-key", 200)):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.post(url, json=body, headers=headers, trust_env=False).status_code == code
+    written = "".join(path.read_text() for path in (kit.home / "state").rglob("*.*"))
+    assert "-key" not in written
+
+
+def test_killed_in_the_middle_the_same_command_goes_on(kit: Kit, image: str) -> None:
+    slow = build_stand_in(image, "slow")
+    process = kit.start("up", KIT_IMAGE=slow)
+    wait_until(lambda: bool(containers(kit)), 60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = kit.up("--json", KIT_IMAGE=slow)
+    assert done.returncode == 0, done.stderr
+    assert len(containers(kit)) == 1
+    assert json.loads(done.stdout)["answer"] == "You said: 你好"
+
+
+def test_a_killed_upgrade_goes_on_or_back(kit: Kit, image: str, stand_in: str) -> None:
+    kit.up()
+    stuck = build_stand_in(image, "never_ready")
+    process = kit.start("upgrade", "--image", stuck)
+    wait_until(lambda: status(kit)["state"] == "loading", 60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = kit("upgrade", "--image", stuck, "--timeout", "3")
+    assert done.returncode == 6
+    assert f"tiny in {stand_in} is back" in done.stderr
+    assert running_image(kit) == identity(stand_in)
+
+
+def test_weights_that_only_root_reads_are_refused_before_the_start(
+    kit: Kit, model_dir: Path
+) -> None:
+    (model_dir / "model.safetensors").chmod(0o600)
+    done = kit.up()
+    assert done.returncode == 3
+    assert "only root can read" in done.stderr
+    assert f"chmod -R a+rX {model_dir}" in done.stderr
+
+
+def test_weights_of_one_user_are_read_as_that_user(kit: Kit, model_dir: Path) -> None:
+    for path in (model_dir, *model_dir.iterdir()):
+        os.chown(path, 12345, 12345)
+    (model_dir / "model.safetensors").chmod(0o600)
+    done = kit.up()
+    assert done.returncode == 0, done.stderr
+    (container,) = containers(kit)
+    assert docker("exec", container, "id", "-u").stdout.strip() == "12345"
+    assert docker("exec", container, "cat", "/model/model.safetensors").returncode == 0
+
+
+def test_a_container_that_nobody_remembers_is_named(kit: Kit) -> None:
+    kit.up()
+    kit.state_file.unlink()
+    done = kit.up()
+    assert done.returncode == 3
+    assert "is not free" in done.stderr or "kit up has no record of" in done.stderr
+    done = kit.up("--port", str(kit.port + 1))
+    assert done.returncode == 3
+    assert "which kit up has no record of" in done.stderr
+    assert "docker rm --force" in done.stderr
+
+
+def test_the_demo_in_the_kits_own_image(kit: Kit, image: str) -> None:
+    done = kit.up("--json", "--model", "demo", KIT_IMAGE=image)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["answer"].startswith("spark-kit is a deployment kit")
+    assert report["within_budget"] is True
+    found = status(kit)
+    assert found["kit_version"] and found["rewrites"]
+    log = subprocess.run(("docker", "logs", *containers(kit)), capture_output=True, text=True)
+    assert "error" not in (log.stdout + log.stderr).lower()
