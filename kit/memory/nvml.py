@@ -7,6 +7,7 @@ shows its memory.
 
 import importlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -154,6 +155,23 @@ def processes_bytes(pids: Collection[int]) -> int | Unavailable:
         return sum(size for size in held if size is not None)
 
     return _session(measure)
+
+
+@contextmanager
+def kept_open() -> Iterator[None]:
+    """Within it, every question is spared the driver's library being opened and closed anew."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        yield
+        return
+    with suppress(nvml.NVMLError):  # whoever asks is told why
+        nvml.nvmlInit()
+    try:
+        yield
+    finally:
+        with suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
 def _usable(found: tuple[Gpu, ...], name: str = "") -> Iterator[Gpu]:

@@ -106,13 +106,18 @@ class Intent:
         return replace(self, spec=replace(self.spec, max_ram_bytes=ram, max_vram_bytes=vram))
 
     def _plan(self) -> Plan:
-        return plan_serving(
-            self.shape,
-            context=self.spec.context,
-            max_sequences=self.spec.max_sequences,
-            device=self.spec.device,
-            build=self.build,
-        )
+        return plan_of(self.spec, self.shape, self.build)
+
+
+def plan_of(spec: ServeSpec, shape: ModelShape, build: TorchBuild) -> Plan:
+    """The memory plan of ``spec``, for a model of that shape."""
+    return plan_serving(
+        shape,
+        context=spec.context,
+        max_sequences=spec.max_sequences,
+        device=spec.device,
+        build=build,
+    )
 
 
 def decide(

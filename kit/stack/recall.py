@@ -7,13 +7,14 @@ from dataclasses import replace
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory import nvml
 from kit.memory.nvml import Gpu
-from kit.memory.torch_build import installed_build
+from kit.memory.plan import Plan
+from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.stack.container_image import torch_in
 from kit.stack.engine import Engine
 from kit.stack.history import Proven
-from kit.stack.intent import Intent, key_digest
+from kit.stack.intent import Intent, key_digest, plan_of
 from kit.stack.model import model_at, shape_of
 from kit.stack.runtime import ServeSpec
 
@@ -37,26 +38,40 @@ def recall(
             f"{spec.model_dir} is not there any more", hint="name another model: kit up --model DIR"
         )
     model = model_at(spec.model_dir)
-    build = installed_build()
-    if proven.runtime == "container" and spec.image is not None:
-        found = Engine(environ).image(spec.image.identity)
-        if found is None:
-            raise EnvironmentNotReady(
-                f"the image {spec.image.name} as it was ({spec.image.identity[:19]}) is not here "
-                "any more",
-                hint="bring it back with docker pull or docker load, or start anew: kit up",
-            )
-        build = torch_in(found, "cuda" if spec.device == "cuda" else "cpu")
     return Intent(
         settings=settings,
         runtime=proven.runtime,
         model=model,
         shape=shape_of(model, spec.engine),
         spec=spec,
-        build=build,
+        build=_build(proven, environ),
         gpus=_gpus(spec, environ),
         timeout_seconds=timeout_seconds,
     )
+
+
+def recall_plan(proven: Proven, environ: Mapping[str, str] = os.environ) -> Plan:
+    """The memory plan of ``proven``.
+
+    Raises:
+        KitError: its image or its model's files are not here any more, or damaged.
+    """
+    shape = shape_of(model_at(proven.spec.model_dir), proven.spec.engine)
+    return plan_of(proven.spec, shape, _build(proven, environ))
+
+
+def _build(proven: Proven, environ: Mapping[str, str]) -> TorchBuild:
+    spec = proven.spec
+    if proven.runtime == "local" or spec.image is None:
+        return installed_build()
+    found = Engine(environ).image(spec.image.identity)
+    if found is None:
+        raise EnvironmentNotReady(
+            f"the image {spec.image.name} as it was ({spec.image.identity[:19]}) is not here "
+            "any more",
+            hint="bring it back with docker pull or docker load, or start anew: kit up",
+        )
+    return torch_in(found, "cuda" if spec.device == "cuda" else "cpu")
 
 
 def _key(spec: ServeSpec, settings: Settings) -> str | None:

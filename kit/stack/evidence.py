@@ -1,0 +1,60 @@
+"""Where receipts and timelines are kept: below the state folder, named by date and model."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from kit.errors import EnvironmentNotReady
+from kit.memory.plan import Plan, Pool
+from kit.memory.timeline import Run, planned_lines
+from kit.stack.runtime import ServeSpec
+
+RECEIPTS, TIMELINES = "receipts", "timelines"
+"""Of runs that were held against their budget, and of those that were only watched."""
+_UNSAFE = re.compile(r"[^\w.-]+")
+
+
+def now() -> str:
+    """Local time with its zone, ISO 8601."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def run_of(spec: ServeSpec, plan: Plan, started: str) -> Run:
+    """What a timeline of ``spec`` is of."""
+    pools = {Pool.HOST: spec.max_ram_bytes, Pool.DEVICE: spec.max_vram_bytes}
+    planned = {pool.value: size for pool in pools if (size := plan.peak_bytes(pool))}
+    budget = {pool.value: size for pool, size in pools.items() if size is not None}
+    return Run(
+        model=spec.name,
+        engine=spec.engine,
+        device=spec.device,
+        started=started,
+        planned_bytes=planned,
+        budget_bytes=budget,
+        plan=planned_lines(plan),
+    )
+
+
+def new_path(state_dir: Path, folder: str, run: Run, suffix: str) -> Path:
+    """A name for evidence of ``run`` in ``folder`` of the state folder that is not taken."""
+    stem = f"{run.started[:19].replace(':', '-')}-{_UNSAFE.sub('-', run.model)}"
+    path, count = state_dir / folder / f"{stem}{suffix}", 1
+    while path.exists():
+        count += 1
+        path = path.with_name(f"{stem}-{count}{suffix}")
+    return path
+
+
+def latest_timeline(state_dir: Path) -> Path:
+    """The newest timeline that is kept.
+
+    Raises:
+        EnvironmentNotReady: there is none.
+    """
+    found = [path for name in (RECEIPTS, TIMELINES) for path in (state_dir / name).glob("*.jsonl")]
+    if not found:
+        raise EnvironmentNotReady(
+            f"no timeline is kept in {state_dir}",
+            hint="record one: kit memory watch; or kit memory hold",
+        )
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
