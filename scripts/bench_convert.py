@@ -6,10 +6,13 @@ way once, the file evicted before each. Ratios compare what was run in the same 
     python scripts/bench_convert.py /data/bench --gigabytes 1 2 4 --rounds 5
 
 ``of disk`` is (input/R + output/W)/time, with R and W the disk's best plain reading and writing of
-just these bytes (the faster of buffered and O_DIRECT), best run against best run.
+just these bytes (the faster of buffered and O_DIRECT), best run against best run. Where
+KIT_UPSTREAM_DIR names a clone of upstream at the pinned commit, upstream's own path is among the
+ways: what its code does at every start, where the kit converts once.
 """
 
 import argparse
+import atexit
 import json
 import mmap
 import os
@@ -17,14 +20,20 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kit.memory.fresh_process import Measured, measure, run_job
 from kit.memory.pagecache import evict
 from kit.settings import bundled
 from kit.units import MIB
+
+if TYPE_CHECKING:
+    from kit.serve.loading import Loader
 
 PIECE_BYTES = 16 * MIB
 CHECKPOINT = "mp_rank_00_model_states.pt"
@@ -136,10 +145,39 @@ JOBS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
 }
 READS, WRITES = ("read", "read, O_DIRECT"), ("write", "write, O_DIRECT")
 OURS, TODAY = "kit weights convert", "torch.load, save_file"
+UPSTREAM = "upstream: random weights, torch.load, load_state_dict"
+CLONE = os.environ.get("KIT_UPSTREAM_DIR")
+
+
+@cache
+def upstream_trees() -> "dict[Loader, Path]":
+    """The clone with the rewrites of each loader, in a folder that stays as long as this process.
+
+    "stock" is upstream's own loading, made to run on any device.
+    """
+    from kit.serve.loading import make_trees
+    from kit.settings import Settings
+    from kit.upstream.fetch import fetch
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    settings = Settings(data_dir=folder, state_dir=folder)
+    fetch(settings, CLONE, lambda line: print(line, file=sys.stderr))
+    return make_trees(settings, folder / "trees")[0]
+
+
+def run_upstream(source: Path) -> Measured:
+    """Upstream's own code builds its model in bf16 and loads the checkpoint. Nothing is written."""
+    from kit.serve.loading import Sources, measure_load
+
+    sources = Sources(source.parent, bundled("demo") / "tokenizer", upstream_trees())
+    return measure_load(sources, "stock", device="cpu", dtype="bfloat16")
 
 
 def run(name: str, source: Path) -> Measured:
     """One job, everything cold; the output is removed."""
+    if name == UPSTREAM:
+        return run_upstream(source)
     output = source.parent / "out"
     shutil.rmtree(output, ignore_errors=True)
     os.sync()
@@ -179,9 +217,9 @@ def disk_seconds(runs: Runs, pick: Callable[[list[float]], float]) -> float:
 def table(runs: Runs, input_bytes: int) -> str:
     """The figures as a Markdown table, with the ratios that are claimed."""
     lines = [
-        f"| {input_bytes / 1e9:.2f} GB of fp32 | MB/s median / best | of disk median / best "
-        "| memory | page cache | CPU s/GB |",
-        "|---|---|---|---|---|---|",
+        f"| {input_bytes / 1e9:.2f} GB of fp32 | seconds median / best | MB/s best "
+        "| of disk median / best | memory | page cache | CPU s/GB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, measured in runs.items():
         times = [m.seconds for m in measured]
@@ -191,7 +229,7 @@ def table(runs: Runs, input_bytes: int) -> str:
             f"{disk_seconds(runs, min) / best:.2f}"
         )
         lines.append(
-            f"| {name} | {size / middle / 1e6:.0f} / {size / best / 1e6:.0f} "
+            f"| {name} | {middle:.2f} / {best:.2f} | {size / best / 1e6:.0f} "
             f"| {'' if name in READS + WRITES else ratio} "
             f"| {max(m.growth_bytes for m in measured) / 1e6:.0f} MB "
             f"| {max(m.cached_bytes for m in measured) / 1e6:.0f} MB "
@@ -212,7 +250,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="on the disk to measure; files are made there")
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[2.0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--only", nargs="+", choices=[*JOBS, UPSTREAM], default=[*JOBS, UPSTREAM])
     parser.add_argument("--json", type=Path, help="write every run's figures there")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -220,6 +258,9 @@ def main() -> None:
         run_job(JOBS[options.job](options.folder / CHECKPOINT, options.folder / "out"))
         return
     names = [*READS, *WRITES, *(n for n in options.only if n not in READS + WRITES)]
+    if UPSTREAM in names and not CLONE:
+        names.remove(UPSTREAM)
+        print("upstream's own path is left out: KIT_UPSTREAM_DIR names no clone", file=sys.stderr)
     results = {}
     for size in options.gigabytes:
         folder = options.folder / f"{size:g}GB"

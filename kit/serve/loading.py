@@ -147,6 +147,11 @@ def load_once(sources: Sources, loader: Loader, *, device: str, dtype: DType) ->
         EnvironmentNotReady: files of the checkpoint stay in the page cache.
         KitError: it failed; its messages are on stderr.
     """
+    return load_run(loader, measure_load(sources, loader, device=device, dtype=dtype))
+
+
+def measure_load(sources: Sources, loader: Loader, *, device: str, dtype: DType) -> Measured:
+    """The same, as it was measured. Raises what ``load_once`` raises."""
     tree = sources.trees.get(loader)
     arguments: tuple[str, ...] = ()
     if tree is not None:
@@ -155,13 +160,12 @@ def load_once(sources: Sources, loader: Loader, *, device: str, dtype: DType) ->
     files = sources.converted if tree is None else sources.checkpoint
     _drop_cached(files)
     job = Job(str(sources.converted), None if tree is None else str(tree), arguments, device, dtype)
-    measured = measure(
+    return measure(
         [sys.executable, "-m", "kit.serve.load_once", job.json()],
         files,
         environ=environment(1, device, os.environ),
         watch_device=device == "cuda",
     )
-    return load_run(loader, measured)
 
 
 def load_run(loader: Loader, measured: Measured) -> LoadRun:
