@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kit.cli import up_options as option
+from kit.cli.up_options import Device, Engine
 from kit.cli.wiring import wiring
 
 if TYPE_CHECKING:
@@ -16,16 +18,15 @@ _Strict = typer.Option("--strict", help="Exit code 1 for warnings, too.")
 _List = typer.Option("--list-checks", help="Show what is checked, and check nothing.")
 _Skip = typer.Option(metavar="ID", help="Leave out this check, or this area; may be repeated.")
 _Offline = typer.Option("--offline", help="Leave the network alone.")
-_Model = typer.Option(
-    metavar="demo|DIR",
-    help="What is to be served.",
-    show_default="what kit up would serve here",
-)
 
 
 def doctor(
     context: typer.Context,
-    model: Annotated[str | None, _Model] = None,
+    model: Annotated[str | None, option.Model] = None,
+    context_length: Annotated[int | None, option.Context] = None,
+    max_sequences: Annotated[int | None, option.MaxSequences] = None,
+    device: Annotated[Device, option.DeviceOption] = Device.AUTO,
+    engine: Annotated[Engine, option.EngineOption] = Engine.NATIVE,
     offline: Annotated[bool, _Offline] = False,
     skip: Annotated[list[str] | None, _Skip] = None,
     strict: Annotated[bool, _Strict] = False,
@@ -39,7 +40,7 @@ def doctor(
     """
     from kit.cli import doctor_report
     from kit.doctor.examine import chosen
-    from kit.doctor.request import Request, read_settings
+    from kit.doctor.request import Request, Wanted, read_settings
 
     if list_checks:
         doctor_report.print_checks(as_json)
@@ -47,7 +48,7 @@ def doctor(
     settings, problem = read_settings(os.environ)
     request = Request(
         settings,
-        model=model,
+        wanted=Wanted(model, engine.value, context_length, max_sequences, device.value),
         offline=offline,
         runtimes=wiring(context).runtimes(settings),
         settings_problem=problem,

@@ -189,7 +189,6 @@ class Serving:
 
     Attributes:
         name: of the model, for messages.
-        known_by: where its shape was read.
         real: whether it is more than the demo.
         gpu: that it would be served on; None: on the CPU.
         runtime: that it would be served by, where that has been decided.
@@ -197,7 +196,6 @@ class Serving:
     """
 
     name: str
-    known_by: str
     real: bool
     plan: Plan
     gpu: Gpu | None

@@ -54,6 +54,7 @@ CHECKS: tuple[Check, ...] = (
     network.plausible,
     network.skew,
     state.settings,
+    state.model,
     state.lock,
     state.weights,
     state.upstream,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kit.errors import KitError, UsageError
 from kit.memory.nvml import Gpu
@@ -10,7 +11,7 @@ from kit.memory.plan import Plan
 from kit.memory.torch_build import TorchBuild
 from kit.settings import Settings
 from kit.stack.preflight import NOTHING, Held
-from kit.stack.runtime import Runtime, RuntimeName
+from kit.stack.runtime import EngineName, Runtime, RuntimeName
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,21 @@ class Decided:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What `kit up` would be asked for; None is decided from the model and the machine."""
+
+    model: str | None = None
+    engine: EngineName = "native"
+    context: int | None = None
+    max_sequences: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
 class Request:
     """Where to look, and at what.
 
     Attributes:
-        model: ``demo`` or a converted directory; None: what `kit up` would serve here.
         offline: leave the network alone.
         decided: what is about to be started; None: the doctor works out what would be.
         runtimes: that `kit up` may choose from, for the state of the service.
@@ -46,7 +57,7 @@ class Request:
 
     settings: Settings
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    model: str | None = None
+    wanted: Wanted = Wanted()
     offline: bool = False
     decided: Decided | None = None
     runtimes: Mapping[RuntimeName, Runtime] = field(default_factory=dict)

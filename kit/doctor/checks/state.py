@@ -4,6 +4,7 @@ from kit.doctor.check import check, known
 from kit.doctor.checks.words import many, size
 from kit.doctor.facts import Facts
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.doctor.gather.serving import NotServable
 
 
 @check("kit.settings", "the KIT_ variables can be understood", reads=["settings_problem"])
@@ -17,6 +18,19 @@ def settings(facts: Facts) -> Finding:
         Evidence("environment", problem, "a value as the README's table describes"),
         remedy="correct the variable, or unset it; the defaults were used for this run",
     )
+
+
+@check("kit.model", "what kit up would be asked for can be served", reads=["serving"])
+def model(facts: Facts) -> Finding:
+    """The model's directory, its format, and the limits asked for."""
+    serving = facts.serving
+    if isinstance(serving, NotServable):
+        seen = Evidence("kit up", serving.reason, "a model that can be served")
+        return failure(serving.reason, seen, remedy=serving.remedy)
+    plan = known(serving).plan
+    where = "the GPU" if plan.device == "cuda" else "the CPU"
+    limits = f"{plan.context} tokens of context, {plan.max_sequences} at once"
+    return passed(f"{known(serving).name} on {where}, {limits}")
 
 
 @check("kit.lock", "kit.lock and the bundled demo are sound", reads=["weights"])

@@ -3,10 +3,11 @@
 import os
 
 from kit.doctor.facts import Disk, Docker, Facts, Image
-from kit.doctor.gather.serving import CHAT, PRECISION
+from kit.doctor.gather.serving import PRECISION
 from kit.doctor.request import Request
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
+from kit.stack.missing_weights import WEIGHTS
 from kit.units import GIB
 from kit.weights import preflight
 from kit.weights.catalogue import read_catalogue
@@ -26,10 +27,10 @@ def look(request: Request, facts: Facts) -> Disk:
 def _weights_rooms(request: Request) -> tuple[Room, ...]:
     """Of the catalogue's chat weights, fetched and converted as the README does."""
     data_dir = request.settings.data_dir
-    if read_record(converted_dir(data_dir, CHAT, PRECISION)) is not None:
+    if read_record(converted_dir(data_dir, WEIGHTS, PRECISION)) is not None:
         return ()
-    weights = read_catalogue(request.settings.weights_catalogue).find(CHAT)
-    folder = checkpoint_dir(data_dir, CHAT)
+    weights = read_catalogue(request.settings.weights_catalogue).find(WEIGHTS)
+    folder = checkpoint_dir(data_dir, WEIGHTS)
     paths = [folder / file for file in weights.files]
     here = sum(path.stat().st_size if path.is_file() else arrived_bytes(path) for path in paths)
     left = max(0, (weights.tensors_bytes or 0) - here)

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from kit.doctor.facts import Docker, Facts, Reply
 from kit.doctor.gather.commands import ran
-from kit.doctor.gather.serving import CHAT
 from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
+from kit.stack.missing_weights import WEIGHTS
 from kit.weights.catalogue import Source, read_catalogue
 
 SECONDS = 3.0
@@ -102,7 +102,7 @@ def _places(request: Request) -> Iterator[tuple[str, str]]:
         yield request.settings.weights_mirror, "KIT_WEIGHTS_MIRROR"
         return
     catalogue = read_catalogue(request.settings.weights_catalogue)
-    for name in catalogue.find(CHAT).sources:
+    for name in catalogue.find(WEIGHTS).sources:
         yield _address(catalogue.sources[name]), f"source {name}"
     if endpoint := request.environ.get("HF_ENDPOINT"):
         yield endpoint, "HF_ENDPOINT"

@@ -1,51 +1,54 @@
 """What `kit up` would serve here, the plan for it, and the room there is."""
 
-import json
-from pathlib import Path
+from dataclasses import dataclass
 
 from kit.doctor.facts import Facts, Serving
 from kit.doctor.request import Request
-from kit.lock import read_lock
+from kit.errors import KitError
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu, Nvidia, visible
 from kit.memory.plan import Plan, plan_serving
-from kit.memory.shape import ModelShape, read_shape
 from kit.memory.torch_build import installed_build
-from kit.settings import bundled
-from kit.stack.model import DEMO
+from kit.memory.unavailable import Unavailable
+from kit.stack.missing_weights import WEIGHTS, WeightsMissing
+from kit.stack.model import Wish, resolve, shape_of
 from kit.stack.preflight import rooms
 from kit.weights.catalogue import read_catalogue
-from kit.weights.folder import converted_dir
-from kit.weights.locate import CHECKPOINT_NAME
 from kit.weights.preflight import serving_plan
-from kit.weights.record import Precision, read_record
+from kit.weights.record import Precision
 
-CHAT = "spark-13b-chat"
 PRECISION: Precision = "bf16"
-"""What the README's commands fetch and serve where nobody says otherwise."""
+"""What `kit weights fetch --convert` makes where nobody says otherwise."""
 
 
-def look(request: Request, facts: Facts) -> Serving:
+class _Nobody:
+    """A listener that does not listen."""
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, phase: str, fraction: float | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class NotServable(Unavailable):
+    """The model that is named cannot be served so; ``remedy`` as `kit up` words it."""
+
+    remedy: str
+
+
+def look(request: Request, facts: Facts) -> Serving | NotServable:
     """The service that is about to start, or the one that `kit up` would start.
 
-    Raises:
-        KitError: the model that is named cannot be served.
+    Weights that are not here yet are planned for as the catalogue describes them.
     """
     if request.decided is not None:
-        wish = request.decided
-        found = rooms(wish.plan, wish.build, wish.gpu, wish.freed)
-        return Serving(wish.name, "kit up", True, wish.plan, wish.gpu, found, wish.runtime)
-    gpu = usable_gpu(facts)
-    model = request.model or request.environ.get("KIT_MODEL")
-    if model == DEMO or (model is None and gpu is None):
-        return _planned(DEMO, "demo/config.json", _demo_shape(), gpu, real=False)
-    if model is not None:
-        directory = Path(model).expanduser().absolute()
-        return _planned(directory.name, str(directory), read_shape(directory), gpu)
-    directory = converted_dir(request.settings.data_dir, CHAT, PRECISION)
-    if read_record(directory) is not None:
-        return _planned(directory.name, str(directory), read_shape(directory), gpu)
-    return _from_catalogue(request, gpu)
+        start = request.decided
+        found = rooms(start.plan, start.build, start.gpu, start.freed)
+        return Serving(start.name, True, start.plan, start.gpu, found, start.runtime)
+    try:
+        return _would_be(request, facts)
+    except KitError as error:
+        return NotServable(error.message, error.hint)
 
 
 def usable_gpu(facts: Facts) -> Gpu | None:
@@ -55,10 +58,20 @@ def usable_gpu(facts: Facts) -> Gpu | None:
     return next(iter(visible(facts.nvidia.gpus, facts.environ)), None)
 
 
-def _planned(
-    name: str, known_by: str, shape: ModelShape, gpu: Gpu | None, *, real: bool = True
-) -> Serving:
-    context, sequences = serving_limits(shape)
+def _would_be(request: Request, facts: Facts) -> Serving:
+    wanted = request.wanted
+    visible_gpu = usable_gpu(facts)
+    gpu = None if wanted.device == "cpu" else visible_gpu
+    data_dir, has_gpu = request.settings.data_dir, visible_gpu is not None
+    try:
+        wish = Wish(wanted.model, data_dir, has_gpu, wanted.engine, dry=True)
+        model = resolve(wish, _Nobody())
+    except WeightsMissing:
+        name = f"{WEIGHTS} in {PRECISION}"
+        return _serving(name, _plan_of_catalogue(request, gpu), gpu, real=True)
+    shape = shape_of(model, wanted.engine)
+    one = 1 if wanted.engine == "megatron" else None  # it generates one answer at a time
+    context, sequences = serving_limits(shape, wanted.context, wanted.max_sequences or one)
     plan = plan_serving(
         shape,
         context=context,
@@ -66,33 +79,16 @@ def _planned(
         device="cpu" if gpu is None else "cuda",
         build=installed_build(),
     )
-    return _serving(name, known_by, plan, gpu, real)
+    return _serving(model.name, plan, gpu, real=not model.demo)
 
 
-def _from_catalogue(request: Request, gpu: Gpu | None) -> Serving:
-    weights = read_catalogue(request.settings.weights_catalogue).find(CHAT)
+def _plan_of_catalogue(request: Request, gpu: Gpu | None) -> Plan:
+    weights = read_catalogue(request.settings.weights_catalogue).find(WEIGHTS)
     plan = serving_plan(weights, PRECISION, on_gpu=gpu is not None)
     if plan is None:
-        raise LookupError(f"the catalogue does not know the shape of {CHAT}")
-    return _serving(f"{CHAT} in {PRECISION}", "the catalogue", plan, gpu, True)
+        raise LookupError(f"the catalogue does not know the shape of {WEIGHTS}")
+    return plan
 
 
-def _serving(name: str, known_by: str, plan: Plan, gpu: Gpu | None, real: bool) -> Serving:
-    return Serving(name, known_by, real, plan, gpu, rooms(plan, installed_build(), gpu))
-
-
-def _demo_shape() -> ModelShape:
-    """The demo's, without converting it: its weights take what its checkpoint takes, or less."""
-    config = json.loads((bundled(DEMO) / "config.json").read_bytes())
-    locked = read_lock(bundled("kit.lock")).weights[DEMO]
-    checkpoint = next(entry for file, entry in locked.items() if file.endswith(CHECKPOINT_NAME))
-    return ModelShape(
-        layers=config["num_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["ffn_hidden_size"],
-        vocabulary=config["vocab_size"],
-        max_context=config["max_position_embeddings"],
-        window=config["localsize"],
-        dtype_bytes=2,
-        weights_bytes=checkpoint.size_bytes,
-    )
+def _serving(name: str, plan: Plan, gpu: Gpu | None, *, real: bool) -> Serving:
+    return Serving(name, real, plan, gpu, rooms(plan, installed_build(), gpu))

@@ -127,8 +127,9 @@ def test_a_setting_that_cannot_be_understood_is_a_finding(environ):
     assert "FAIL   kit.settings: not a size: '24G'" in done.stdout
 
 
-def test_a_model_that_is_none_is_no_crash(environ, tmp_path):
+def test_a_model_that_is_none_is_a_finding(environ, tmp_path):
     done = doctor(environ, *LOCAL, "--model", str(tmp_path / "none"), "--json")
     found = {each["id"]: each for each in json.loads(done.stdout)["findings"]}
+    assert (done.returncode, found["kit.model"]["status"]) == (1, "fail")
+    assert found["kit.model"]["summary"] == f"there is no {tmp_path / 'none'}"
     assert found["memory.ram"]["status"] == "skip"
-    assert "cannot be read" in found["memory.ram"]["summary"]

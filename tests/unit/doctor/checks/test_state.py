@@ -6,6 +6,7 @@ import pytest
 from kit.doctor.checks import state
 from kit.doctor.facts import UpstreamTree, WeightsFolder
 from kit.doctor.finding import Status
+from kit.doctor.gather.serving import NotServable
 from kit.units import GIB
 from tests.unit.doctor.machines import LAPTOP, WORKSTATION
 
@@ -16,6 +17,18 @@ def test_settings():
     assert state.settings.judge(LAPTOP).status is Status.PASS
     finding = state.settings.judge(replace(LAPTOP, settings_problem="not a size: '24G'"))
     assert (finding.status, finding.summary) == ("fail", "not a size: '24G'")
+
+
+def test_model():
+    expected = "demo on the CPU, 4096 tokens of context, 1 at once"
+    assert state.model.judge(LAPTOP).summary == expected
+    assert "on the GPU" in state.model.judge(WORKSTATION).summary
+    finding = state.model.judge(replace(LAPTOP, serving=NotServable("there is no /x", "make it")))
+    assert (finding.status, finding.summary, finding.remedy) == (
+        "fail",
+        "there is no /x",
+        "make it",
+    )
 
 
 @pytest.mark.parametrize("problem", [{"lock_problem": "damaged"}, {"demo_problem": "damaged"}])

@@ -10,14 +10,15 @@ import pytest
 
 from kit.doctor.facts import Docker, Facts, Image, UpstreamTree
 from kit.doctor.gather import clock, disk, folders, interpreter, memory, serving, upstream, weights
-from kit.doctor.request import Decided, Request, read_settings
-from kit.errors import EnvironmentNotReady, UsageError
+from kit.doctor.request import Decided, Request, Wanted, read_settings
+from kit.errors import UsageError
 from kit.lock import LockedFile
 from kit.memory.nvml import Nvidia
 from kit.memory.plan import Pool
 from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
+from kit.stack.missing_weights import WEIGHTS
 from kit.units import GIB
 from kit.upstream.fetch import fetch
 from kit.upstream.render import render, write_rendered
@@ -99,7 +100,7 @@ def test_disk_of_a_fresh_machine(request_):
 
 
 def test_what_has_arrived_needs_no_more_room(request_):
-    folder = checkpoint_dir(request_.settings.data_dir, serving.CHAT)
+    folder = checkpoint_dir(request_.settings.data_dir, WEIGHTS)
     folder.mkdir(parents=True)
     with (folder / "mp_rank_00_model_states.pt").open("wb") as file:
         file.truncate(50 * 10**9)  # sparse: takes no room itself
@@ -148,11 +149,11 @@ def test_a_damaged_lock(request_):
 
 
 def test_a_download_that_was_not_finished(request_):
-    folder = checkpoint_dir(request_.settings.data_dir, serving.CHAT) / "Tokenizer"
+    folder = checkpoint_dir(request_.settings.data_dir, WEIGHTS) / "Tokenizer"
     folder.mkdir(parents=True)
     (folder / "tokenizer.model").write_bytes(b"x" * 100)
     ((name, here, _),) = weights.look(request_).unfinished
-    assert (name, here) == (serving.CHAT, 100)
+    assert (name, here) == (WEIGHTS, 100)
 
 
 def test_a_damaged_demo(request_, monkeypatch, tmp_path):
@@ -173,7 +174,7 @@ def test_the_demo_is_served_without_a_gpu(request_):
 
 def test_the_catalogues_chat_model_on_a_gpu(request_):
     found = serving.look(request_, ON_GPU)
-    assert (found.name, found.known_by) == ("spark-13b-chat in bf16", "the catalogue")
+    assert found.name == "spark-13b-chat in bf16"
     assert found.real
     assert 24 * GIB < found.plan.peak_bytes(Pool.DEVICE) < 32 * GIB
     vram = [room for room in found.rooms if room.limit == "vram"]
@@ -182,17 +183,33 @@ def test_the_catalogues_chat_model_on_a_gpu(request_):
 
 def test_a_directory_that_is_named(request_, make_model):
     directory = make_model()
-    for asked in (
-        replace(request_, model=str(directory)),
-        replace(request_, environ={"KIT_MODEL": str(directory)}),
-    ):
-        found = serving.look(asked, ON_GPU)
-        assert (found.name, found.known_by) == (directory.name, str(directory))
+    found = serving.look(replace(request_, wanted=Wanted(str(directory))), ON_GPU)
+    assert (found.name, found.real, found.gpu) == (directory.name, True, GPU)
+
+
+def test_what_kit_up_would_be_asked_for(request_):
+    wanted = Wanted("demo", context=512, max_sequences=3, device="cpu")
+    found = serving.look(replace(request_, wanted=wanted), ON_GPU)
+    plan = found.plan
+    assert (found.gpu, plan.device, plan.context, plan.max_sequences) == (None, "cpu", 512, 3)
+
+
+def test_upstreams_engine_reads_the_demo_as_it_comes(request_):
+    found = serving.look(replace(request_, wanted=Wanted(engine="megatron")), Facts())
+    assert (found.name, found.plan.max_sequences) == ("demo", 1)
 
 
 def test_a_directory_that_is_none(request_, tmp_path):
-    with pytest.raises(EnvironmentNotReady):
-        serving.look(replace(request_, model=str(tmp_path)), Facts())
+    found = serving.look(replace(request_, wanted=Wanted(str(tmp_path))), Facts())
+    assert isinstance(found, serving.NotServable)
+    assert "holds no converted model" in found.reason
+    assert "kit weights convert" in found.remedy
+
+
+def test_more_context_than_the_model_has(request_):
+    found = serving.look(replace(request_, wanted=Wanted("demo", context=10**6)), Facts())
+    assert isinstance(found, serving.NotServable)
+    assert found.remedy == "--context 2048"
 
 
 def test_what_has_been_decided(request_):
