@@ -50,13 +50,13 @@ class MaskRows:
 
 @dataclass(frozen=True)
 class BlockMask:
-    """Stands for the whole mask of a sequence; a slice of it is a ``MaskRows``."""
+    """Stands for the whole mask of a sequence, as long as it may get; slices are ``MaskRows``."""
 
     window: int | None
     device: torch.device
 
     def __getitem__(self, index: tuple[object, slice, slice]) -> MaskRows:
-        """``mask[..., first:last, :keys]``, as upstream cuts it."""
+        """``mask[..., first:last, :keys]``, as upstream cuts it to generate."""
         _, rows, columns = index
         first = rows.start or 0
         return MaskRows(self.window, self.device, first, rows.stop - first, columns.stop)
@@ -66,7 +66,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: MaskRows | torch.Tensor | None,
+    mask: BlockMask | MaskRows | torch.Tensor | None,
     *,
     divisor: float,
     dropout: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -75,7 +75,8 @@ def attend(
 
     Args:
         query: [queries, batch, heads, width]; ``key`` and ``value`` [keys, batch, heads, width].
-        mask: the rows of these queries; or upstream's own tensor, True where a key is hidden.
+        mask: the rows of these queries, or the whole where they are a sequence's first, as when
+            upstream scores a text; or upstream's own tensor, True where a key is hidden.
         divisor: of the queries.
         dropout: applied to the probabilities.
 
@@ -83,6 +84,8 @@ def attend(
         [queries, batch, heads * width], in the type of ``value``.
     """
     queries, batch, heads, width = query.shape
+    if isinstance(mask, BlockMask):
+        mask = mask[..., :queries, : len(key)]
     if not isinstance(mask, MaskRows):
         hidden = None if mask is None else mask.expand(batch, heads, -1, -1)
         return _attend_tile(query, key, value, hidden, divisor, dropout)

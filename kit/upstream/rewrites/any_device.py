@@ -20,6 +20,12 @@ REWRITE = Rewrite(
     why="generation names CUDA in some thirty places, although DeepSpeed knows the device",
     retire_when="upstream asks DeepSpeed's accelerator everywhere",
     edits={
+        "megatron/core/tensor_parallel/layers.py": (
+            Text(
+                "from torch.cuda.amp import custom_fwd, custom_bwd",
+                "from megatron.spark_kit.device import custom_fwd, custom_bwd",
+            ),
+        ),
         "megatron/core/tensor_parallel/mappings.py": (_IMPORT, _named(2)),
         "megatron/core/tensor_parallel/utils.py": (_IMPORT, _named(2)),
         "megatron/core/utils.py": (_IMPORT, _named(1)),

@@ -8,9 +8,6 @@ REWRITE = Rewrite(
     why="a bare percent sign makes --help raise, and from Python 3.14 on every start",
     retire_when="upstream escapes it",
     edits={
-        "megatron/arguments.py": (
-            Text("default 100%'", "default 100%%'"),
-            Text("8 300000 \\ '", "8 300000 \\\\ '"),
-        ),
+        "megatron/arguments.py": (Text("default 100%'", "default 100%%'"),),
     },
 )

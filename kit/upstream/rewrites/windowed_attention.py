@@ -35,10 +35,15 @@ REWRITE = Rewrite(
                 "CoreAttention.forward",
                 """
                 def forward(self, query_layer, key_layer, value_layer, attention_mask):
+                    def dropout(probabilities):  # kit: every rank drops others
+                        tracker = tensor_parallel.get_cuda_rng_tracker()
+                        with nullcontext() if self.sequence_parallel else tracker.fork():
+                            return self.attention_dropout(probabilities)
+
                     return attend(
                         query_layer, key_layer, value_layer, attention_mask,
                         divisor=self.norm_factor / (self.scale_mask_softmax.scale or 1.0),
-                        dropout=self.attention_dropout if self.training else None,
+                        dropout=dropout if self.training else None,
                     )
                 """,
             ),

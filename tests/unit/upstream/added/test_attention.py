@@ -40,6 +40,13 @@ def test_only_the_run_of_visible_keys_counts(window, first, queries):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_whole_mask_is_for_a_sequence_from_its_start():
+    query, key, value = states(700, 1), states(700, 2), states(700, 3)
+    mask = BlockMask(256, CPU)
+    found = attend(query, key, value, mask, divisor=3.0)
+    assert torch.equal(found, attend(query, key, value, mask[..., :700, :700], divisor=3.0))
+
+
 @pytest.mark.parametrize("window", [None, 192, 256])
 def test_first_visible_key(window):
     for query in range(0, 900, 7):
