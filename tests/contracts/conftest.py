@@ -6,7 +6,7 @@ KIT_UPSTREAM_DIR names it.
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,22 +54,37 @@ def real_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rewritten_tree(tmp_path_factory.mktemp("upstream"))
 
 
-@pytest.fixture(params=["fake", "native", "megatron, stand-in", "megatron"])
-def unloaded(request: pytest.FixtureRequest) -> Engine:
+@pytest.fixture(scope="module", params=["fake", "native", "megatron, stand-in", "megatron"])
+def make(request: pytest.FixtureRequest) -> Callable[[], Engine]:
+    """Makes engines of one kind; nothing is loaded."""
+    value = request.getfixturevalue
     if request.param == "fake":
-        return FakeEngine("x" * 250)
+        return lambda: FakeEngine("x" * 250)
     if request.param == "native":
         torch.set_num_threads(1)
-        directory = request.getfixturevalue("model_dir")
-        return NativeEngine(directory, device="cpu", max_sequences=2)
-    stand_in = request.param == "megatron, stand-in"
-    tree = TREE if stand_in else request.getfixturevalue("real_tree")
-    folder = read_folder(request.getfixturevalue("checkpoint"))
-    return MegatronEngine(folder, tree, device="cpu", dtype="float32")
+        return lambda: NativeEngine(value("model_dir"), device="cpu", max_sequences=2)
+    tree = TREE if request.param == "megatron, stand-in" else value("real_tree")
+    folder = read_folder(value("checkpoint"))
+    return lambda: MegatronEngine(folder, tree, device="cpu", dtype="float32")
 
 
 @pytest.fixture
-def engine(unloaded: Engine) -> Iterator[Engine]:
+def unloaded(make: Callable[[], Engine]) -> Engine:
+    return make()
+
+
+@pytest.fixture
+def fresh(unloaded: Engine) -> Iterator[Engine]:
+    """A loaded engine that has generated nothing, for tests that count, or close it."""
     unloaded.load(lambda phase, fraction: None)
     yield unloaded
     unloaded.close()
+
+
+@pytest.fixture(scope="module")
+def engine(make: Callable[[], Engine]) -> Iterator[Engine]:
+    """A loaded engine that the tests of a module share."""
+    shared = make()
+    shared.load(lambda phase, fraction: None)
+    yield shared
+    shared.close()

@@ -94,23 +94,23 @@ def test_steps_come_in_a_thread_of_the_engines(engine: Engine) -> None:
     assert threads.get(timeout=30) is not threading.current_thread()
 
 
-def test_the_figures_count_tokens(engine: Engine) -> None:
-    before = engine.stats()
-    Sequence(engine, SamplingParams(max_tokens=3, ignore_end=True)).all_steps()
+def test_the_figures_count_tokens(fresh: Engine) -> None:
+    before = fresh.stats()
+    Sequence(fresh, SamplingParams(max_tokens=3, ignore_end=True)).all_steps()
     deadline = time.monotonic() + 30
-    while engine.stats().generated_tokens < before.generated_tokens + 3:
+    while fresh.stats().generated_tokens < before.generated_tokens + 3:
         assert time.monotonic() < deadline  # a token may be counted just after it is delivered
         time.sleep(0.01)
-    after = engine.stats()
+    after = fresh.stats()
     assert after.prompt_tokens == before.prompt_tokens + len(PROMPT)
     assert after.generated_tokens == before.generated_tokens + 3
 
 
 @pytest.mark.parametrize("submitted", [0, 3])
-def test_closing_ends_it(engine: Engine, submitted: int) -> None:
+def test_closing_ends_it(fresh: Engine, submitted: int) -> None:
     params = SamplingParams(max_tokens=190, ignore_end=True)
-    sequences = [Sequence(engine, params) for _ in range(submitted)]
-    engine.close()
+    sequences = [Sequence(fresh, params) for _ in range(submitted)]
+    fresh.close()
     for sequence in sequences:
         last = sequence.steps.get(timeout=30)
         while isinstance(last, Step) and last.finish_reason is None:

@@ -81,7 +81,7 @@ class Rank:
         initialise(script, self._task.arguments, self._task.rendezvous)
         cap_vram(torch.device(self._task.device), self._task.max_vram_bytes)
         self._tell(Progress("weights", 0.0))
-        self._model = load_model(script)
+        self._model = load_model(script, lambda done: self._tell(Progress("weights", done)))
         weights_bytes = sum(parameter.nbytes for parameter in self._model.parameters())
         self._tell(Loaded(weights_bytes, self._memory()))
 

@@ -7,7 +7,7 @@ holds one model. The environment must be that of :func:`kit.serve.megatron.launc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,9 @@ from typing import Any
 import torch
 
 _SCRIPT = "tools.run_iFlytekSpark_text_generation"
+_STREAMING = "megatron.spark_kit.streaming"  # kit/upstream/added/streaming.py
+_COMPILED_AT_START = "deepspeed_shm_comm"
+"""An op of DeepSpeed's for the CPU, which upstream does not use and which asks for a compiler."""
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 """Of one all-reduce within a forward pass; a rank that waits for work is in none."""
 
@@ -45,6 +48,7 @@ def initialise(script: ModuleType, arguments: Sequence[str], rendezvous: Path) -
     initialize_megatron = importlib.import_module("megatron.initialize").initialize_megatron
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.ops.__compatible_ops__[_COMPILED_AT_START] = False
     deepspeed.init_distributed(
         get_accelerator().communication_backend_name(),
         timeout=_COLLECTIVE_TIMEOUT,
@@ -61,8 +65,15 @@ def initialise(script: ModuleType, arguments: Sequence[str], rendezvous: Path) -
     importlib.import_module("megatron").get_args().ds_inference = False
 
 
-def load_model(script: ModuleType) -> torch.nn.Module:
-    """The model with its weights, as upstream's script builds it: ``--from-pretrained`` is read."""
+def load_model(
+    script: ModuleType, progress: Callable[[float], None] = lambda fraction: None
+) -> torch.nn.Module:
+    """The model with its weights, as upstream's script builds it: ``--from-pretrained`` is read.
+
+    ``progress`` is told the share of the weights in place, where the tree loads them in a stream.
+    """
+    if streaming := sys.modules.get(_STREAMING):
+        streaming.progress = progress  # type: ignore[attr-defined]
     get_model = importlib.import_module("megatron.training").get_model
     model: torch.nn.Module = get_model(script.model_provider, wrap_with_ddp=False)[0]
     model.eval()

@@ -20,6 +20,10 @@ PIECE_BYTES = 16 * 2**20
 _MADV_DONTNEED = 4  # madvise(2)
 
 
+def progress(fraction: float) -> None:
+    """Is told the share of the weights in place, up to 1.0; who loads may put another here."""
+
+
 @contextmanager
 def empty_weights(args: Any, config: Any) -> Iterator[None]:
     """Modules made inside get parameters without memory, on torch's meta device.
@@ -65,12 +69,15 @@ def stream_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
     sources = dict(_flat(state))
     parameters = dict(model.named_parameters())
     _require_same(sources, parameters)
+    total, done = sum(source.nbytes for source in sources.values()), 0
     for name, source in sources.items():
         old = parameters[name]
         new = nn.Parameter(_placed(source, old.dtype, device), requires_grad=old.requires_grad)
         new.__dict__.update(old.__dict__)  # how it is split over ranks
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, new)
+        done += source.nbytes
+        progress(done / total)
     _remake_rotary(model)
     _require_filled(model)
 

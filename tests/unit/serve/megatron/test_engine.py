@@ -82,9 +82,13 @@ def until_gone(pids: tuple[int, ...]) -> None:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
-def run(make_shards, request) -> Iterator[Running]:
-    with running(make_shards(request.param), dtype="float32") as run:
-        yield run
+def run(make_shards, request, tmp_path_factory) -> Iterator[Running]:
+    compiled = tmp_path_factory.mktemp("extensions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
+        with running(make_shards(request.param), dtype="float32") as run:
+            yield run
+    assert list(compiled.iterdir()) == [], "something was compiled at the start"
 
 
 @pytest.fixture
