@@ -38,6 +38,7 @@ class TransferView:
         self._task: TaskID | None = None
         self._first = (0.0, 0)  # what an earlier run has left is no part of this one's rate
         self._shown_at = 0.0
+        self._over_at: int | None = None  # the total of which the last line said 100 %
 
     def __enter__(self) -> "TransferView":
         self._bar.start()
@@ -67,8 +68,9 @@ class TransferView:
         elif done_bytes < self._first[1]:
             self._first = (now, done_bytes)  # it had to start over
         self._bar.update(self._task, completed=done_bytes, total=total_bytes or None)
-        if self._bar.disable and (now - self._shown_at >= _LINE_S or done_bytes == total_bytes):
-            self._shown_at = now
+        over = done_bytes == total_bytes != self._over_at
+        if self._bar.disable and (now - self._shown_at >= _LINE_S or over):
+            self._shown_at, self._over_at = now, total_bytes if over else None
             self.say(f"{self._phase}: {self._line(done_bytes, total_bytes, now)}")
 
     def _line(self, done_bytes: int, total_bytes: int, now: float) -> str:

@@ -61,8 +61,12 @@ def run_job(
     Args:
         job: what is measured.
         facts: is asked afterwards what there is to say of it.
-        out: where the measuring process listens; None is stdout.
+        out: where the measuring process listens; None is stdout, which the job itself then loses:
+            what it prints goes to stderr.
     """
+    if out is None:
+        out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
     print("ready", file=out, flush=True)
     sys.stdin.readline()
     wall, cpu = time.perf_counter(), time.process_time()

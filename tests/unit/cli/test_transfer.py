@@ -31,6 +31,7 @@ def test_amount_rate_and_time_left(clock: list[float], capsys: pytest.CaptureFix
         progress(50 * MIB, 100 * MIB)
         clock[0] += 20
         progress(100 * MIB, 100 * MIB)
+        progress(100 * MIB, 100 * MIB)
     assert lines(capsys) == [
         "fetching x: 50.0 MiB of 100.0 MiB (50%), 2.0 MiB/s, 25 s left",
         "fetching x: 100.0 MiB of 100.0 MiB (100%), 2.2 MiB/s",
