@@ -22,7 +22,7 @@ from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file
 from kit.weights.exclusive import exclusive
 from kit.weights.export import write_support_files
-from kit.weights.facts import model_config, read_arguments
+from kit.weights.facts import find_arguments, model_config
 from kit.weights.locate import find_checkpoint, find_tokenizer
 from kit.weights.output import publish, require_free, require_outside, work_directory
 from kit.weights.record import (
@@ -106,7 +106,7 @@ def convert_checkpoint(
             ``.ckpt``; see ``find_checkpoint``.
         output: directory to make. Tensors are in ``precision`` there.
         tokenizer: SentencePiece model or its folder; None looks near the checkpoint.
-        config: JSON file in upstream's argument names; None takes ``config.json`` beside the
+        config: JSON file in upstream's argument names; None takes ``config.json`` near the
             checkpoint, if there is one.
         num_heads: attention heads, where no configuration tells them; else the 13B's head size.
         lora: an adapter in upstream's format to merge; see ``open_adapter``.
@@ -131,8 +131,7 @@ def convert_checkpoint(
     adapter, alpha = open_adapter(lora, lora_alpha) if lora else (None, 0.0)
     if adapter:
         require_fit(adapter, model.shapes())
-    beside = paths[0].with_name("config.json")
-    arguments = read_arguments(config or beside) if config or beside.is_file() else {}
+    arguments = find_arguments(config, paths[0])
     facts = model_config(model.dimensions, _DTYPES[precision], arguments, num_heads)
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.

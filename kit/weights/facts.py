@@ -21,6 +21,30 @@ LAYER_NORM_EPS = 1e-5
 ROPE_BASE = 1e6
 
 
+def find_arguments(config: Path | None, checkpoint: Path) -> dict[str, Any]:
+    """Upstream's arguments; none where no file tells them.
+
+    Args:
+        config: the file that was given. Without one it is ``config.json`` beside the checkpoint or,
+            as a checkpoint's folder often lies beside it, in the folder above; there it counts only
+            if it names ``num_layers``, as no other tool's configuration does.
+        checkpoint: one of its files.
+
+    Raises:
+        UsageError: the file is missing or not a JSON object.
+    """
+    if config is not None:
+        return read_arguments(config)
+    beside = checkpoint.absolute().with_name("config.json")
+    if beside.is_file():
+        return read_arguments(beside)
+    try:
+        above = read_arguments(beside.parents[1] / "config.json")
+    except UsageError:
+        return {}
+    return above if "num_layers" in above else {}
+
+
 def read_arguments(path: Path) -> dict[str, Any]:
     """The content of a ``config.json`` in upstream's argument names.
 

@@ -27,13 +27,13 @@ ToPrecision = Annotated[
 ]
 Tokenizer = Annotated[
     Path | None,
-    typer.Option(help="The SentencePiece model.", show_default="found beside the checkpoint"),
+    typer.Option(help="The SentencePiece model.", show_default="found near the checkpoint"),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(
         help="JSON with upstream's arguments, for what the tensors do not tell.",
-        show_default="config.json beside the checkpoint",
+        show_default="config.json near the checkpoint",
     ),
 ]
 Heads = Annotated[

@@ -10,7 +10,7 @@ from kit.checkpoint.model import read_model
 from kit.errors import UsageError
 from kit.memory.shape import ModelShape
 from kit.weights.export import special_ids
-from kit.weights.facts import ROPE_BASE, model_config, read_arguments
+from kit.weights.facts import ROPE_BASE, find_arguments, model_config
 from kit.weights.locate import CHECKPOINT_NAME, find_checkpoint, find_tokenizer
 
 
@@ -54,8 +54,8 @@ def read_folder(directory: Path, tokenizer: Path | None = None) -> UpstreamFolde
 
     Args:
         directory: holds the shards (or is one of them), as downloads and ``kit weights export``
-            leave it. Facts that the tensors cannot tell come from a ``config.json`` beside them,
-            else they are the 13B's.
+            leave it. Facts that the tensors cannot tell come from a ``config.json`` near them
+            (see ``find_arguments``), else they are the 13B's.
         tokenizer: see ``find_tokenizer``; None looks near the checkpoint.
 
     Raises:
@@ -69,8 +69,7 @@ def read_folder(directory: Path, tokenizer: Path | None = None) -> UpstreamFolde
         raise _other_format(shards[0])
     tokenizer_model = find_tokenizer(tokenizer, shards[0])
     model = read_model(shards)
-    beside = shards[0].with_name("config.json")
-    arguments = read_arguments(beside) if beside.is_file() else {}
+    arguments = find_arguments(None, shards[0])
     config = model_config(model.dimensions, "bfloat16", arguments)
     if config["rope_theta"] != ROPE_BASE:
         raise UsageError(

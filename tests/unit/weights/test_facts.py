@@ -6,7 +6,7 @@ import pytest
 
 from kit.checkpoint.layout import Dimensions
 from kit.errors import IntegrityError, UsageError
-from kit.weights.facts import model_config, read_arguments
+from kit.weights.facts import find_arguments, model_config, read_arguments
 
 SPARK_13B = Dimensions(layers=40, hidden_size=5120, ffn_size=14336, vocab_size=60000)
 TINY = Dimensions(layers=4, hidden_size=64, ffn_size=128, vocab_size=2000)
@@ -117,3 +117,19 @@ def test_a_configuration_is_read(tmp_path: Path) -> None:
     assert read_arguments(tmp_path / "c.json") == {"num_layers": 3}
     with pytest.raises(UsageError, match="cannot read"):
         read_arguments(tmp_path / "other.json")
+
+
+def test_arguments_are_found_near_the_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    checkpoint = folder / "x.pt"
+    assert find_arguments(None, checkpoint) == {}
+    for unrelated in ("{", '{"model_type": "other"}'):
+        (tmp_path / "config.json").write_text(unrelated)
+        assert find_arguments(None, checkpoint) == {}
+    (tmp_path / "config.json").write_text('{"num_layers": 3}')
+    assert find_arguments(None, checkpoint) == {"num_layers": 3}
+    (folder / "config.json").write_text('{"num_layers": 4}')
+    assert find_arguments(None, checkpoint) == {"num_layers": 4}
+    (tmp_path / "given.json").write_text('{"num_layers": 5}')
+    assert find_arguments(tmp_path / "given.json", checkpoint) == {"num_layers": 5}
