@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 import kit
-from kit.cli import change, doctor, image, memory, serve, service, up, upstream, weights
+from kit.cli import (
+    change,
+    doctor,
+    image,
+    memory,
+    serve,
+    service,
+    support_bundle,
+    up,
+    upstream,
+    weights,
+)
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import KitError
@@ -43,6 +54,7 @@ app.command()(change.rollback)
 app.command()(service.status)
 app.command()(service.logs)
 app.command()(service.health)
+app.command()(support_bundle.support_bundle)
 app.command()(serve.serve)
 app.add_typer(weights.app, name="weights")
 app.command("pull", hidden=True)(weights.fetch.fetch)

@@ -1,6 +1,6 @@
 """`kit down`, `kit status`, `kit logs` and `kit health`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,13 +22,14 @@ def down(context: typer.Context, as_json: Json = False) -> None:
 
     Exit code 1: nothing was stopped, but a server of the kit listens on the port.
     """
-    from kit.stack.stray import stray_server
+    from kit.stack.runtime import find_stray
 
     settings = Settings.from_environ()
     if wiring(context).runtime(settings).stop():
         _print(as_json, {"stopped": True}, "stopped")
-    elif stray := stray_server(settings.port):
-        _print(as_json, {"stopped": False, "stray_pid": stray.pid}, f"not stopped: {stray.text}")
+    elif stray := find_stray(wiring(context).runtimes(settings), settings.port):
+        record = {"stopped": False, "stray": stray.where, "stray_pid": stray.pid}
+        _print(as_json, record, f"not stopped: {stray.text}")
         raise typer.Exit(1)
     else:
         _print(as_json, {"stopped": False}, "nothing was running")
@@ -37,11 +38,14 @@ def down(context: typer.Context, as_json: Json = False) -> None:
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
     from kit.stack.details import details
+    from kit.stack.runtime import find_stray
     from kit.stack.status import status as inspect
 
     settings = Settings.from_environ()
-    runtime = wiring(context).runtime(settings)
+    runtimes, runtime = wiring(context).runtimes(settings), wiring(context).runtime(settings)
     found = inspect(runtime, settings.port)
+    if found.running is None and (stray := find_stray(runtimes, settings.port)):
+        found = replace(found, detail=stray.text)
     record: dict[str, Any] = {"state": found.state, "detail": found.detail}
     lines = [found.detail]
     if found.running is not None:

@@ -12,8 +12,16 @@ from kit.memory.unavailable import Unavailable
 from kit.stack import state as states
 from kit.stack.compose import Compose, find_compose, project_name
 from kit.stack.engine import Container, Engine
-from kit.stack.runtime import EngineName, Launch, Running, RuntimeName, ServeSpec
+from kit.stack.runtime import (
+    EngineName,
+    Launch,
+    Running,
+    RuntimeName,
+    ServeSpec,
+    docker_engine_found,
+)
 from kit.stack.state import State
+from kit.stack.stray import Stray
 from kit.stack.variables import KEY_VARIABLE, SERVICES, service_name, variables
 from kit.stack.writing import writing
 
@@ -78,8 +86,11 @@ class ContainerRuntime:
             EnvironmentNotReady: something that the container needs is missing.
             ServiceError: the engine could not start it.
         """
+        if (stray := self.stray(spec.port)) is not None:
+            raise EnvironmentNotReady(
+                f"{stray.what}, and kit up has no record of it", hint=f"end it: {stray.remedy}"
+            )
         compose = self.compose(spec)
-        self._require_own_project(compose)
         state = State("container", spec, time.time(), project=compose.project)
         states.write(self._state_file, state)
         try:
@@ -135,6 +146,20 @@ class ContainerRuntime:
             return None
         return self._server(state, self.engine.containers(state.project))
 
+    def stray(self, port: int) -> Stray | None:
+        """A container of the project that the state does not tell of, on whatever port."""
+        if self._read() is not None or not docker_engine_found(self._environ):
+            return None
+        project = project_name(self._environ)
+        try:
+            found = [c for c in self.engine.containers(project) if c.service in SERVICES]
+        except KitError:  # whoever needs the engine will say so
+            return None
+        if not found:
+            return None
+        where = f"container {found[0].name}"
+        return Stray(where, f"{where} serves for the kit", f"docker rm --force {found[0].name}")
+
     def _read(self) -> State | None:
         state = states.read(self._state_file)
         return state if state is not None and state.runtime == "container" else None
@@ -180,15 +205,6 @@ class ContainerRuntime:
         named = self.engine.image(spec.image.name)
         same = named is not None and named.identity == spec.image.identity
         return spec.image.name if same else spec.image.identity or spec.image.name
-
-    def _require_own_project(self, compose: Compose) -> None:
-        """A container that the state does not tell of was started by someone else."""
-        strange = [c for c in self.engine.containers(compose.project) if c.service in SERVICES]
-        if strange:
-            raise EnvironmentNotReady(
-                f"container {strange[0].name} is there, which kit up has no record of",
-                hint=f"remove it: docker rm --force {strange[0].name}",
-            )
 
     def _keep_log(self, container: Container) -> None:
         lines = self.engine.logs(container.identity, _KEPT_LINES)

@@ -19,6 +19,7 @@ from kit.stack import state as states
 from kit.stack.packages import require_megatron_packages, require_native_packages
 from kit.stack.runtime import EngineName, Launch, Running, RuntimeName, ServeSpec
 from kit.stack.state import Process, State
+from kit.stack.stray import Stray, stray_server
 from kit.stack.writing import writing
 from kit.units import MIB
 
@@ -131,6 +132,10 @@ class LocalRuntime:
         if process is None:
             return Unavailable("nothing was started")
         return (process.pid, *descendants(process.pid))
+
+    def stray(self, port: int) -> Stray | None:
+        """A `kit serve` on ``port``."""
+        return stray_server(port)
 
     def _read(self) -> tuple[State, Process] | tuple[None, None]:
         state = states.read(self._state_file)

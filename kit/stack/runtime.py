@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from kit.errors import EnvironmentNotReady
 from kit.memory.hold import Budget
 from kit.memory.unavailable import Unavailable
+from kit.stack.stray import Stray
 
 RuntimeName = Literal["local", "container"]
 EngineName = Literal["native", "megatron"]
@@ -142,6 +143,10 @@ class Runtime(Protocol):
         """Process ids of the running service, as this machine sees them."""
         ...
 
+    def stray(self, port: int) -> Stray | None:
+        """A server of the kit that nobody remembers, as far as it can be seen."""
+        ...
+
 
 @dataclass(frozen=True)
 class HostFacts:
@@ -178,6 +183,12 @@ def choose_runtime(
         both = facts.gpu and facts.docker and "container" in available
         return "container" if both else "local"
     return wanted
+
+
+def find_stray(runtimes: Mapping[RuntimeName, Runtime], port: int) -> Stray | None:
+    """A server of the kit that nobody remembers, in any of the runtimes."""
+    found = (runtime.stray(port) for runtime in runtimes.values())
+    return next((stray for stray in found if stray is not None), None)
 
 
 def current(runtimes: Mapping[RuntimeName, Runtime]) -> tuple[Runtime, Running] | None:

@@ -5,7 +5,6 @@ from typing import Literal
 
 from kit.stack.runtime import Running, Runtime
 from kit.stack.service import Failed, Health, Loading, Ready, Service, Silent, base_url
-from kit.stack.stray import stray_server
 
 StateName = Literal["ready", "loading", "failed", "silent", "dead", "stopped"]
 
@@ -35,7 +34,7 @@ def status(runtime: Runtime, port: int) -> Status:
     """The service that `kit up` started; if none, a word on a stray one on ``port``."""
     running = runtime.status()
     if running is None:
-        stray = stray_server(port)
+        stray = runtime.stray(port)
         detail = stray.text if stray else "not running; start it: kit up"
         return Status("stopped", detail, None, None)
     if not running.alive:

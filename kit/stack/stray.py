@@ -9,24 +9,33 @@ from kit.stack.port import Listening, listening_on
 
 @dataclass(frozen=True)
 class Stray:
-    """A `kit serve` that listens on ``port``."""
+    """A server that nobody remembers.
 
-    pid: int
-    port: int
+    Attributes:
+        where: what it runs in.
+        what: what it is, as a clause.
+        remedy: the command that ends it.
+        pid: of a process.
+    """
+
+    where: str
+    what: str
+    remedy: str
+    pid: int | None = None
 
     @property
     def text(self) -> str:
         """What it is and what to do about it, in one line."""
-        return (
-            f"process {self.pid} is a kit serve on port {self.port} that kit up has no record of; "
-            f"end it: kill {self.pid}"
-        )
+        return f"{self.what}, and kit up has no record of it; end it: {self.remedy}"
 
 
 def stray_server(port: int) -> Stray | None:
     """The `kit serve` on ``port``, whoever started it; None where there is none to be seen."""
     found = listening_on(port)
-    return Stray(found.pid, port) if found and _is_kit_serve(found) else None
+    if found is None or not _is_kit_serve(found):
+        return None
+    where = f"process {found.pid}"
+    return Stray(where, f"{where} is a kit serve on port {port}", f"kill {found.pid}", found.pid)
 
 
 def _is_kit_serve(found: Listening) -> bool:

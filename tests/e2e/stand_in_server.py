@@ -1,8 +1,8 @@
 """Behaves like `kit serve` towards `kit up`, at once and without torch.
 
-STAND_IN chooses what happens: ok, load_error, crash, out_of_memory, hog (it takes memory until it is
-killed), over_budget (it says so itself), never_ready, mute, no_answer, busy (it is full from its
-second request on).
+STAND_IN chooses what happens: ok, slow (to load), load_error, crash, out_of_memory, hog (it takes
+memory until it is killed), over_budget (it says so itself), never_ready, mute, no_answer, busy (it
+is full from its second request on).
 """
 
 import argparse
@@ -12,7 +12,6 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-LOAD_SECONDS = 0.3
 READY_MEMORY = {
     "host_peak_bytes": 1,
     "host_private_bytes": 1,
@@ -28,6 +27,7 @@ def setting(option: str) -> str | None:
 
 
 behaviour = os.environ.get("STAND_IN", "ok")
+load_seconds = 8.0 if behaviour == "slow" else 0.3
 parser = argparse.ArgumentParser()
 parser.add_argument("directory")
 for option in ("host", "device", "max-ram", "max-vram"):
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if behaviour == "mute":
             time.sleep(600)
-        if behaviour == "never_ready" or time.monotonic() - started < LOAD_SECONDS:
+        if behaviour == "never_ready" or time.monotonic() - started < load_seconds:
             self.reply(503, {"status": "loading", "phase": "weights", "progress": 0.41})
             return
         if behaviour == "over_budget":

@@ -89,7 +89,8 @@ def test_server_without_a_record_is_not_overlooked(kit: Kit) -> None:
         done = kit("down")
         assert (done.returncode, f"kill {stray.pid}" in done.stdout) == (1, True)
         record = json.loads(kit("down", "--json").stdout)
-        assert record == {"stopped": False, "stray_pid": stray.pid}
+        where = f"process {stray.pid}"
+        assert record == {"stopped": False, "stray": where, "stray_pid": stray.pid}
         assert stray.poll() is None
     finally:
         stray.kill()
