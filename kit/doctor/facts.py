@@ -106,6 +106,13 @@ class Docker:
 
 
 @dataclass(frozen=True)
+class NoDocker(Unavailable):
+    """No engine answers. ``remedy`` is None where there is no sign of one."""
+
+    remedy: str | None
+
+
+@dataclass(frozen=True)
 class CdiSpec:
     """A CDI description of NVIDIA devices, and the driver version that it names libraries of."""
 
@@ -204,6 +211,13 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class NotServable(Unavailable):
+    """The model that is named cannot be served so; ``remedy`` as `kit up` words it."""
+
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Disk:
     """Room on disk.
 
@@ -259,6 +273,7 @@ class WeightsFolder:
         damaged: converted directories from which something is missing.
         converted: whole converted directories.
         lock_problem: what is wrong with the lock in effect.
+        catalogue_problem: what is wrong with a catalogue of one's own.
         demo_problem: what is wrong with the bundled demo.
     """
 
@@ -266,6 +281,7 @@ class WeightsFolder:
     damaged: tuple[Path, ...] = ()
     converted: tuple[Path, ...] = ()
     lock_problem: str | None = None
+    catalogue_problem: str | None = None
     demo_problem: str | None = None
 
 

@@ -9,10 +9,12 @@ import pytest
 
 import kit
 from kit.doctor.checks.docker import toolkit
-from kit.doctor.facts import Docker
+from kit.doctor.facts import Docker, Facts
 from kit.doctor.finding import Status
 from kit.doctor.gather import docker as adapter
 from kit.doctor.gather import probe
+from kit.doctor.request import Request
+from kit.settings import Settings
 from tests.container.containers import docker
 from tests.unit.doctor.machines import WORKSTATION
 from tests.unit.doctor.recorded import hold, steady_findings
@@ -56,11 +58,12 @@ def test_a_memory_limit_that_is_too_small(image):
 
 def test_the_container_that_looks_for_gpus(image):
     """Run by the engine that is here; where that has no toolkit, its refusal is understood."""
-    engine = adapter.look(os.environ)
+    request = Request(Settings.from_environ())
+    engine = adapter.look(request, Facts())
     assert isinstance(engine, Docker)
     if "nvidia" in engine.runtimes or engine.cdi_folders:
         pytest.skip("this engine may have an NVIDIA runtime")
-    tried = probe.look(os.environ)
+    tried = probe.run(os.environ)
     assert tried.image is not None
     assert tried.exit_code != 0
     finding = toolkit.judge(replace(WORKSTATION, probe=tried))

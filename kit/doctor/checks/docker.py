@@ -2,9 +2,8 @@
 
 from kit.doctor.check import check, known
 from kit.doctor.checks.words import dotted, many
-from kit.doctor.facts import Docker, Facts
+from kit.doctor.facts import Docker, Facts, NoDocker
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
-from kit.doctor.gather.docker import NoDocker
 from kit.memory.unavailable import Unavailable
 from kit.stack.compose import OLDEST
 

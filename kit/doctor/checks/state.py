@@ -2,9 +2,8 @@
 
 from kit.doctor.check import check, known
 from kit.doctor.checks.words import many, size
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Facts, NotServable
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
-from kit.doctor.gather.serving import NotServable
 
 
 @check("kit.settings", "the KIT_ variables can be understood", reads=["settings_problem"])
@@ -52,6 +51,12 @@ def lock(facts: Facts) -> Finding:
 def weights(facts: Facts) -> Finding:
     """By sizes and records; `kit weights verify` reads every byte."""
     found = known(facts.weights)
+    if found.catalogue_problem:
+        return failure(
+            found.catalogue_problem,
+            Evidence("KIT_WEIGHTS_CATALOGUE", found.catalogue_problem, "a catalogue"),
+            remedy="write it as docs/weights.md says, or unset KIT_WEIGHTS_CATALOGUE",
+        )
     if found.damaged:
         return failure(
             "a converted directory is not whole",

@@ -30,7 +30,7 @@ class Adapter:
     fact: str
     look: Look
     after: tuple[str, ...] = ()
-    seconds: float = 5.0
+    seconds: float = 15.0
 
 
 def gather(

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import kit
-from kit.doctor.facts import Clock
+from kit.doctor.facts import Clock, Facts
 from kit.doctor.request import Request
 from kit.weights.layers import read_layers
 
 
-def look(request: Request) -> Clock:
+def look(request: Request, facts: Facts) -> Clock:
     """Now, and the latest moment that is known to have passed."""
     when, because = max(_moments(request))
     return Clock(datetime.now(UTC), when, because)

@@ -2,26 +2,19 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.doctor.facts import Docker
+from kit.doctor.facts import Docker, Facts, NoDocker
+from kit.doctor.request import Request
 from kit.errors import KitError
-from kit.memory.unavailable import Unavailable
 from kit.stack.engine import Engine
 from kit.stack.runtime import docker_engine_found
 
 
-@dataclass(frozen=True)
-class NoDocker(Unavailable):
-    """No engine answers. ``remedy`` is None where there is no sign of one."""
-
-    remedy: str | None
-
-
-def look(environ: Mapping[str, str]) -> Docker | NoDocker:
+def look(request: Request, facts: Facts) -> Docker | NoDocker:
     """Ask the engine that `kit up` would use."""
+    environ = request.environ
     if not docker_engine_found(environ):
         return NoDocker("there is no Docker engine", None)
     try:

@@ -4,11 +4,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from kit.doctor.facts import Folders
+from kit.doctor.facts import Facts, Folders
 from kit.doctor.request import Request
 
 
-def look(request: Request) -> Folders:
+def look(request: Request, facts: Facts) -> Folders:
     """Try it: a file without a name, in each folder, or in the parent of one that is to come."""
     return Folders(tuple(_unwritable(request)))
 

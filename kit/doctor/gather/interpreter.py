@@ -2,12 +2,13 @@
 
 import sys
 
-from kit.doctor.facts import Interpreter
+from kit.doctor.facts import Facts, Interpreter
+from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.stack.packages import require_native_packages
 
 
-def look() -> Interpreter:
+def look(request: Request, facts: Facts) -> Interpreter:
     """This interpreter, which also runs the local server. Imports nothing."""
     return Interpreter(
         version=sys.version_info[:3],

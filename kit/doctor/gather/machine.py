@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from kit.doctor.facts import Machine, Version
+from kit.doctor.facts import Facts, Machine, Version
+from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
 
 ROOT = Path("/")
@@ -16,7 +17,12 @@ _DISPLAY = "0x03"
 _MODULE = re.compile(r"Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 
 
-def look(root: Path = ROOT) -> Machine:
+def look(request: Request, facts: Facts) -> Machine:
+    """This machine."""
+    return observe(ROOT)
+
+
+def observe(root: Path) -> Machine:
     """The machine; ``root`` is where proc/, sys/ and run/ are."""
     return Machine(
         kernel=platform.release(),

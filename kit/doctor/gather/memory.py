@@ -3,14 +3,15 @@
 import os
 import resource
 
-from kit.doctor.facts import HostMemory
+from kit.doctor.facts import Facts, HostMemory
+from kit.doctor.request import Request
 from kit.memory import proc
 from kit.memory.unavailable import Unavailable
 
 _SHM = "/dev/shm"  # noqa: S108  (asked for its size only)
 
 
-def look() -> HostMemory:
+def look(request: Request, facts: Facts) -> HostMemory:
     """RAM, ``ulimit -v``, ``ulimit -l`` and /dev/shm."""
     return HostMemory(
         total_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),

@@ -10,8 +10,11 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from kit.doctor.facts import ProbeRun
+from kit.doctor.facts import Docker, Facts, ProbeRun
 from kit.doctor.gather.commands import Ran, ran
+from kit.doctor.request import Request
+from kit.memory.nvml import Nvidia
+from kit.memory.unavailable import Unavailable
 
 SECONDS = 60.0
 _BESIDE_SECONDS = 10.0
@@ -20,7 +23,18 @@ _PREFERRED = ("spark-kit", "nvidia/cuda", "pytorch/pytorch", "vllm/", "ubuntu", 
 _UUID = re.compile(r"^(?:GPU|MIG)-\S+$", re.MULTILINE)
 
 
-def look(environ: Mapping[str, str]) -> ProbeRun:
+def look(request: Request, facts: Facts) -> ProbeRun | Unavailable:
+    """Start a container where there are an engine and a GPU, and one is wanted."""
+    if request.decided is not None and request.decided.plan.device == "cpu":
+        return Unavailable("it is to be served on the CPU")
+    if not isinstance(facts.docker, Docker):
+        return facts.docker
+    if not isinstance(facts.nvidia, Nvidia) or not facts.nvidia.gpus:
+        return Unavailable("there is no GPU to look for")
+    return run(request.environ)
+
+
+def run(environ: Mapping[str, str]) -> ProbeRun:
     """Run nvidia-smi in a container that asks for all GPUs."""
     image = choose(_images(environ))
     command = probe_command(image or "IMAGE")

@@ -1,6 +1,6 @@
 """The service, and the port that it would listen on."""
 
-from kit.doctor.facts import ServiceState
+from kit.doctor.facts import Facts, ServiceState
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.stack.port import require_free
@@ -8,7 +8,7 @@ from kit.stack.service import Ready
 from kit.stack.status import Status, status
 
 
-def look(request: Request) -> ServiceState:
+def look(request: Request, facts: Facts) -> ServiceState:
     """What `kit status` says, and whether the port is free for `kit up`."""
     host, port = request.settings.host, request.settings.port
     found = [status(runtime, port) for runtime in request.runtimes.values()]

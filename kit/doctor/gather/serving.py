@@ -1,15 +1,12 @@
 """What `kit up` would serve here, the plan for it, and the room there is."""
 
-from dataclasses import dataclass
-
-from kit.doctor.facts import Facts, Serving
+from kit.doctor.facts import Facts, NotServable, Serving
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu, Nvidia, visible
 from kit.memory.plan import Plan, plan_serving
 from kit.memory.torch_build import installed_build
-from kit.memory.unavailable import Unavailable
 from kit.stack.missing_weights import WEIGHTS, WeightsMissing
 from kit.stack.model import Wish, resolve, shape_of
 from kit.stack.preflight import rooms
@@ -27,13 +24,6 @@ class _Nobody:
     def say(self, text: str) -> None: ...
 
     def progress(self, phase: str, fraction: float | None) -> None: ...
-
-
-@dataclass(frozen=True)
-class NotServable(Unavailable):
-    """The model that is named cannot be served so; ``remedy`` as `kit up` words it."""
-
-    remedy: str
 
 
 def look(request: Request, facts: Facts) -> Serving | NotServable:

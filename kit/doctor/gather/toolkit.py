@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.doctor.facts import CdiSpec, Toolkit
+from kit.doctor.facts import CdiSpec, Facts, Toolkit
 from kit.doctor.gather.commands import ran
+from kit.doctor.request import Request
 
 ROOT = Path("/")
 SECONDS = 4.0
@@ -20,8 +21,13 @@ _CONTROL_DEVICE = "dev/char/195:255"
 """Link to /dev/nvidiactl, by its device numbers (major 195 is NVIDIA's in Linux's devices.txt)."""
 
 
-def look(environ: Mapping[str, str], root: Path = ROOT) -> Toolkit:
-    """The toolkit on this machine; ``root`` is where etc/, var/ and dev/ are."""
+def look(request: Request, facts: Facts) -> Toolkit:
+    """The toolkit on this machine."""
+    return observe(request.environ, ROOT)
+
+
+def observe(environ: Mapping[str, str], root: Path) -> Toolkit:
+    """The toolkit; ``root`` is where etc/, var/ and dev/ are."""
     path = environ.get("PATH")
     settings = _settings(root / CONFIG)
     return Toolkit(

@@ -5,7 +5,8 @@ import mmap
 import re
 from pathlib import Path
 
-from kit.doctor.facts import TorchBuild, Version
+from kit.doctor.facts import Facts, TorchBuild, Version
+from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
 
 _VERSION = re.compile(r"^__version__ = '([^']+)'$", re.MULTILINE)
@@ -22,7 +23,7 @@ WHEELS: dict[str, tuple[str, ...]] = {
 package index has them: read from their libtorch_python.so, as below. None of them carries PTX."""
 
 
-def look() -> TorchBuild:
+def look(request: Request, facts: Facts) -> TorchBuild:
     """The installed build.
 
     Raises:

@@ -1,12 +1,12 @@
 """Upstream's trees, which the megatron engine runs."""
 
-from kit.doctor.facts import UpstreamTree
+from kit.doctor.facts import Facts, UpstreamTree
 from kit.doctor.request import Request
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.upstream.tree import require_rewritten, rewritten_dir
 
 
-def look(request: Request) -> UpstreamTree:
+def look(request: Request, facts: Facts) -> UpstreamTree:
     """The rewritten tree, every file of it held against kit.lock and this kit's rewrites."""
     path = rewritten_dir(request.settings)
     if not path.is_dir():

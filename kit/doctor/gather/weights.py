@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kit.doctor.facts import WeightsFolder
+from kit.doctor.facts import Facts, WeightsFolder
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.lock import read_lock
@@ -14,14 +14,17 @@ from kit.weights.listing import SetState, find_conversions, list_sets
 from kit.weights.lock import verify_files
 
 
-def look(request: Request) -> WeightsFolder:
+def look(request: Request, facts: Facts) -> WeightsFolder:
     """Sizes and records only: of the files, none but the demo's is read."""
     data_dir = request.settings.data_dir
     try:
         lock = read_layers(data_dir)
     except KitError as error:
         return WeightsFolder(lock_problem=error.message)
-    catalogue = read_catalogue(request.settings.weights_catalogue)
+    try:
+        catalogue = read_catalogue(request.settings.weights_catalogue)
+    except KitError as error:
+        return WeightsFolder(catalogue_problem=error.message, demo_problem=_demo_problem())
     conversions = find_conversions(data_dir)
     return WeightsFolder(
         unfinished=tuple(_unfinished(list_sets(catalogue, lock, data_dir))),

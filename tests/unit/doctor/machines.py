@@ -18,6 +18,7 @@ from kit.doctor.facts import (
     Image,
     Interpreter,
     Machine,
+    NoDocker,
     ProbeRun,
     Reply,
     ServiceState,
@@ -27,7 +28,6 @@ from kit.doctor.facts import (
     UpstreamTree,
     WeightsFolder,
 )
-from kit.doctor.gather.docker import NoDocker
 from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia
 from kit.memory.plan import Basis, Phase, Plan, PlanLine, Pool
 from kit.memory.room import Room

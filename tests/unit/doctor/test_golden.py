@@ -15,8 +15,7 @@ import pytest
 from kit.cli import doctor_report
 from kit.doctor.check import run
 from kit.doctor.examine import Report
-from kit.doctor.facts import Facts, ProbeRun, Reply
-from kit.doctor.gather.docker import NoDocker
+from kit.doctor.facts import Facts, NoDocker, ProbeRun, Reply
 from kit.doctor.registry import CHECKS
 from kit.memory import nvml
 from kit.memory.nvml import Nvidia, visible

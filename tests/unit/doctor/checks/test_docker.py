@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from kit.doctor.checks import docker
-from kit.doctor.facts import ProbeRun
+from kit.doctor.facts import NoDocker, ProbeRun
 from kit.doctor.finding import Status
-from kit.doctor.gather.docker import NoDocker
 from kit.memory.unavailable import Unavailable
 from tests.unit.doctor.machines import GPU, LAPTOP, STALE, WORKSTATION, serving
 

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from kit.doctor.checks import state
-from kit.doctor.facts import UpstreamTree, WeightsFolder
+from kit.doctor.facts import NotServable, UpstreamTree, WeightsFolder
 from kit.doctor.finding import Status
-from kit.doctor.gather.serving import NotServable
 from kit.units import GIB
 from tests.unit.doctor.machines import LAPTOP, WORKSTATION
 
@@ -46,6 +45,7 @@ def test_lock(problem):
         (WeightsFolder(converted=(Path("/d/spark-bf16"),)), "pass", "1 model: spark-bf16"),
         (WeightsFolder(unfinished=(("chat", GIB, 53 * GIB),)), "warn", "download of chat"),
         (WeightsFolder(unfinished=(("chat", GIB, None),)), "warn", "download of chat"),
+        (WeightsFolder(catalogue_problem="cannot use it"), "fail", "cannot use it"),
         (WeightsFolder(damaged=(Path("/d/spark-bf16"),)), "fail", "not whole"),
     ],
 )

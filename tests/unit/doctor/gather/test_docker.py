@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.facts import Docker
+from kit.doctor.facts import Docker, Facts, NoDocker
 from kit.doctor.gather import docker, probe
-from kit.doctor.gather.docker import NoDocker, describe
+from kit.doctor.gather.docker import describe
+from kit.doctor.request import Request
+from kit.settings import Settings
 
 DEBIAN = {
     "CgroupDriver": "cgroupfs",
@@ -55,6 +57,10 @@ def test_other_engines(changes, environ, expected):
     assert {name: getattr(found, name) for name in expected} == expected
 
 
+def ask(environ):
+    return Request(Settings(Path("data"), Path("state")), environ=environ)
+
+
 @pytest.mark.parametrize(
     ("host", "words"),
     [
@@ -63,7 +69,7 @@ def test_other_engines(changes, environ, expected):
     ],
 )
 def test_an_engine_that_does_not_answer(host, words):
-    found = docker.look({**os.environ, "DOCKER_HOST": host})
+    found = docker.look(ask({**os.environ, "DOCKER_HOST": host}), Facts())
     assert isinstance(found, NoDocker)
     assert words in found.reason
     assert "systemctl start docker" in found.remedy
@@ -71,7 +77,7 @@ def test_an_engine_that_does_not_answer(host, words):
 
 def test_no_sign_of_an_engine(monkeypatch):
     monkeypatch.setattr(docker, "docker_engine_found", lambda environ: False)
-    assert docker.look({}) == NoDocker("there is no Docker engine", None)
+    assert docker.look(ask({}), Facts()) == NoDocker("there is no Docker engine", None)
 
 
 @pytest.fixture
@@ -112,7 +118,7 @@ esac"""
 
 def test_the_probe_asks_for_all_gpus_and_leaves_nothing(program, tmp_path):
     log = tmp_path / "log"
-    found = probe.look(program("docker", ANSWERS.format(log=log)))
+    found = probe.run(program("docker", ANSWERS.format(log=log)))
     assert (found.image, found.exit_code, found.gpus) == ("debian:12", 0, ("GPU-aaaa", "MIG-bbbb"))
     words = log.read_text().split()
     assert words[:3] == ["run", "--name", f"kit-doctor-{os.getpid()}"]
@@ -129,11 +135,11 @@ def test_a_probe_that_does_not_end_is_removed(program, tmp_path, monkeypatch):
       rm*) echo "$*" > {tmp_path}/log ;;
     esac"""
     with pytest.raises(TimeoutError):
-        probe.look(program("docker", script))
+        probe.run(program("docker", script))
     assert (tmp_path / "log").read_text() == f"rm --force kit-doctor-{os.getpid()}\n"
 
 
 def test_without_an_image_nothing_is_started(program):
-    found = probe.look(program("docker", "exit 0"))
+    found = probe.run(program("docker", "exit 0"))
     assert (found.image, found.gpus) == (None, ())
     assert " IMAGE " in found.command

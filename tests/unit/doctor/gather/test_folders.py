@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.facts import Docker, Facts, Image, UpstreamTree
+from kit.doctor.facts import Docker, Facts, Image, NotServable, UpstreamTree
 from kit.doctor.gather import clock, disk, folders, interpreter, memory, serving, upstream, weights
 from kit.doctor.request import Decided, Request, Wanted, read_settings
 from kit.errors import UsageError
@@ -54,30 +54,30 @@ def test_one_that_cannot_leaves_the_folders_as_they_are():
     assert (settings.data_dir, settings.port) == (Path("/d"), 8000)
 
 
-def test_memory_here():
-    found = memory.look()
+def test_memory_here(request_):
+    found = memory.look(request_, Facts())
     assert found.total_bytes > GIB // 2
     assert found.shm_free_bytes
     assert found.address_space_bytes is None or found.address_space_bytes > 0
 
 
-def test_interpreter_here():
-    found = interpreter.look()
+def test_interpreter_here(request_):
+    found = interpreter.look(request_, Facts())
     assert found.version >= (3, 11)
     assert found.lacking is None or found.lacking.hint
 
 
-def test_what_is_missing_is_said_as_kit_serve_says_it(monkeypatch):
+def test_what_is_missing_is_said_as_kit_serve_says_it(request_, monkeypatch):
     import kit.stack.packages
 
     monkeypatch.setattr(kit.stack.packages, "NATIVE_PACKAGES", ("no_such_package",))
-    lacking = interpreter.look().lacking
+    lacking = interpreter.look(request_, Facts()).lacking
     assert lacking is not None
     assert lacking.message.endswith("not installed: no_such_package")
 
 
 def test_clock_is_past_the_kits_own_files(request_):
-    found = clock.look(request_)
+    found = clock.look(request_, Facts())
     assert found.not_before < found.now
     assert found.because == "the kit's files were written here then"
 
@@ -85,7 +85,7 @@ def test_clock_is_past_the_kits_own_files(request_):
 def test_clock_is_past_the_locks_dates(request_):
     entry = LockedFile(1, "0" * 64, "observed", "https://x.example", "2999-01-02")
     layers.record(request_.settings.data_dir, "chat", {"a": entry})
-    found = clock.look(request_)
+    found = clock.look(request_, Facts())
     assert found.not_before == datetime(2999, 1, 2, tzinfo=UTC)
     assert found.because == "the lock has chat since then"
 
@@ -95,7 +95,7 @@ def test_disk_of_a_fresh_machine(request_):
     assert sum(room.need_bytes for room in found.weights) == pytest.approx(79.9e9, rel=0.01)
     assert all(room.limit == "disk" for room in found.weights)
     assert found.docker.need_bytes == disk.IMAGE_BYTES
-    assert folders.look(request_).unwritable == ()
+    assert folders.look(request_, Facts()).unwritable == ()
     assert not request_.settings.data_dir.exists()
 
 
@@ -127,17 +127,17 @@ def test_room_for_the_image(request_, facts, expected):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere but to /proc")
 def test_a_folder_without_permission(request_, tmp_path):
     tmp_path.chmod(0o500)
-    assert [path for path, _ in folders.look(request_).unwritable]
+    assert [path for path, _ in folders.look(request_, Facts()).unwritable]
 
 
 def test_a_folder_that_cannot_be_written_to(request_):
     settings = replace(request_.settings, data_dir=Path("/proc/spark-kit"))
-    found = folders.look(replace(request_, settings=settings))
+    found = folders.look(replace(request_, settings=settings), Facts())
     assert [path for path, _ in found.unwritable] == [Path("/proc/spark-kit")]
 
 
 def test_an_empty_data_folder(request_):
-    found = weights.look(request_)
+    found = weights.look(request_, Facts())
     assert (found.converted, found.damaged, found.unfinished) == ((), (), ())
     assert (found.lock_problem, found.demo_problem) == (None, None)
 
@@ -145,14 +145,20 @@ def test_an_empty_data_folder(request_):
 def test_a_damaged_lock(request_):
     request_.settings.data_dir.mkdir()
     (request_.settings.data_dir / "kit.lock").write_text("{")
-    assert "is missing or damaged" in weights.look(request_).lock_problem
+    assert "is missing or damaged" in weights.look(request_, Facts()).lock_problem
+
+
+def test_a_catalogue_that_cannot_be_read(request_):
+    settings = replace(request_.settings, weights_catalogue=Path("/no/such/file"))
+    found = weights.look(replace(request_, settings=settings), Facts())
+    assert "cannot use the catalogue" in found.catalogue_problem
 
 
 def test_a_download_that_was_not_finished(request_):
     folder = checkpoint_dir(request_.settings.data_dir, WEIGHTS) / "Tokenizer"
     folder.mkdir(parents=True)
     (folder / "tokenizer.model").write_bytes(b"x" * 100)
-    ((name, here, _),) = weights.look(request_).unfinished
+    ((name, here, _),) = weights.look(request_, Facts()).unfinished
     assert (name, here) == (WEIGHTS, 100)
 
 
@@ -162,7 +168,7 @@ def test_a_damaged_demo(request_, monkeypatch, tmp_path):
     (copy / "config.json").write_text("{}")
     lock = weights.bundled("kit.lock")
     monkeypatch.setattr(weights, "bundled", lambda name: copy if name == "demo" else lock)
-    assert "config.json has 2 bytes" in weights.look(request_).demo_problem
+    assert "config.json has 2 bytes" in weights.look(request_, Facts()).demo_problem
 
 
 def test_the_demo_is_served_without_a_gpu(request_):
@@ -201,14 +207,14 @@ def test_upstreams_engine_reads_the_demo_as_it_comes(request_):
 
 def test_a_directory_that_is_none(request_, tmp_path):
     found = serving.look(replace(request_, wanted=Wanted(str(tmp_path))), Facts())
-    assert isinstance(found, serving.NotServable)
+    assert isinstance(found, NotServable)
     assert "holds no converted model" in found.reason
     assert "kit weights convert" in found.remedy
 
 
 def test_more_context_than_the_model_has(request_):
     found = serving.look(replace(request_, wanted=Wanted("demo", context=10**6)), Facts())
-    assert isinstance(found, serving.NotServable)
+    assert isinstance(found, NotServable)
     assert found.remedy == "--context 2048"
 
 
@@ -232,19 +238,19 @@ def test_upstream(request_, stand_in):
     )
     asked = replace(request_, settings=settings)
     path = rewritten_dir(settings)
-    assert upstream.look(asked) == UpstreamTree(path, "absent")
+    assert upstream.look(asked, Facts()) == UpstreamTree(path, "absent")
     fetch(settings, None, lambda text: None)
     rendered = render(read_pristine(settings), select(), pinned(settings))
     write_rendered(rendered, path)
-    assert upstream.look(asked).state == "rewritten"
+    assert upstream.look(asked, Facts()).state == "rewritten"
     next(path.rglob("*.py")).write_text("drifted = True\n")
-    found = upstream.look(asked)
+    found = upstream.look(asked, Facts())
     assert (found.state, bool(found.problem), bool(found.remedy)) == ("drifted", True, True)
 
 
 def test_an_outdated_tree(request_):
     path = rewritten_dir(request_.settings)
     path.mkdir(parents=True)
-    found = upstream.look(request_)
+    found = upstream.look(request_, Facts())
     assert found.state == "outdated"
     assert "kit upstream" in found.remedy

@@ -1,10 +1,12 @@
+import importlib
+import inspect
 import threading
 from dataclasses import replace
 
 import pytest
 
 from kit.doctor.gather import Adapter, gather
-from kit.doctor.gather.adapters import ADAPTERS, needed
+from kit.doctor.gather.adapters import ADAPTERS, look_in, needed
 from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory.torch_build import CPU_BUILD
@@ -104,6 +106,19 @@ def test_no_container_is_started_for_what_is_served_on_the_cpu(request_):
 def test_a_container_is_started_only_where_it_could_find_something(request_, facts, reason):
     (probe,) = (each for each in ADAPTERS if each.fact == "probe")
     assert probe.look(request_, facts).reason == reason
+
+
+def test_every_adapter_is_there():
+    for each in ADAPTERS:
+        named = inspect.getclosurevars(each.look).nonlocals
+        module = importlib.import_module(f"kit.doctor.gather.{named['module']}")
+        found = getattr(module, named["function"])
+        assert list(inspect.signature(found).parameters) == ["request", "facts"]
+
+
+def test_an_adapter_that_cannot_be_imported_is_one_fact_less(request_):
+    facts = gather(request_, [Adapter("torch", look_in("no_such_module"))])
+    assert "ModuleNotFoundError" in facts.torch.reason
 
 
 def test_adapters_build_on_adapters_without_a_circle():

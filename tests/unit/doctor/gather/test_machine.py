@@ -1,6 +1,6 @@
 import pytest
 
-from kit.doctor.gather.machine import look, module_version, wsl_version
+from kit.doctor.gather.machine import ROOT, module_version, observe, wsl_version
 
 PROPRIETARY = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Feb 26 02:06:39 UTC 2025\n"
@@ -51,7 +51,7 @@ def test_signs_of_nvidia_hardware(tmp_path):
     device(tmp_path, "0000:01:00.1", "0x10de", "0x040300")  # its sound device
     device(tmp_path, "0000:41:00.0", "0x10de", "0x030200")  # a GPU without video
     write(tmp_path, proc__driver__nvidia__version=OPEN, sys__module__nouveau__x="")
-    found = look(tmp_path)
+    found = observe(tmp_path)
     assert found.nvidia_cards == ("0000:01:00.0", "0000:41:00.0")
     assert found.nvidia_module == "580.65.06"
     assert found.nouveau
@@ -61,13 +61,13 @@ def test_cpu_flags(tmp_path):
     write(
         tmp_path, proc__cpuinfo="processor\t: 0\nflags\t\t: fpu avx2\nprocessor\t: 1\nflags\t: x\n"
     )
-    assert look(tmp_path).cpu_flags == {"fpu", "avx2"}
+    assert observe(tmp_path).cpu_flags == {"fpu", "avx2"}
     write(tmp_path, proc__cpuinfo="Features\t: fp asimd\n")
-    assert look(tmp_path).cpu_flags == {"fp", "asimd"}
+    assert observe(tmp_path).cpu_flags == {"fp", "asimd"}
 
 
 def test_nothing_to_be_seen(tmp_path):
-    found = look(tmp_path)
+    found = observe(tmp_path)
     assert (found.cpu_flags, found.nvidia_cards, found.nvidia_module) == (frozenset(), (), None)
     assert found.container is None
     assert not found.nouveau
@@ -85,11 +85,11 @@ def test_containers(tmp_path, name, content, kind):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
-    assert look(tmp_path).container == kind
+    assert observe(tmp_path).container == kind
 
 
 def test_here():
-    found = look()
+    found = observe(ROOT)
     assert found.cpus >= 1
     assert found.arch
     assert found.kernel

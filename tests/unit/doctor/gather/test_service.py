@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from kit.doctor.facts import Facts
 from kit.doctor.gather import service
 from kit.doctor.request import Request
 from kit.settings import Settings
@@ -18,19 +19,19 @@ def request_(tmp_path):
 
 
 def test_nothing_runs(request_, tmp_path):
-    found = service.look(replace(request_, runtimes={"local": LocalRuntime(tmp_path)}))
+    found = service.look(replace(request_, runtimes={"local": LocalRuntime(tmp_path)}), Facts())
     assert (found.state, found.port_problem, found.device) == ("stopped", None, None)
     assert found.detail.startswith("not running")
 
 
 def test_another_program_holds_the_port(request_):
     with socket.create_server(("127.0.0.1", request_.settings.port)):
-        found = service.look(request_)
+        found = service.look(request_, Facts())
     assert f"port {request_.settings.port} is not free" in found.port_problem
     assert "kit up --port" in found.port_remedy
 
 
 def test_an_address_of_another_machine(request_):
     settings = replace(request_.settings, host="192.0.2.1")
-    found = service.look(replace(request_, settings=settings))
+    found = service.look(replace(request_, settings=settings), Facts())
     assert "not an address of this machine" in found.port_problem

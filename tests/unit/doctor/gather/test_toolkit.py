@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from kit.doctor.facts import CdiSpec, Toolkit
-from kit.doctor.gather.toolkit import look
+from kit.doctor.gather.toolkit import observe
 
 CDI = """---
 cdiVersion: 0.5.0
@@ -44,7 +44,7 @@ def program(environ, name, script):
 
 
 def test_nothing_is_installed(tmp_path, environ):
-    assert look(environ, tmp_path) == Toolkit(None, False, "auto", False, (), False)
+    assert observe(environ, tmp_path) == Toolkit(None, False, "auto", False, (), False)
 
 
 def test_installed_and_configured(tmp_path, environ):
@@ -56,13 +56,13 @@ def test_installed_and_configured(tmp_path, environ):
     (tmp_path / "dev/char").mkdir(parents=True)
     (tmp_path / "dev/char/195:255").symlink_to("../nvidiactl")
     spec = CdiSpec(path, "570.124.06")
-    assert look(environ, tmp_path) == Toolkit("1.17.8", True, "cdi", True, (spec,), True)
+    assert observe(environ, tmp_path) == Toolkit("1.17.8", True, "cdi", True, (spec,), True)
 
 
 def test_a_configuration_that_cannot_be_read(tmp_path, environ):
     write(tmp_path, "etc/nvidia-container-runtime/config.toml", "mode = [")
     program(environ, "nvidia-ctk", "echo nonsense")
     path = write(tmp_path, "var/run/cdi/nvidia.json", '{"kind": "nvidia.com/gpu"}')
-    found = look(environ, tmp_path)
+    found = observe(environ, tmp_path)
     assert (found.version, found.mode) == ("unknown", "auto")
     assert found.specs == (CdiSpec(path, None),)
