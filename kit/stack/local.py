@@ -16,6 +16,7 @@ from kit.errors import KitError, ServiceError
 from kit.memory.proc import descendants, process_stat
 from kit.memory.unavailable import Unavailable
 from kit.stack import state as states
+from kit.stack.bounds import bounds_of
 from kit.stack.packages import require_megatron_packages, require_native_packages
 from kit.stack.runtime import EngineName, Launch, Running, RuntimeName, ServeSpec
 from kit.stack.state import Process, State
@@ -81,7 +82,7 @@ class LocalRuntime:
                 f"the server's process cannot be watched: {stat.reason}", hint="mount /proc"
             )
         pid, ticks, boot_id = self._child.pid, stat.start_ticks, states.boot_id()
-        process = Process(pid, ticks, boot_id, log_offset, command)
+        process = Process(pid, ticks, boot_id, log_offset, command, bounds_of(pid))
         state = State("local", spec, time.time(), process=process)
         try:
             states.write(self._state_file, state)
@@ -166,6 +167,7 @@ class LocalRuntime:
             pid=process.pid,
             started_at=state.started_at,
             exit_code=Unavailable("started by an earlier command") if code is None else code,
+            bounds=process.bounds,
         )
 
     def _open_log(self, command: Sequence[str]) -> int:

@@ -1,14 +1,18 @@
 """Why a server ended: from its exit code, what the kernel did, and the last lines it wrote."""
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kit.errors import BudgetExceeded, EnvironmentNotReady, IntegrityError, KitError, ServiceError
+from kit.memory import kernel_log
+from kit.memory.kernel_log import Kill
+from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
+from kit.stack.out_of_memory import LESS, SIGKILL, Death, Lived, out_of_memory, says_no_memory
 from kit.stack.runtime import Running
 from kit.stack.service import Failed
-from kit.units import format_gib
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,8 @@ class _Cause:
     hint: str
 
 
-_LESS = "ask for less memory with --context and --max-sequences, or free some"
+_CLOCKS_DIFFER_SECONDS = 5.0
 _CAUSES = (
-    _Cause(("CUDA out of memory", "torch.OutOfMemoryError"), "the GPU's memory ran out", _LESS),
-    _Cause(
-        ("MemoryError", "Cannot allocate memory", "can't allocate memory", "std::bad_alloc"),
-        "host memory ran out",
-        f"{_LESS}; look at ulimit -v",
-    ),
     _Cause(
         ("address already in use", "Address already in use"),
         "its port was taken by another program",
@@ -56,11 +54,6 @@ _CAUSES = (
 )
 _EXCEPTION = re.compile(r"[A-Za-z_.]+(Error|Exception): .")
 _SIGNALLED = {
-    137: _Cause(
-        (),
-        "it was killed (SIGKILL), most likely by the kernel because memory ran out",
-        f"see `dmesg | grep -i 'out of memory'`; {_LESS}",
-    ),
     143: _Cause((), "it was stopped (SIGTERM) from outside", "start it again: kit up"),
     139: _Cause((), "it crashed (SIGSEGV)", "see its log: kit logs"),
 }
@@ -69,24 +62,43 @@ _OWN_ERRORS: dict[int, type[KitError]] = {
 }
 
 
-def explain(ended: Running, log: Sequence[str]) -> KitError:
+def explain(
+    ended: Running,
+    log: Sequence[str],
+    lived: Lived | None = None,
+    *,
+    kills: Callable[[], tuple[Kill, ...] | Unavailable] = kernel_log.kills,
+) -> KitError:
     """The error to raise for a server that has ended after writing ``log``.
 
-    If the server said itself what was wrong (``error: …``, ``hint: …``), that is passed on, with
-    its exit code 3, 4 or 5. One that the kernel killed at its container's memory limit has passed
-    its budget of host RAM. Everything else is a ServiceError.
+    Where the kernel, torch or the log tell that memory ran out, it says which, when, and how much.
+    Else, if the server said itself what was wrong (``error: …``, ``hint: …``), that is passed on,
+    with its exit code 3, 4 or 5. Everything else is a ServiceError.
+
+    Args:
+        lived: what was seen of it before.
+        kills: asks the kernel whom it killed.
     """
+    death = Death(ended, log, lived or Lived(), _since(ended, kills()))
+    if (error := out_of_memory(death)) is not None:
+        return error
     exit_code = ended.exit_code
-    if ended.out_of_memory:
-        return _killed_at_limit(ended)
     said = _last(log, "error: ")
     if said is not None and exit_code != 0:
         kind = _OWN_ERRORS.get(exit_code, ServiceError) if isinstance(exit_code, int) else None
         hint = _last(log, "hint: ") or "see its log: kit logs"
         return (kind or ServiceError)(f"the server ended: {said}", hint=hint)
-    cause = _cause(exit_code, log)
+    cause = _cause(death)
     code = "" if isinstance(exit_code, Unavailable) else f" with exit code {exit_code}"
-    return ServiceError(f"the server ended{code}: {cause.what}", hint=cause.hint)
+    return ServiceError(f"the server ended{code}{death.phase()}: {cause.what}", hint=cause.hint)
+
+
+def _since(ended: Running, kills: tuple[Kill, ...] | Unavailable) -> tuple[Kill, ...] | Unavailable:
+    """Those after its start: a process id may have been another's before."""
+    if isinstance(kills, Unavailable):
+        return kills
+    start = ended.started_at - (time.time() - time.monotonic()) - _CLOCKS_DIFFER_SECONDS
+    return tuple(kill for kill in kills if kill.seconds > start)
 
 
 def refusal(failed: Failed) -> KitError:
@@ -94,26 +106,33 @@ def refusal(failed: Failed) -> KitError:
     return _OWN_ERRORS.get(failed.exit_code, ServiceError)(failed.error, hint=failed.hint)
 
 
-def _killed_at_limit(ended: Running) -> KitError:
-    limit = ended.spec.max_ram_bytes
-    size = f" of {format_gib(limit)}" if limit else ""
-    code = "" if isinstance(ended.exit_code, Unavailable) else f" (exit code {ended.exit_code})"
-    return BudgetExceeded(
-        f"the kernel killed the server{code}: it reached its container's memory limit{size}, "
-        "which is the budget of host RAM",
-        hint="ask for less (--context, --max-sequences), or allow more with --max-ram",
-    )
-
-
-def _cause(exit_code: int | Unavailable, log: Sequence[str]) -> _Cause:
-    text = "\n".join(log)
+def _cause(death: Death) -> _Cause:
+    text = "\n".join(death.log)
     for cause in _CAUSES:
         if any(mark in text for mark in cause.marks):
             return cause
+    if says_no_memory(death):
+        return _Cause((), f"host memory ran out{death.figures(Pool.HOST)}", f"free some; or {LESS}")
+    exit_code = death.ended.exit_code
+    if exit_code == SIGKILL:
+        return _killed(death)
     if isinstance(exit_code, int) and exit_code in _SIGNALLED:
         return _SIGNALLED[exit_code]
-    raised = [line for line in log if _EXCEPTION.match(line)]
+    raised = [line for line in death.log if _EXCEPTION.match(line)]
     return _Cause((), raised[-1] if raised else "it did not say why", "see its log: kit logs")
+
+
+def _killed(death: Death) -> _Cause:
+    """SIGKILL, and nothing tells that the kernel did it."""
+    if death.kills == ():
+        what = "it was killed (SIGKILL) from outside; the kernel's log tells of no lack of memory"
+        return _Cause((), what, "start it again: kit up")
+    return _Cause(
+        (),
+        "it was killed (SIGKILL), most likely by the kernel because memory ran out"
+        f"{death.figures(Pool.HOST)}",
+        f"see `dmesg | grep -i 'out of memory'`; {LESS}",
+    )
 
 
 def _last(log: Sequence[str], prefix: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from kit.errors import EnvironmentNotReady
 from kit.memory.hold import Budget
 from kit.memory.unavailable import Unavailable
+from kit.stack.bounds import NO_BOUNDS, Bounds
 from kit.stack.stray import Stray
 
 RuntimeName = Literal["local", "container"]
@@ -85,6 +86,7 @@ class Running:
         exit_code: with which it ended, where that can be known (128 + n: killed by signal n).
         out_of_memory: the kernel killed it at its container's memory limit.
         restarts: how often the engine has started it again because it had ended.
+        bounds: what the kernel holds a local process to.
     """
 
     spec: ServeSpec
@@ -95,6 +97,7 @@ class Running:
     exit_code: int | Unavailable
     out_of_memory: bool = False
     restarts: int = 0
+    bounds: Bounds = NO_BOUNDS
 
 
 @dataclass(frozen=True)

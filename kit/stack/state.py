@@ -11,6 +11,7 @@ from typing import Any
 
 from kit.memory.proc import PROC, process_stat
 from kit.memory.unavailable import Unavailable
+from kit.stack.bounds import NO_BOUNDS, Bounds
 from kit.stack.record import read_spec, spec_record, write_record
 from kit.stack.runtime import RuntimeName, ServeSpec
 
@@ -28,6 +29,7 @@ class Process:
 
     Attributes:
         log_offset: where this run begins in the log file, in bytes.
+        bounds: what the kernel holds it to.
     """
 
     pid: int
@@ -35,6 +37,7 @@ class Process:
     boot_id: str
     log_offset: int
     command: tuple[str, ...]
+    bounds: Bounds = NO_BOUNDS
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def read(path: Path) -> State | None:
             return None
         spec, process = read_spec(record.pop("spec")), record.pop("process")
         if process is not None:
-            process = Process(**(process | {"command": tuple(process["command"])}))
+            bounds = Bounds(**process.pop("bounds", {}))
+            process = Process(**(process | {"command": tuple(process["command"])}), bounds=bounds)
         return State(spec=spec, process=process, **record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -4,7 +4,8 @@ import pytest
 
 from kit.errors import BudgetExceeded, EnvironmentNotReady, IntegrityError, ServiceError
 from kit.memory.unavailable import Unavailable
-from kit.stack.postmortem import explain, refusal
+from kit.stack import postmortem
+from kit.stack.postmortem import refusal
 from kit.stack.runtime import Running, ServeSpec
 from kit.stack.service import Failed
 from kit.units import GIB
@@ -13,8 +14,15 @@ EARLIER = Unavailable("started by an earlier command")
 SPEC = ServeSpec(Path("/m"), "m", "127.0.0.1", 8000, 64, 1, "cpu", max_ram_bytes=2 * GIB)
 
 
+SILENT = Unavailable("the kernel's log cannot be read")
+
+
 def ended(exit_code, **facts):
     return Running(SPEC, False, "process 7", 7, 0.0, exit_code, **facts)
+
+
+def explain(death, log, lived=None, kills=SILENT):
+    return postmortem.explain(death, log, lived, kills=lambda: kills)
 
 
 @pytest.mark.parametrize(

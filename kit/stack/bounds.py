@@ -1,0 +1,51 @@
+"""What the kernel holds a local process to: its address space, its control group."""
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kit.memory import cgroup
+from kit.memory.cgroup import Group
+from kit.memory.unavailable import Unavailable
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """As it was when the process started. Its control group can be asked even after its death.
+
+    Attributes:
+        address_space_bytes: its RLIMIT_AS (``ulimit -v``); None: no limit.
+        group: folder of the control group that counts its memory; None: none does.
+        group_version: of control groups, 1 or 2.
+        oom_kills: in that group by then; None where the kernel does not tell.
+    """
+
+    address_space_bytes: int | None = None
+    group: str | None = None
+    group_version: Literal[1, 2] = 2
+    oom_kills: int | None = None
+
+
+NO_BOUNDS = Bounds()
+"""None that is known of."""
+
+
+def bounds_of(pid: int) -> Bounds:
+    """Of a process that has just been started."""
+    try:
+        soft, _ = resource.prlimit(pid, resource.RLIMIT_AS)
+    except OSError:
+        soft = resource.RLIM_INFINITY
+    limit = None if soft == resource.RLIM_INFINITY else soft
+    group = cgroup.group_of(pid)
+    if isinstance(group, Unavailable):
+        return Bounds(limit)
+    kills = cgroup.usage(group).oom_kills
+    before = None if isinstance(kills, Unavailable) else kills
+    return Bounds(limit, str(group.folder), group.version, before)
+
+
+def group_of(bounds: Bounds) -> Group | None:
+    """The control group, if one counts the process's memory."""
+    return Group(bounds.group_version, Path(bounds.group)) if bounds.group else None
