@@ -2,11 +2,13 @@
 
 from kit.memory.plan import Pool
 from kit.memory.timeline import PlannedLine, Sample, Timeline
-from kit.units import format_gib
+from kit.units import MIB, format_gib
 
 TOLERANCE = 0.10
 """How far a measured peak may lie from the plan, either way, before that is remarked on."""
 
+_NOTHING_BYTES = MIB
+"""Less than that is not worth a word."""
 _LOADING = {"starting", "startup", "weights", "kv-cache"}
 _POOLS = {Pool.HOST: "host RAM", Pool.DEVICE: "VRAM"}
 
@@ -41,9 +43,10 @@ def _about(timeline: Timeline) -> str:
 
 def _explain_pool(timeline: Timeline, pool: Pool, peak: Sample) -> list[str]:
     size = _size(peak, pool)
+    reached = next(s for s in timeline.samples if _size(s, pool) > size - _NOTHING_BYTES)
     lines = [
-        f"{_POOLS[pool]}: the most at once was {format_gib(size)}, after {peak.seconds:.1f} s, "
-        f"phase {peak.phase}"
+        f"{_POOLS[pool]}: the most at once was {format_gib(size)}, reached after "
+        f"{reached.seconds:.1f} s, phase {reached.phase}"
     ]
     if pool is Pool.HOST:
         lines.append(
@@ -68,7 +71,7 @@ def _phases(timeline: Timeline, pool: Pool) -> list[str]:
     for phase, begin, end in timeline.spans():
         inside = [s for s in timeline.samples if s.phase == phase and begin <= s.seconds <= end]
         most = max((_size(s, pool) for s in inside), default=0)
-        if most > before:
+        if most - before >= _NOTHING_BYTES:
             lines.append(f"{phase:<10} up to {format_gib(most)}, {format_gib(most - before)} more")
             before = most
     return lines

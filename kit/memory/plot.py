@@ -78,12 +78,12 @@ def _figure(timeline: Timeline) -> "Figure":
 
 def _draw_host(panel: "Axes", timeline: Timeline) -> None:
     seconds = [sample.seconds for sample in timeline.samples]
-    areas = [[getattr(s, name) / GIB for s in timeline.samples] for _, name, _ in _HOST_AREAS]
+    held = [area for area in _HOST_AREAS if any(getattr(s, area[1]) for s in timeline.samples)]
     panel.stackplot(
         seconds,
-        *areas,
-        labels=[label for label, _, _ in _HOST_AREAS],
-        colors=[color for _, _, color in _HOST_AREAS],
+        *([getattr(s, name) / GIB for s in timeline.samples] for _, name, _ in held),
+        labels=[label for label, _, _ in held],
+        colors=[color for _, _, color in held],
     )
     panel.set_ylabel("host RAM, GiB")
 

@@ -19,19 +19,19 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def run_of(spec: ServeSpec, plan: Plan, started: str) -> Run:
+def run_of(spec: ServeSpec, plan: Plan | None, started: str) -> Run:
     """What a timeline of ``spec`` is of."""
     pools = {Pool.HOST: spec.max_ram_bytes, Pool.DEVICE: spec.max_vram_bytes}
-    planned = {pool.value: size for pool in pools if (size := plan.peak_bytes(pool))}
+    planned = {pool.value: plan.peak_bytes(pool) for pool in pools} if plan else {}
     budget = {pool.value: size for pool, size in pools.items() if size is not None}
     return Run(
         model=spec.name,
         engine=spec.engine,
         device=spec.device,
         started=started,
-        planned_bytes=planned,
+        planned_bytes={pool: size for pool, size in planned.items() if size},
         budget_bytes=budget,
-        plan=planned_lines(plan),
+        plan=planned_lines(plan) if plan else (),
     )
 
 

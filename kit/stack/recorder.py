@@ -2,16 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import TracebackType
 
-from kit.errors import KitError
+from kit.errors import EnvironmentNotReady, KitError
 from kit.memory import nvml
 from kit.memory.proc import ProcessMemory, descendants, process_memory
 from kit.memory.timeline import Run, Sample, Timeline, TimelineWriter
 from kit.memory.unavailable import Unavailable
 from kit.stack.device_use import DeviceUse
+from kit.stack.out_of_memory import Lived
 from kit.stack.runtime import Runtime
 from kit.stack.service import Failed, Health, Loading, Ready, Service
 from kit.units import MIB
@@ -39,8 +41,6 @@ class Recorder:
 
     Attributes:
         ended: set once the service has ended, or can no longer be looked at.
-        address_space_peak_bytes: the largest VmPeak of one of its processes, which RLIMIT_AS
-            limits; 0 before the first sample.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class Recorder:
         on_sample: Callable[[Sample], None] | None = None,
     ) -> None:
         self.ended = threading.Event()
-        self.address_space_peak_bytes = 0
+        self._address_space_peak_bytes = 0
+        self._pids: set[int] = set()
         self._tree = _Tree(runtime)
         self._service, self._run, self._writer = service, run, writer
         self._device_use = None if run.device == "cpu" else device_use or DeviceUse()
@@ -96,6 +97,10 @@ class Recorder:
         """What has been kept so far."""
         return Timeline(self._run, tuple(self._kept))
 
+    def lived(self) -> Lived:
+        """What has been seen so far, for the day that the service dies."""
+        return Lived(self.timeline(), self._address_space_peak_bytes, frozenset(self._pids))
+
     def _record(self) -> None:
         due = time.monotonic()
         with nvml.kept_open() if self._device_use else nullcontext():
@@ -133,7 +138,8 @@ class Recorder:
         if not found:
             return None
         spaces = (memory.address_space_peak_bytes for memory in found)
-        self.address_space_peak_bytes = max(self.address_space_peak_bytes, *spaces)
+        self._address_space_peak_bytes = max(self._address_space_peak_bytes, *spaces)
+        self._pids.update(pids)
         return (
             sum(memory.anonymous_bytes for memory in found),
             sum(memory.shared_bytes for memory in found),
@@ -161,6 +167,43 @@ class Recorder:
         self._kept.append(sample)
         if self._writer is not None:
             self._writer.add(sample)
+
+
+@contextmanager
+def recording(
+    path: Path,
+    run: Run,
+    runtime: Runtime,
+    service: Service,
+    *,
+    device_use: DeviceUse | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
+) -> Iterator[Recorder]:
+    """A recorder at work that keeps its samples in a new file, until the block ends.
+
+    Raises:
+        EnvironmentNotReady: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"the timeline cannot be written: {path}: {error.strerror}",
+            hint="name another place, or set KIT_STATE_DIR to a folder that can be written",
+        ) from error
+    with (
+        file,
+        Recorder(
+            runtime,
+            service,
+            run,
+            writer=TimelineWriter(file, run),
+            device_use=device_use,
+            on_sample=on_sample,
+        ) as recorder,
+    ):
+        yield recorder
 
 
 def is_news(last: Sample, sample: Sample) -> bool:

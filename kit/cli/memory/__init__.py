@@ -2,12 +2,16 @@
 
 import typer
 
-from kit.cli.memory import plan
+from kit.cli.memory import explain, plan, watch
 
 app = typer.Typer(
-    help="Predict the memory that serving takes.", no_args_is_help=True, rich_markup_mode=None
+    help="Predict, watch and prove the memory that serving takes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.command("plan")(plan.plan)
+app.command("watch")(watch.watch)
+app.command("explain")(explain.explain)
 
 
 @app.callback()

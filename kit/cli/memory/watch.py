@@ -1,0 +1,75 @@
+"""`kit memory watch`."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kit.cli.memory import pictures
+from kit.cli.wiring import wiring
+from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.stack.recorder import Recorder
+
+
+def watch(
+    context: typer.Context,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Where the timeline is kept.",
+            show_default="below the state folder",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="End after this time.")
+    ] = None,
+    png: Annotated[Path | None, pictures.Png] = None,
+    html: Annotated[Path | None, pictures.Html] = None,
+) -> None:
+    """Watch the memory of the service: that which runs, or the next that `kit up` starts.
+
+    Looks ten times a second until the service ends or Ctrl-C, keeps the timeline, and says where
+    the peak came from.
+    """
+    from kit.cli.memory.live import Live
+    from kit.cli.terminal import Terminal
+    from kit.memory.explain import explain
+    from kit.stack.evidence import TIMELINES, new_path
+    from kit.stack.recorder import recording
+    from kit.stack.service import Service, base_url
+    from kit.stack.watch import await_service, run_of_service
+
+    settings = Settings.from_environ()
+    with Terminal() as terminal:
+        runtimes = wiring(context).runtimes(settings)
+        runtime, running = await_service(runtimes, terminal, seconds)
+        run = run_of_service(runtime, running, terminal)
+    path = output or new_path(settings.state_dir, TIMELINES, run, ".jsonl")
+    service = Service(base_url(running.spec.host, running.spec.port))
+    with (
+        Live(run) as live,
+        recording(path, run, runtime, service, on_sample=live.show) as recorder,
+    ):
+        _wait(recorder, seconds)
+    timeline = recorder.timeline()
+    for line in explain(timeline):
+        print(line)
+    print(f"timeline: {path}")
+    for picture in pictures.draw(timeline, png, html):
+        print(f"drawn: {picture}")
+
+
+def _wait(recorder: "Recorder", seconds: float | None) -> None:
+    """Until the service has ended, the time is over, or Ctrl-C."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    try:
+        while not recorder.ended.wait(0.1):
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+    except KeyboardInterrupt:
+        return
+    print("the service has ended")

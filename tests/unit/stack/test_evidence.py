@@ -1,0 +1,44 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from kit.errors import EnvironmentNotReady
+from kit.memory.plan import Pool, plan_serving
+from kit.memory.shape import ModelShape
+from kit.memory.torch_build import CPU_BUILD
+from kit.stack.evidence import latest_timeline, new_path, run_of
+from kit.stack.runtime import ServeSpec
+from kit.units import GIB
+from tests.timelines import RUN
+
+SPEC = ServeSpec(Path("/m"), "m", "127.0.0.1", 8000, 64, 1, "cpu", max_ram_bytes=2 * GIB)
+SHAPE = ModelShape(2, 32, 48, 2000, 2048, 256, 4, 10**6)
+
+
+def test_a_run_has_plan_and_budget_by_pool():
+    plan = plan_serving(SHAPE, context=64, max_sequences=1, device="cpu", build=CPU_BUILD)
+    run = run_of(SPEC, plan, "2026-01-02T03:04:05+00:00")
+    assert run.planned_bytes == {"host": plan.peak_bytes(Pool.HOST)}
+    assert run.budget_bytes == {"host": 2 * GIB}
+    assert len(run.plan) == len(plan.lines)
+    assert run_of(SPEC, None, "now").planned_bytes == {}
+
+
+def test_names_are_of_date_and_model_and_never_taken(tmp_path):
+    first = new_path(tmp_path, "receipts", RUN, ".json")
+    assert first == tmp_path / "receipts/2026-01-02T03-04-05-spark.json"
+    first.parent.mkdir()
+    first.touch()
+    assert new_path(tmp_path, "receipts", RUN, ".json").name == "2026-01-02T03-04-05-spark-2.json"
+
+
+def test_the_newest_timeline_is_found_in_both_folders(tmp_path):
+    with pytest.raises(EnvironmentNotReady, match="no timeline"):
+        latest_timeline(tmp_path)
+    for age, name in enumerate(("receipts/b.jsonl", "timelines/a.jsonl", "timelines/c.jsonl")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    assert latest_timeline(tmp_path) == tmp_path / "receipts/b.jsonl"
