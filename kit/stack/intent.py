@@ -117,6 +117,7 @@ def plan_of(spec: ServeSpec, shape: ModelShape, build: TorchBuild) -> Plan:
         max_sequences=spec.max_sequences,
         device=spec.device,
         build=build,
+        engine=spec.engine,
     )
 
 

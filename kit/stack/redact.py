@@ -23,7 +23,7 @@ _PATTERNS = (
         ),
         r"\1<redacted>",
     ),
-    (re.compile(r"/(home|Users)/[^/\s\"':]+"), r"/\1/<user>"),
+    (re.compile(r"(?<![\w.-])/(home|Users)/[^/\s\"':]+"), r"/\1/<user>"),
     (
         re.compile(r"(?<![\d.])(?!127\.|0\.0\.0\.0)(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"),
         "<address>",

@@ -38,6 +38,7 @@ def test_names_are_replaced_as_words():
         ('"api_key_digest": null', '"api_key_digest": null'),
         ("GITEE_TOKEN=s3cr3t", "GITEE_TOKEN=<redacted>"),
         ("/home/li/model and /Users/wang/x", "/home/<user>/model and /Users/<user>/x"),
+        ("/data/home/models/x", "/data/home/models/x"),
         ("10.20.30.40 POST", "<address> POST"),
         ("127.0.0.1 and 0.0.0.0", "127.0.0.1 and 0.0.0.0"),
         ("driver 580.65.06, torch 2.10.0", "driver 580.65.06, torch 2.10.0"),
