@@ -168,6 +168,7 @@ class Image:
         present: whether the engine has it.
         kit_version, rewrites: what its labels say it was made of.
         expected_rewrites: digest of the rewrites that this kit makes.
+        named: whether ``KIT_IMAGE`` names it; else it is the one that this checkout makes.
         torch: the build inside, as far as it is known.
     """
 
@@ -177,6 +178,7 @@ class Image:
     rewrites: str | None = None
     expected_rewrites: str | Unavailable = NOT_ASKED
     torch: TorchBuild | Unavailable = NOT_ASKED
+    named: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ import kit
 from kit.doctor.check import check, known
 from kit.doctor.checks.cuda import judge_architecture, judge_driver
 from kit.doctor.facts import Facts, Image
-from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
-from kit.memory.nvml import Nvidia
-from kit.memory.unavailable import Unavailable
+from kit.doctor.finding import Evidence, Finding, passed, skipped, warning
 
 _BUILD = "build it: make image; or name one that is here with KIT_IMAGE"
 
@@ -14,20 +12,16 @@ _BUILD = "build it: make image; or name one that is here with KIT_IMAGE"
 @check(
     "image.present",
     "the engine has the image",
-    reads=["image", "nvidia", "serving"],
+    reads=["image"],
     requires=["docker.engine"],
 )
 def present(facts: Facts) -> Finding:
-    """Only a container needs it; `kit up` uses one where there is a GPU."""
+    """No problem if not: `kit up` brings it."""
     image = known(facts.image)
     if image.present:
         return passed(image.wanted)
-    seen = Evidence("Docker engine", "no such image", image.wanted)
-    if not isinstance(facts.serving, Unavailable) and facts.serving.runtime == "container":
-        return failure(f"there is no image {image.wanted}", seen, remedy=_BUILD)
-    if not isinstance(facts.nvidia, Nvidia):
-        return skipped(f"{image.wanted} is not built; only a container needs it")
-    return warning(f"there is no image {image.wanted} yet", seen, remedy=_BUILD)
+    brings = "pulls" if image.named else "builds"
+    return skipped(f"{image.wanted} is not here; kit up {brings} it where it runs a container")
 
 
 @check(

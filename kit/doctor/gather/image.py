@@ -32,6 +32,7 @@ def look(request: Request, facts: Facts) -> Image | Unavailable:
         rewrites=labels.get(REWRITES_LABEL),
         expected_rewrites=rewrite_digest(select()),
         torch=_torch() if for_cuda else Unavailable("it is not the kit's image for CUDA"),
+        named=wanted.named,
     )
 
 

@@ -19,7 +19,10 @@ from kit.memory.unavailable import Unavailable
 SECONDS = 60.0
 _BESIDE_SECONDS = 10.0
 """For the commands around it."""
-_PREFERRED = ("spark-kit", "nvidia/cuda", "pytorch/pytorch", "vllm/", "ubuntu", "debian", "python")
+_PREFERRED = (
+    "spark-kit:", "nvidia/cuda:", "pytorch/pytorch:", "vllm/vllm-openai:", "ubuntu:", "debian:",
+    "python:",
+)  # fmt: skip
 _UUID = re.compile(r"^(?:GPU|MIG)-\S+$", re.MULTILINE)
 
 
@@ -36,7 +39,7 @@ def look(request: Request, facts: Facts) -> ProbeRun | Unavailable:
 
 def run(environ: Mapping[str, str]) -> ProbeRun:
     """Run nvidia-smi in a container that asks for all GPUs."""
-    image = choose(_images(environ))
+    image = choose(_images(environ), environ.get("KIT_IMAGE"))
     command = probe_command(image or "IMAGE")
     if image is None:
         return ProbeRun(None, shlex.join(command), 0, (), "")
@@ -68,13 +71,16 @@ def probe_command(image: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def choose(images: Sequence[str]) -> str | None:
-    """The image that suits best, of names such as ``debian:12``; None: none is known to suit."""
-    for beginning in _PREFERRED:
-        for image in images:
-            if image.startswith(beginning) and not image.endswith(":<none>"):
-                return image
-    return None
+def choose(images: Sequence[str], wanted: str | None = None) -> str | None:
+    """The image ``wanted``, else the one that suits best; None: none of these is known to suit.
+
+    Names are such as ``debian:12``. Alpine's have no glibc.
+    """
+    if wanted in images:
+        return wanted
+    usable = [image for image in images if "alpine" not in image and "<none>" not in image]
+    ranked = (image for start in _PREFERRED for image in usable if image.startswith(start))
+    return next(ranked, None)
 
 
 def _images(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from kit.doctor.registry import CHECKS
+from tests import nvml_driver
 
 LOCAL = ("--offline", "--skip", "docker", "--skip", "image", "--skip", "service", "--skip", "disk")
 """What is the same on every machine that tests run on, and quick."""
@@ -119,6 +120,19 @@ def test_a_failure_is_1(environ):
     assert done.returncode == 1
     assert "FAIL   budget.ram: the plan of demo passes the RAM budget" in done.stdout
     assert "remedy    allow more with --max-ram or KIT_MAX_RAM" in done.stdout
+
+
+def test_a_gpu_that_others_use(environ, tmp_path):
+    """The whole command on a machine whose driver is the stub."""
+    driver = nvml_driver.build(tmp_path)
+    played = nvml_driver.environ(driver, "tenants")
+    done = doctor({**played, **environ, "LD_LIBRARY_PATH": str(driver)}, *LOCAL, "--json")
+    found = {each["id"]: each for each in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert found["gpu.driver"]["summary"].startswith("driver 580.65.06, CUDA 13.0: 1 GPU")
+    assert found["kit.model"]["summary"].startswith("spark-13b-chat in bf16 on the GPU")
+    assert found["gpu.memory"]["status"] == "fail"
+    assert "ollama (4712) 17.50 GiB" in found["gpu.memory"]["evidence"][1]["observed"]
 
 
 def test_a_setting_that_cannot_be_understood_is_a_finding(environ):

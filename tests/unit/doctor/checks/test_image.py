@@ -6,27 +6,21 @@ from kit.doctor.check import run
 from kit.doctor.checks import image
 from kit.doctor.finding import Status
 from kit.memory.unavailable import Unavailable
-from tests.unit.doctor.machines import CUDA_12, GPU, LAPTOP, WORKSTATION, serving
+from tests.unit.doctor.machines import CUDA_12, GPU, WORKSTATION
 
 HERE = WORKSTATION.image
-ABSENT = replace(WORKSTATION, image=replace(HERE, present=False))
 
 
 def test_present():
     assert image.present.judge(WORKSTATION).summary == "spark-kit:1"
 
 
-def test_absent_where_a_container_would_be_used():
-    finding = image.present.judge(ABSENT)
-    assert finding.status is Status.WARN
-    assert finding.evidence[0].expected == "spark-kit:1"
-    wanted = replace(ABSENT, serving=serving(GPU, runtime="container"))
-    assert image.present.judge(wanted).status is Status.FAIL
-
-
-def test_absent_where_none_is_needed():
-    facts = replace(ABSENT, nvidia=LAPTOP.nvidia)
-    assert image.present.judge(facts).status is Status.SKIP
+@pytest.mark.parametrize(("named", "verb"), [(False, "builds"), (True, "pulls")])
+def test_absent_is_no_problem(named, verb):
+    facts = replace(WORKSTATION, image=replace(HERE, present=False, named=named))
+    finding = image.present.judge(facts)
+    assert finding.status is Status.SKIP
+    assert finding.summary == f"spark-kit:1 is not here; kit up {verb} it where it runs a container"
 
 
 @pytest.mark.parametrize(

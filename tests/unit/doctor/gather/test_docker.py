@@ -101,13 +101,19 @@ def program(tmp_path):
             "nvidia/cuda:12.8.1-base-ubuntu24.04",
         ),
         (("debian:12", "spark-kit:1"), "spark-kit:1"),
-        (("spark-kit:<none>", "debian:12"), "debian:12"),
+        (("spark-kit:<none>", "spark-kit-more:1", "python:3-alpine", "debian:12"), "debian:12"),
         (("alpine:3",), None),
         ((), None),
     ],
 )
 def test_image_for_the_probe(images, chosen):
     assert probe.choose(images) == chosen
+
+
+def test_the_image_that_will_be_run_comes_first():
+    images = ("spark-kit:1", "registry.example/own:1")
+    assert probe.choose(images, "registry.example/own:1") == "registry.example/own:1"
+    assert probe.choose(images, "registry.example/other:1") == "spark-kit:1"
 
 
 ANSWERS = """case "$*" in
