@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.memory.pool_rounding import rounded_bytes
 
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_HEAD_DIM = 128
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class ModelShape:
         weights_bytes: of all tensors together.
         packed_bytes: of those among them that are 4-bit integers.
         packed_scales_bytes: of those among them that are scales of 4-bit integers.
+        integer_bytes: of those among them that are integers, of whatever size.
+        rounding_bytes: what torch's pool on a GPU adds, see ``kit.memory.pool_rounding``.
+        largest_file_bytes: of the largest file's tensors; 0: there is one file.
+        heads: of attention; 0: not known.
     """
 
     layers: int
@@ -35,6 +41,24 @@ class ModelShape:
     weights_bytes: int
     packed_bytes: int = 0
     packed_scales_bytes: int = 0
+    integer_bytes: int = 0
+    rounding_bytes: int = 0
+    largest_file_bytes: int = 0
+    heads: int = 0
+
+    @property
+    def precision(self) -> str:
+        """As ``kit weights convert`` names it: ``bf16`` stands for all of 16 bits."""
+        if self.packed_bytes:
+            return "int4"
+        if self.integer_bytes:
+            return "int8"
+        return "fp32" if self.dtype_bytes == 4 else "bf16"
+
+    @property
+    def attention_heads(self) -> int:
+        """``heads``, or as many as there would be of the 13B's size."""
+        return self.heads or max(1, self.hidden // _HEAD_DIM)
 
 
 @dataclass(frozen=True)
@@ -54,18 +78,13 @@ def read_shape(model_dir: Path) -> ModelShape:
         IntegrityError: one of them is damaged or cut short.
     """
     config = _config(model_dir)
-    files = sorted(model_dir.glob("*.safetensors"))
-    if not files:
+    paths = sorted(model_dir.glob("*.safetensors"))
+    if not paths:
         raise EnvironmentNotReady(
             f"no safetensors files in {model_dir}", hint="convert a checkpoint: kit weights convert"
         )
-    tensors = [tensor for path in files for tensor in read_header(path)]
-    sizes: Counter[str] = Counter()
-    for tensor in tensors:
-        sizes[tensor.dtype] += tensor.size_bytes
-    floats = {dtype: size for dtype, size in sizes.items() if dtype in _DTYPE_BYTES}
+    files = [read_header(path) for path in paths]
     try:
-        packed, scales = _packed_bytes(tensors)
         return ModelShape(
             layers=int(config["num_hidden_layers"]),
             hidden=int(config["hidden_size"]),
@@ -73,13 +92,34 @@ def read_shape(model_dir: Path) -> ModelShape:
             vocabulary=int(config["vocab_size"]),
             max_context=int(config["max_position_embeddings"]),
             window=config.get("sliding_window"),
-            dtype_bytes=_DTYPE_BYTES[max(floats, key=floats.__getitem__)],
-            weights_bytes=sum(sizes.values()),
-            packed_bytes=packed,
-            packed_scales_bytes=scales,
+            heads=int(config.get("num_attention_heads", 0)),
+            **sizes(files),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(model_dir / "config.json", f"no usable {error}") from error
+
+
+def sizes(files: Sequence[Sequence[StoredTensor]]) -> dict[str, int]:
+    """What a ``ModelShape`` says of the tensors, from those of each file.
+
+    Raises:
+        ValueError: there are none of a float type.
+    """
+    tensors = [tensor for file in files for tensor in file]
+    by_dtype: Counter[str] = Counter()
+    for tensor in tensors:
+        by_dtype[tensor.dtype] += tensor.size_bytes
+    floats = {dtype: size for dtype, size in by_dtype.items() if dtype in _DTYPE_BYTES}
+    packed, scales = _packed_bytes(tensors)
+    return {
+        "dtype_bytes": _DTYPE_BYTES[max(floats, key=floats.__getitem__)],
+        "weights_bytes": by_dtype.total(),
+        "packed_bytes": packed,
+        "packed_scales_bytes": scales,
+        "integer_bytes": by_dtype.total() - sum(floats.values()),
+        "rounding_bytes": sum(rounded_bytes(t.size_bytes) - t.size_bytes for t in tensors),
+        "largest_file_bytes": max(sum(tensor.size_bytes for tensor in file) for file in files),
+    }
 
 
 def read_header(path: Path) -> tuple[StoredTensor, ...]:

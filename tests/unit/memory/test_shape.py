@@ -74,6 +74,35 @@ def test_packed_weights_and_their_scales(model_dir):
     assert (shape.weights_bytes, shape.packed_bytes, shape.packed_scales_bytes) == (1096, 400, 30)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "precision"),
+    [
+        ({}, "bf16"),
+        ({"big": ("F32", 5000)}, "fp32"),
+        ({"x.weight": ("I8", 500)}, "int8"),
+        ({"x.weight_packed": ("I32", 400), "x.weight_scale": ("BF16", 30)}, "int4"),
+    ],
+)
+def test_precision(model_dir, tensors, precision):
+    path = model_dir / "model-00002-of-00002.safetensors"
+    path.write_bytes(safetensors(tensors))
+    assert read_shape(model_dir).precision == precision
+
+
+def test_files_and_rounding(model_dir):
+    shape = read_shape(model_dir)
+    assert shape.largest_file_bytes == 640
+    assert shape.integer_bytes == 0
+    assert shape.rounding_bytes == (1024 - 600) + (512 - 40) + (512 - 360)
+
+
+def test_heads(model_dir):
+    assert (read_shape(model_dir).heads, read_shape(model_dir).attention_heads) == (0, 1)
+    config = {**CONFIG, "num_attention_heads": 4}
+    (model_dir / "config.json").write_text(json.dumps(config))
+    assert read_shape(model_dir).attention_heads == 4
+
+
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])
 def test_cut_short(model_dir, keep):
     path = model_dir / "model-00002-of-00002.safetensors"

@@ -1,0 +1,162 @@
+"""What the native engine takes: its KV cache is a ring, its prompts are read in chunks."""
+
+from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
+from kit.memory.pool_rounding import rounded_bytes
+from kit.memory.shape import ModelShape
+from kit.units import KIB, MIB
+
+PREFILL_CHUNK = 512
+"""Positions the native engine computes at once while it reads a prompt."""
+
+CUDA_CONTEXT_BYTES = 600 * MIB
+"""What a process with a CUDA context holds of a GPU outside torch's pool: kernels, workspaces."""
+
+CUDA_HOST_BYTES = 2048 * MIB
+"""What CUDA takes of the host beyond torch's libraries: the driver's part and loaded kernels."""
+
+CUBLAS_BYTES = 64 * MIB
+"""What cuBLAS and cuBLASLt keep as workspaces in torch's pool, at most; it depends on the GPU."""
+
+RING_BYTES = 4 * (16 * MIB + 128 * KIB)
+"""The pinned buffers through which a GPU is loaded; see ``kit.serve.staging``."""
+
+_DEQUANTISED_ROWS = {"cpu": 512, "cuda": 4096}
+"""Rows of a matrix of integers that are floats at a time; see ``kit.serve.quantised``."""
+_SERVED = (Phase.SERVE,)
+
+
+def native_lines(serving: Serving) -> list[PlanLine]:
+    """All lines, empty ones among them."""
+    activations = _activations(serving)
+    return [
+        *_weights(serving),
+        _kv_cache(serving),
+        activations,
+        *runtime_lines(serving),
+        _ring(serving),
+        _reserve(serving, activations),
+    ]
+
+
+def kv_positions(shape: ModelShape, context: int) -> int:
+    """Positions the KV cache of one sequence holds: a ring of the window and one prefill chunk."""
+    if shape.window is None:
+        return context
+    return min(context, shape.window + PREFILL_CHUNK)
+
+
+def runtime_lines(serving: Serving) -> list[PlanLine]:
+    """What the process takes before there is a model."""
+    build = serving.build
+    why = f"Python, {build.name}, transformers and the server, {build.source}"
+    lines = [
+        PlanLine("runtime", Pool.HOST, LOADED, build.resident_bytes, Basis.MEASURED, why),
+    ]
+    if serving.device == "cuda":
+        context = "CUDA's own share: kernels and workspaces outside torch's pool"
+        host = "CUDA's share of the host: the driver's part, loaded kernels"
+        assumed = Basis.ASSUMED
+        lines += [
+            PlanLine("CUDA context", Pool.DEVICE, LOADED, CUDA_CONTEXT_BYTES, assumed, context),
+            PlanLine("CUDA on the host", Pool.HOST, LOADED, CUDA_HOST_BYTES, assumed, host),
+        ]
+    return lines
+
+
+def _weights(serving: Serving) -> list[PlanLine]:
+    shape = serving.shape
+    if serving.dtype_bytes != shape.dtype_bytes:
+        return _cast_weights(serving)
+    why = "sum of the tensors"
+    if serving.device == "cuda":
+        rounding = "torch's pool gives large tensors whole steps of 2 MiB"
+        size = shape.rounding_bytes
+        return [
+            PlanLine("weights", Pool.DEVICE, LOADED, shape.weights_bytes, Basis.COMPUTED, why),
+            PlanLine("weights' rounding", Pool.DEVICE, LOADED, size, Basis.COMPUTED, rounding),
+        ]
+    mapped_bytes = shape.weights_bytes - shape.packed_bytes
+    mapped = f"{why}, mapped from the files: the kernel can drop them and read them again"
+    copied_bytes = shape.packed_bytes + 2 * shape.packed_scales_bytes
+    copied = "4-bit integers, and their scales with a zero each, laid out anew for the CPU"
+    return [
+        PlanLine("weights", Pool.HOST, LOADED, mapped_bytes, Basis.COMPUTED, mapped),
+        PlanLine("weights (packed)", Pool.HOST, LOADED, copied_bytes, Basis.COMPUTED, copied),
+    ]
+
+
+def _cast_weights(serving: Serving) -> list[PlanLine]:
+    """Floats get another type tensor by tensor while the file they come from is mapped."""
+    shape = serving.shape
+    stored_bytes = shape.weights_bytes - shape.integer_bytes
+    cast_bytes = stored_bytes // shape.dtype_bytes * serving.dtype_bytes + shape.integer_bytes
+    why = f"numbers of {serving.dtype_bytes} bytes, cast from {shape.dtype_bytes}"
+    lines = [PlanLine("weights", serving.pool, LOADED, cast_bytes, Basis.COMPUTED, why)]
+    if serving.device == "cpu":
+        mapped = "the largest file, mapped while its tensors are cast"
+        size = min(shape.largest_file_bytes or stored_bytes, stored_bytes)
+        lines.append(
+            PlanLine("weights (stored)", Pool.HOST, (Phase.LOAD,), size, Basis.COMPUTED, mapped)
+        )
+    return lines
+
+
+def _kv_cache(serving: Serving) -> PlanLine:
+    shape, sequences = serving.shape, serving.max_sequences
+    per_token = serving.kv_bytes_per_position
+    positions = kv_positions(shape, serving.context)
+    size = per_token * positions * sequences
+    if serving.device == "cuda":
+        tensors = 2 * shape.layers
+        size = tensors * rounded_bytes(size // tensors)
+    ring = " (window and a chunk)" if positions < serving.context else ""
+    why = f"{per_token} B a token x {positions} positions{ring} x {sequences}"
+    return PlanLine("KV cache", serving.pool, _SERVED, size, Basis.COMPUTED, why)
+
+
+def _activations(serving: Serving) -> PlanLine:
+    """The largest tensors that live together while one chunk of a prompt is read.
+
+    Residual stream, norm, q, k, v and three MLP widths; the mask as truth values and as numbers;
+    keys and values once more, as a CPU's kernel for 16 bits packs them; the floats of a block of
+    integer weights; fp32 scores, penalised scores, counts and sampling's own.
+    """
+    shape, dtype_bytes = serving.shape, serving.dtype_bytes
+    chunk = min(PREFILL_CHUNK, serving.context)
+    positions = kv_positions(shape, serving.context)
+    size = chunk * (5 * shape.hidden + 3 * shape.intermediate) * dtype_bytes
+    size += chunk * positions * (2 + dtype_bytes)
+    if serving.device == "cpu" and dtype_bytes == 2:
+        size += 2 * positions * shape.hidden * dtype_bytes
+    size += _dequantised_bytes(serving)
+    size += 20 * serving.max_sequences * shape.vocabulary
+    why = f"a prefill chunk of {chunk} tokens in one layer, mask, scores of {shape.vocabulary}"
+    return PlanLine("activations", serving.pool, _SERVED, size, Basis.COMPUTED, why)
+
+
+def _dequantised_bytes(serving: Serving) -> int:
+    """A block of rows of the widest matrix: floats, and of 4 bits also whole bytes."""
+    shape = serving.shape
+    is_int4 = shape.precision == "int4"
+    if not shape.integer_bytes or (is_int4 and serving.device == "cpu"):
+        return 0
+    item_bytes = serving.dtype_bytes + is_int4
+    width = max(shape.hidden, shape.intermediate)
+    return _DEQUANTISED_ROWS[serving.device] * width * item_bytes
+
+
+def _ring(serving: Serving) -> PlanLine:
+    size = RING_BYTES if serving.device == "cuda" else 0
+    why = "pinned buffers that the weights pass through; torch keeps them"
+    return PlanLine("loading ring", Pool.HOST, LOADED, size, Basis.COMPUTED, why)
+
+
+def _reserve(serving: Serving, activations: PlanLine) -> PlanLine:
+    """What the allocator holds beyond the tensors that live: holes, and blocks of other sizes."""
+    if serving.device == "cuda":
+        size = CUBLAS_BYTES + activations.size_bytes
+        why = "cuBLAS' workspaces; fragmentation: as much again as the activations"
+        return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.ASSUMED, why)
+    size = max(16 * MIB, activations.size_bytes * 3 // 4)
+    why = "fragmentation: 3/4 of the activations, 16 MiB at least, as seen"
+    return PlanLine("reserve", Pool.HOST, _SERVED, size, Basis.MEASURED, why)

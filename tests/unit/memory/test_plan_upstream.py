@@ -1,0 +1,94 @@
+from dataclasses import replace
+
+import pytest
+
+from kit.errors import UsageError
+from kit.memory.plan import Phase, Pool, plan_serving
+from kit.memory.shape import ModelShape
+from kit.memory.torch_build import CUDA_BUILD
+from kit.units import GIB
+
+PARAMETERS = 13_312_542_720
+SPARK_13B = ModelShape(40, 5120, 14336, 60000, 32768, 8192, 2, 2 * PARAMETERS, heads=40)
+
+
+def plan(engine, context=4096, device="cuda", shape=SPARK_13B, **more):
+    limits = {"context": context, "max_sequences": 1, "device": device, "build": CUDA_BUILD}
+    return plan_serving(shape, engine=engine, **limits | more)
+
+
+def line(found, name, pool=Pool.DEVICE):
+    [size] = [each.size_bytes for each in found.lines if (each.name, each.pool) == (name, pool)]
+    return size
+
+
+def test_stock_holds_the_fp32_checkpoint_beside_the_model_on_the_gpu():
+    """The published measurement of the loading alone: 1.5 times the checkpoint, 79.88 GB."""
+    found = plan("stock", context=512)
+    loading = found.phase_bytes(Pool.DEVICE, Phase.LOAD) - line(found, "CUDA context")
+    assert loading == 6 * PARAMETERS
+    assert 74 * GIB < loading < 75 * GIB
+
+
+def test_what_stock_has_freed_stays_in_torchs_pool():
+    found = plan("stock", context=512)
+    assert found.phase_bytes(Pool.DEVICE, Phase.SERVE) == found.phase_bytes(Pool.DEVICE, Phase.LOAD)
+    longer = plan("stock", context=8192)
+    assert longer.peak_bytes(Pool.DEVICE) > 80 * GIB
+    assert all(each.name != "pool" for each in longer.lines)
+
+
+def test_the_published_fix_moves_it_to_the_host():
+    found = plan("cpu-first")
+    assert found.phase_bytes(Pool.DEVICE, Phase.LOAD) < 26 * GIB
+    assert found.phase_bytes(Pool.HOST, Phase.LOAD) > 6 * PARAMETERS
+    assert found.phase_bytes(Pool.HOST, Phase.SERVE) < 5 * GIB
+
+
+def test_the_rewritten_one_holds_nothing_twice():
+    found = plan("megatron")
+    assert found.phase_bytes(Pool.DEVICE, Phase.LOAD) < 26 * GIB
+    assert found.peak_bytes(Pool.HOST) < 5 * GIB
+
+
+@pytest.mark.parametrize(("tokens", "gigabytes"), [(2048, 2.7), (4096, 10.7), (8192, 42.9)])
+def test_stock_scores_grow_with_the_square_of_the_prompt(tokens, gigabytes):
+    scores = line(plan("stock", tokens), "attention") - 8 * tokens * 5120
+    assert scores / 1e9 == pytest.approx(gigabytes, abs=0.06)
+
+
+def test_rewritten_attention_looks_at_a_window():
+    assert line(plan("megatron", 16384), "attention") == line(plan("megatron", 32768), "attention")
+    assert line(plan("megatron", 32768), "attention") < 2 * GIB
+
+
+def test_stock_masks():
+    found = plan("stock", 32768)
+    assert line(found, "masks on CPU", Pool.HOST) / 1e9 == pytest.approx(3.2, abs=0.1)
+    assert line(found, "masks") == 9 * 32768**2
+    assert line(found, "logits") / 1e9 == pytest.approx(11.8, abs=0.05)
+
+
+@pytest.mark.parametrize("engine", ["megatron", "stock"])
+def test_the_cache_is_that_of_the_whole_context(engine):
+    assert line(plan(engine, 32768), "KV cache") == 819_200 * 32768
+
+
+def test_everything_is_on_the_host_of_a_cpu():
+    found = plan("stock", 512, device="cpu")
+    assert found.peak_bytes(Pool.DEVICE) == 0
+    assert found.phase_bytes(Pool.HOST, Phase.LOAD) > 6 * PARAMETERS
+    assert found.phase_bytes(Pool.HOST, Phase.SERVE) < 28 * GIB
+
+
+def test_fp32():
+    found = plan("megatron", dtype_bytes=4)
+    assert line(found, "weights") == 4 * PARAMETERS
+    assert line(found, "KV cache") == 2 * 819_200 * 4096
+
+
+def test_what_upstream_cannot_do_is_refused():
+    with pytest.raises(UsageError, match="one answer at a time"):
+        plan("megatron", max_sequences=2)
+    with pytest.raises(UsageError, match="int8"):
+        plan("stock", shape=replace(SPARK_13B, integer_bytes=GIB))
