@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from kit.doctor.facts import Version
+from kit.doctor.container_facts import Version
 
 DRIVER_FLOORS: dict[int, str] = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 """The oldest driver on which programs built with any release of that CUDA run ("minor version

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from kit.doctor.check import known
 from kit.doctor.checks.words import cuda, dotted
 from kit.doctor.compatibility import driver_floor, is_older, runs_on
-from kit.doctor.facts import TorchBuild
+from kit.doctor.container_facts import Torch
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped
 from kit.memory.nvml import Nvidia, visible
 
 
-def judge_driver(torch: TorchBuild, nvidia: Nvidia) -> Finding:
+def judge_driver(torch: Torch, nvidia: Nvidia) -> Finding:
     """Whether programs built with torch's CUDA run on the driver."""
     if torch.cuda is None:
         return skipped(f"torch {torch.version} is built without CUDA")
@@ -28,7 +28,7 @@ def judge_driver(torch: TorchBuild, nvidia: Nvidia) -> Finding:
     return passed(f"driver {nvidia.driver} suits {built}", seen)
 
 
-def judge_architecture(torch: TorchBuild, nvidia: Nvidia, environ: Mapping[str, str]) -> Finding:
+def judge_architecture(torch: Torch, nvidia: Nvidia, environ: Mapping[str, str]) -> Finding:
     """Whether torch has kernels for the GPU that CUDA would use."""
     built_for = known(torch.architectures)
     used = next(iter(visible(nvidia.gpus, environ)), None)

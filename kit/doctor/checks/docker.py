@@ -2,7 +2,8 @@
 
 from kit.doctor.check import check, known
 from kit.doctor.checks.words import dotted, many
-from kit.doctor.facts import Docker, Facts, NoDocker
+from kit.doctor.container_facts import Docker, NoDocker
+from kit.doctor.facts import Facts
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
 from kit.memory.unavailable import Unavailable
 from kit.stack.compose import OLDEST

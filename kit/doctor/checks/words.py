@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kit.doctor.facts import Version
+from kit.doctor.container_facts import Version
 from kit.memory.nvml import Gpu, GpuProcess
 from kit.memory.unavailable import Unavailable
 from kit.units import format_gib

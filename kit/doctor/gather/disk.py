@@ -2,7 +2,8 @@
 
 import os
 
-from kit.doctor.facts import Disk, Docker, Facts, Image
+from kit.doctor.container_facts import Docker, Image
+from kit.doctor.facts import Disk, Facts
 from kit.doctor.gather.serving import PRECISION
 from kit.doctor.request import Request
 from kit.memory.room import Room

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.doctor.facts import Docker, Facts, NoDocker
+from kit.doctor.container_facts import Docker, NoDocker
+from kit.doctor.facts import Facts
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.stack.engine import Engine

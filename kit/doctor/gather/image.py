@@ -1,6 +1,7 @@
 """The kit's container image: whether the engine has it, and what it was made of."""
 
-from kit.doctor.facts import Docker, Facts, Image, TorchBuild
+from kit.doctor.container_facts import Docker, Image, Torch
+from kit.doctor.facts import Facts
 from kit.doctor.gather.serving import usable_gpu
 from kit.doctor.gather.torch import published
 from kit.doctor.request import Request
@@ -42,6 +43,6 @@ def _on_gpu(request: Request, facts: Facts) -> bool:
     return usable_gpu(facts) is not None
 
 
-def _torch() -> TorchBuild:
+def _torch() -> Torch:
     architectures, source = published(TORCH)
-    return TorchBuild(TORCH, CUDA, architectures, source)
+    return Torch(TORCH, CUDA, architectures, source)

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from kit.doctor.facts import Facts, Machine, Version
+from kit.doctor.container_facts import Version
+from kit.doctor.facts import Facts, Machine
 from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
 

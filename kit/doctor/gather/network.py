@@ -14,7 +14,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kit.doctor.facts import Docker, Facts, Reply
+from kit.doctor.container_facts import Docker
+from kit.doctor.facts import Facts, Reply
 from kit.doctor.gather.commands import ran
 from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable

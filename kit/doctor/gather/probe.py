@@ -10,7 +10,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from kit.doctor.facts import Docker, Facts, ProbeRun
+from kit.doctor.container_facts import Docker, ProbeRun
+from kit.doctor.facts import Facts
 from kit.doctor.gather.commands import Ran, ran
 from kit.doctor.request import Request
 from kit.memory.nvml import Nvidia

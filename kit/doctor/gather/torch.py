@@ -5,7 +5,8 @@ import mmap
 import re
 from pathlib import Path
 
-from kit.doctor.facts import Facts, TorchBuild, Version
+from kit.doctor.container_facts import Torch, Version
+from kit.doctor.facts import Facts
 from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
 
@@ -23,7 +24,7 @@ WHEELS: dict[str, tuple[str, ...]] = {
 package index has them: read from their libtorch_python.so, as below. None of them carries PTX."""
 
 
-def look(request: Request, facts: Facts) -> TorchBuild:
+def look(request: Request, facts: Facts) -> Torch:
     """The installed build.
 
     Raises:
@@ -35,7 +36,7 @@ def look(request: Request, facts: Facts) -> TorchBuild:
     return read(Path(spec.origin).parent)
 
 
-def read(folder: Path) -> TorchBuild:
+def read(folder: Path) -> Torch:
     """The build in a package's folder.
 
     ``torch.cuda.get_arch_list()`` returns a text that is compiled into libtorch_python.so
@@ -45,12 +46,12 @@ def read(folder: Path) -> TorchBuild:
     found, cuda = _VERSION.search(text), _CUDA.search(text)
     version = found[1] if found else "unknown"
     if cuda is None:
-        return TorchBuild(version, None, (), str(folder / "version.py"))
+        return Torch(version, None, (), str(folder / "version.py"))
     library = folder / "lib" / "libtorch_python.so"
     architectures = _compiled_in(library)
     if architectures:
-        return TorchBuild(version, _numbers(cuda), architectures, str(library))
-    return TorchBuild(version, _numbers(cuda), *published(version))
+        return Torch(version, _numbers(cuda), architectures, str(library))
+    return Torch(version, _numbers(cuda), *published(version))
 
 
 def published(version: str) -> tuple[tuple[str, ...] | Unavailable, str]:

@@ -6,25 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import kit
+from kit.doctor.container_facts import CdiSpec, Docker, Image, NoDocker, ProbeRun, Toolkit, Torch
 from kit.doctor.facts import (
     Budgets,
-    CdiSpec,
     Clock,
     Disk,
-    Docker,
     Facts,
     Folders,
     HostMemory,
-    Image,
     Interpreter,
     Machine,
-    NoDocker,
-    ProbeRun,
     Reply,
     ServiceState,
     Serving,
-    Toolkit,
-    TorchBuild,
     UpstreamTree,
     WeightsFolder,
 )
@@ -36,9 +30,9 @@ from kit.stack.compose import ComposeProgram
 from kit.units import GIB, MIB
 
 WHEEL = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
-CUDA_13 = TorchBuild("2.13.0+cu130", (13, 0), WHEEL, "libtorch_python.so")
-CUDA_12 = TorchBuild("2.10.0", (12, 8), ("sm_70", *WHEEL), "the wheels of torch 2.10")
-CPU_BUILD = TorchBuild("2.13.0+cpu", None, (), "torch/version.py")
+CUDA_13 = Torch("2.13.0+cu130", (13, 0), WHEEL, "libtorch_python.so")
+CUDA_12 = Torch("2.10.0", (12, 8), ("sm_70", *WHEEL), "the wheels of torch 2.10")
+CPU_BUILD = Torch("2.13.0+cpu", None, (), "torch/version.py")
 GPU = Gpu(0, "GPU-aaaa", "Stub 48", 48 * GIB, GIB // 2, "580.65.06", (8, 9), ())
 TENANTS = (GpuProcess(4712, "ollama", 35 * GIB // 2), GpuProcess(4711, "python3", 3 * GIB))
 
@@ -73,7 +67,7 @@ LAPTOP = Facts(
     toolkit=Toolkit(None, False, "auto", False, (), False),
     probe=Unavailable("there is no Docker engine"),
     image=Unavailable("there is no Docker engine"),
-    memory=HostMemory(64 * GIB, 60 * GIB, None, 8 * MIB, 32 * GIB),
+    memory=HostMemory(64 * GIB, 8 * MIB, 32 * GIB),
     serving=serving(None),
     disk=Disk((Room("disk at /", 500 * GIB, 75 * GIB, "make room", "disk"),), None),
     folders=Folders(),

@@ -14,8 +14,9 @@ import pytest
 
 from kit.cli import doctor_report
 from kit.doctor.check import run
+from kit.doctor.container_facts import NoDocker, ProbeRun
 from kit.doctor.examine import Report
-from kit.doctor.facts import Facts, NoDocker, ProbeRun, Reply
+from kit.doctor.facts import Facts, Reply
 from kit.doctor.registry import CHECKS
 from kit.memory import nvml
 from kit.memory.nvml import Nvidia, visible

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.facts import Docker, Facts, NoDocker
+from kit.doctor.container_facts import Docker, NoDocker
+from kit.doctor.facts import Facts
 from kit.doctor.gather import docker, probe
 from kit.doctor.gather.docker import describe
 from kit.doctor.request import Request
