@@ -19,6 +19,7 @@ from kit.cli import (
     upstream,
     weights,
 )
+from kit.cli.dotenv import load_dotenv
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import KitError
@@ -85,6 +86,7 @@ def run(*, server_command: Sequence[str] | None = None) -> None:
     ``server_command`` replaces the program that `kit up` starts as the server.
     """
     tolerate_any_text()
+    load_dotenv()
     try:
         app(obj=Wiring(server_command))
     except KitError as error:

@@ -37,7 +37,7 @@ class RuntimeChoice(StrEnum):
 
 
 Model = typer.Option(
-    envvar="KIT_MODEL",
+    envvar=["KIT_MODEL", "KIT_MODEL_DIR"],
     metavar="demo|DIR",
     help="What to serve: the built-in demo, or a converted directory.",
     show_default="the fetched weights; the demo where there is no GPU",

@@ -42,7 +42,7 @@ asked: list[str] = []
 if behaviour == "load_error":
     print("error: the weights are damaged\nhint: convert them again", file=sys.stderr)
     sys.exit(4)
-if behaviour == "crash":
+if behaviour == "crash" or os.path.exists(f"{options.directory}/broken"):  # noqa: PTH110
     raise RuntimeError("boom")
 if behaviour == "out_of_memory":
     bytearray(1 << 60)
@@ -92,9 +92,19 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(401, {"error": {"message": "wrong key"}})
         elif behaviour == "no_answer" or (behaviour == "busy" and len(asked) > 1):
             self.reply(500, {"error": {"message": "the engine has died"}})
+        elif self.path == "/v1/completions":
+            self.stream(request["max_tokens"])
         else:
             answer = f"You said: {request['messages'][0]['content']}"
             self.reply(200, {"choices": [{"message": {"content": answer}}]})
+
+    def stream(self, tokens: int) -> None:
+        usage = {"choices": [], "usage": {"completion_tokens": tokens}}
+        events = [*({"choices": [{"text": "x"}]} for _ in range(tokens)), usage]
+        self.send_response(200)
+        self.end_headers()
+        for event in events:
+            self.wfile.write(b"data: %s\n\n" % json.dumps(event).encode())
 
 
 ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()

@@ -21,7 +21,17 @@ def test_version():
 def test_help_lists_commands_and_exit_codes():
     done = run("--help")
     assert done.returncode == 0
-    for word in ("up", "down", "status", "logs", "health", "serve", "weights", "memory", "upstream"):
+    for word in (
+        "up",
+        "down",
+        "status",
+        "logs",
+        "health",
+        "serve",
+        "weights",
+        "memory",
+        "upstream",
+    ):
         assert f"\n  {word} " in done.stdout
     for code in (0, 1, 2, 3, 4, 5, 6, 130):
         assert f"{code:>5}  " in done.stdout
