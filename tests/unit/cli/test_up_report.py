@@ -45,7 +45,7 @@ def test_text_on_a_gpu(report, capsys):
     print_text(replace(report, spec=spec))
     out = capsys.readouterr().out
     assert "it's spark is up" in out
-    assert "VRAM      peak 29.00 GiB, planned 29." in out
+    assert "VRAM      peak 29.00 GiB, planned 28." in out
     assert "no GPU" not in out
     assert '-H "Authorization: Bearer $KIT_API_KEY"' in out
     assert "demo" not in out
