@@ -1,8 +1,11 @@
 """A model built without weights, which then come from the checkpoint one by one.
 
-The file is mapped, never read whole. On a GPU a tensor crosses in pieces, cast on the way; on the
+The file is mapped, never read whole. To a GPU a tensor crosses in pieces, cast on the way; on the
 CPU one that already has the right type stays mapped. Pages that have been copied are let go, so
-that the host never holds more than one piece, and the device nothing but the weights.
+that the host holds no more than one piece, and the device nothing but the weights.
+
+Only tensors are read: no object that a file asks for is made, no function of its choice called.
+Checkpoints of a training, which hold other objects, too, are refused.
 """
 
 import ctypes
@@ -17,7 +20,6 @@ from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 PIECE_BYTES = 16 * 2**20
-_MADV_DONTNEED = 4  # madvise(2)
 
 
 def progress(fraction: float) -> None:
@@ -62,8 +64,11 @@ def stream_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
 
     Every parameter keeps its type and gets its place on DeepSpeed's device.
 
+    ``state``'s tensors must be mapped from a file, as ``open_weights`` returns them: their pages
+    are dropped from memory once they are copied.
+
     Raises:
-        RuntimeError: tensors are missing, left over, or of another shape.
+        RuntimeError: tensors are missing, left over, or of another shape, or no numbers.
     """
     device = torch.device(get_accelerator().current_device_name())
     sources = dict(_flat(state))
@@ -106,29 +111,35 @@ def _require_same(
                 f"the checkpoint does not fit the model: {name} is {list(source.shape)}, "
                 f"expected {list(parameters[name].shape)}"
             )
+        if not source.is_floating_point():
+            raise RuntimeError(f"the checkpoint does not fit the model: {name} is {source.dtype}")
 
 
 def _placed(source: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if device.type == "cpu" and source.dtype == dtype:
         return source
     target = torch.empty(source.shape, dtype=dtype, device=device)
-    flat_source, flat_target = source.reshape(-1), target.view(-1)
     count = PIECE_BYTES // source.itemsize
-    for start in range(0, source.numel(), count):
-        piece = flat_source[start : start + count]
-        flat_target[start : start + count].copy_(piece.to(dtype))
-        _let_go(piece)
+    pieces, places = torch.split(source.reshape(-1), count), torch.split(target.view(-1), count)
+    for number, (piece, place) in enumerate(zip(pieces, places, strict=True), start=1):
+        if number < len(pieces):
+            _advise(pieces[number], mmap.MADV_WILLNEED)
+        place.copy_(piece)
+        _advise(piece, mmap.MADV_DONTNEED)
     return target
 
 
-def _let_go(tensor: torch.Tensor) -> None:
-    """Drop the whole pages of a mapped tensor from this process; read again, they come back."""
-    start = tensor.data_ptr()
+def _advise(mapped: torch.Tensor, advice: int) -> None:
+    """Tell the kernel about a tensor's whole pages (madvise(2)).
+
+    With MADV_DONTNEED they leave this process; read again, they come back from the file.
+    """
+    start = mapped.data_ptr()
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (start + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    last = (start + mapped.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if first < last:
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
 
 
 def _remake_rotary(model: nn.Module) -> None:

@@ -1,21 +1,28 @@
 import pytest
+import torch
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 
-from kit.upstream.added.cpu_first import free_memory, load_on_cpu
-from kit.upstream.added.device import current_device, synchronize
+from kit.upstream.added.device import current_device, custom_bwd, custom_fwd, synchronize
 
 
 def test_the_device_is_deepspeeds():
-    import torch
-
     assert torch.device(current_device()).type in ("cpu", "cuda")
     synchronize()
-    free_memory()
 
 
-def test_load_on_cpu_whatever_was_asked_for(tmp_path):
-    import torch
+def test_autograd_functions_are_decorated_for_it():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        @custom_fwd
+        def forward(ctx, value):
+            return 2 * value
 
-    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt")
-    assert load_on_cpu(str(tmp_path / "a.pt"), map_location="meta")["a"].device.type == "cpu"
+        @staticmethod
+        @custom_bwd
+        def backward(ctx, gradient):
+            return 2 * gradient
+
+    value = torch.ones(1, device=current_device(), requires_grad=True)
+    Double.apply(value).backward()
+    assert value.grad.item() == 2

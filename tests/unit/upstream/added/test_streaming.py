@@ -1,6 +1,7 @@
 """Weights that come one by one into a model without any."""
 
 from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 
+from kit.upstream.added import streaming
 from kit.upstream.added.streaming import empty_weights, open_weights, stream_weights
 
 
@@ -62,12 +64,36 @@ def test_every_weight_arrives_cast(tmp_path, dtype, monkeypatch):
     assert torch.equal(rotary.inv_freq, rotary.inv_freq_float)
 
 
+@pytest.mark.parametrize(("dtype", "mapped"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_the_file_stays_mapped_only_where_it_is_used(tmp_path, dtype, mapped):
+    """After a cast no page of the file is left here; without one no other memory is taken."""
+    layer = nn.Linear(4000, 4000, bias=False, dtype=dtype, device="meta")
+    torch.save({"weight": torch.ones(4000, 4000)}, tmp_path / "shard.pt")
+    state = open_weights(str(tmp_path / "shard.pt"))
+    stream_weights(layer, state)
+    del state
+    assert layer.weight.sum() == 16e6
+    text = Path("/proc/self/smaps").read_text().split(str(tmp_path / "shard.pt"))
+    resident = [1024 * int(each.split("Rss:")[1].split()[0]) for each in text[1:]]
+    assert sum(resident) >= 64e6 if mapped else sum(resident) < 2**20
+
+
+def test_progress_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(streaming, "progress", told.append)
+    checkpoint(tmp_path / "shard.pt")
+    stream_weights(empty(), open_weights(str(tmp_path / "shard.pt"))["module"])
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
         ({"dense.bias": None}, r"1 tensors are missing \(language_model.encoder.dense.bias\)"),
         ({"other": torch.ones(1)}, r"1 are left over \(language_model.encoder.other\)"),
         ({"dense.bias": torch.ones(7)}, r"dense.bias is \[7\], expected \[200\]"),
+        ({"dense.bias": torch.ones(200).to(torch.int8)}, r"dense.bias is torch.int8"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, tensors, message):
