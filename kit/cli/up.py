@@ -27,6 +27,7 @@ def up(
     image: Annotated[str | None, option.Image] = None,
     timeout: Annotated[float, option.Timeout] = 600,
     preflight: Annotated[bool, option.Preflight] = True,
+    exercise: Annotated[bool, option.Exercise] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run, and change nothing.")
     ] = False,
@@ -34,14 +35,17 @@ def up(
 ) -> None:
     """Serve a model inside a measured memory budget.
 
-    Starts an OpenAI-compatible server, waits until it is ready, asks one question, and
-    holds the peak of host RAM and VRAM against the budget. Run again, it changes nothing that
-    already runs as asked.
+    Starts an OpenAI-compatible server, waits until it is ready, asks one question, fills its
+    context, and holds the peak of host RAM and VRAM against the budget. Run again, it changes
+    nothing that already runs as asked.
     """
+    from kit.stack.proof import Proof
+
     options = option.options_of(
         replace(Settings.from_environ(), host=host, port=port),
         max_ram,
         max_vram,
+        Proof(exercise=exercise),
         model=model,
         name=name,
         context=context_length,

@@ -11,6 +11,7 @@ from kit.settings import Settings
 
 if TYPE_CHECKING:
     from kit.stack.intent import UpOptions
+    from kit.stack.proof import Proof
 
 
 class Device(StrEnum):
@@ -77,10 +78,15 @@ Image = typer.Option(
 )
 Timeout = typer.Option(min=1, metavar="SECONDS", help="How long to wait until it is ready.")
 Preflight = typer.Option(help="Refuse to start what free memory cannot hold.")
+Exercise = typer.Option(
+    help="Fill the whole context once it answers, so that the real peak is held; at most 2 minutes."
+)
 Json = typer.Option("--json", help="One JSON object on stdout.")
 
 
-def options_of(settings: Settings, max_ram: str | None, max_vram: str, **given: Any) -> "UpOptions":
+def options_of(
+    settings: Settings, max_ram: str | None, max_vram: str, proof: "Proof", **given: Any
+) -> "UpOptions":
     """The options as `kit up` understands them; sizes and choices are still text in ``given``.
 
     Raises:
@@ -96,4 +102,4 @@ def options_of(settings: Settings, max_ram: str | None, max_vram: str, **given: 
     plain: dict[str, Any] = {
         name: str(value) if isinstance(value, StrEnum) else value for name, value in given.items()
     }
-    return UpOptions(settings=budgeted, **plain)
+    return UpOptions(settings=budgeted, proof=proof, **plain)

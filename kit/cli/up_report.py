@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -51,6 +52,9 @@ def print_json(report: UpReport) -> None:
         "question": report.question,
         "answer": report.answer,
         "memory": verdicts,
+        "work": asdict(report.work) if report.work else None,
+        "skipped": report.skipped,
+        "receipt": str(report.receipt) if report.receipt else None,
         "within_budget": report.within_budget,
         "stopped": not report.within_budget,
     }
@@ -97,7 +101,18 @@ def _facts(report: UpReport) -> list[tuple[str, str]]:
     facts += [(verdict.what, _peak(verdict, report)) for verdict in report.verdicts]
     if ready.device == "cpu":
         facts.append(("VRAM", "none: no GPU in use"))
+    if report.receipt is not None:
+        facts.append(("held at", _work(report)))
+        facts.append(("receipt", str(report.receipt)))
     return facts
+
+
+def _work(report: UpReport) -> str:
+    """What the service had done when its peaks were measured."""
+    if report.work is None:
+        return f"one answer; its context was not filled: {report.skipped}"
+    tokens = report.work.prompt_tokens + report.work.generated_tokens
+    return f"full context: {report.work.sequences} x {tokens} tokens, {report.work.seconds:.1f} s"
 
 
 def _peak(verdict: Verdict, report: UpReport) -> str:

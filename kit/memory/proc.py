@@ -103,6 +103,14 @@ def available_ram_bytes(*, proc: Path = PROC) -> int | Unavailable:
     return figures.get("MemAvailable", Unavailable("/proc/meminfo has no MemAvailable"))
 
 
+def total_ram_bytes(*, proc: Path = PROC) -> int | Unavailable:
+    """The machine's RAM, less what the kernel itself keeps (MemTotal)."""
+    figures = _kib_figures(proc / "meminfo")
+    if isinstance(figures, Unavailable):
+        return figures
+    return figures.get("MemTotal", Unavailable("/proc/meminfo has no MemTotal"))
+
+
 def address_space_limit_bytes() -> int | None:
     """This process's soft RLIMIT_AS (``ulimit -v``), which its children inherit; None: no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kit.errors import KitError, ServiceError
 from kit.memory.hold import hold
@@ -9,11 +10,15 @@ from kit.stack import history, postmortem
 from kit.stack.checks import require_start
 from kit.stack.container import ContainerRuntime
 from kit.stack.container_image import build_image, require_image
+from kit.stack.device_use import DeviceUse
 from kit.stack.intent import Intent
 from kit.stack.listener import Listener
 from kit.stack.measure import measure
+from kit.stack.measured_run import measured_run
+from kit.stack.out_of_memory import Lived
 from kit.stack.port import require_free
-from kit.stack.ready import require_alive, wait_ready
+from kit.stack.proof import Held
+from kit.stack.ready import LivedSoFar, require_alive, require_no_death, wait_ready
 from kit.stack.report import UpReport
 from kit.stack.runtime import Running, Runtime, RuntimeName, current, differences
 from kit.stack.service import Failed, Ready
@@ -22,6 +27,21 @@ from kit.stack.variables import service_name
 _ANSWER_SECONDS = 300.0
 _ANSWER_TOKENS = {True: 64, False: 32}  # of the demo; of a model that may be slow here
 BUILD_LOG = "image-build.log"
+
+
+@dataclass(frozen=True)
+class Up:
+    """A service that is ready.
+
+    Attributes:
+        answer: to the first question; None: it was too busy to be asked.
+        held: its peaks, where it was started here.
+    """
+
+    running: Running
+    ready: Ready
+    answer: str | None
+    held: Held | None = None
 
 
 def bring_up(
@@ -50,8 +70,8 @@ def bring_up(
     if kept is None:
         intent = _prepare(intent, old, runtime, listener)
     try:
-        running, ready, answer = kept or _start(intent, old, runtime, listener)
-        report = _report(intent, running, runtime, listener, ready, answer, begin, kept is None)
+        up = kept or _start(intent, old, runtime, listener)
+        report = _report(intent, up, runtime, listener, begin, kept is None)
     except (KitError, KeyboardInterrupt):
         if runtime.stop():
             listener.say("stopped the service")
@@ -69,8 +89,8 @@ def _keep(
     old: tuple[Runtime, Running] | None,
     runtime: Runtime,
     listener: Listener,
-) -> tuple[Running, Ready, str | None] | None:
-    """A service that runs as decided, its readiness and answer; None: it has to be started.
+) -> Up | None:
+    """A service that runs as decided; None: it has to be started.
 
     One that has no room for a question now is kept without an answer: it is at work.
     """
@@ -82,7 +102,7 @@ def _keep(
         listener.say(f"already running ({running.where})")
         try:
             ready = _ready(intent, running, runtime, listener)
-            return running, ready, _ask_if_free(intent, ready, listener)
+            return Up(running, ready, _ask_if_free(intent, ready, listener))
         except KitError as error:
             reason = error.message
     listener.say(f"{reason}; starting it again")
@@ -140,20 +160,35 @@ def pull_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
 
 def _start(
     intent: Intent, old: tuple[Runtime, Running] | None, runtime: Runtime, listener: Listener
-) -> tuple[Running, Ready, str]:
+) -> Up:
     if old is not None:
         listener.progress(f"stopping {old[1].where}", None)
         old[0].stop()
     require_free(intent.spec.host, intent.spec.port)
     listener.progress("starting", None)
+    uuids = [gpu.uuid for gpu in intent.gpus]
+    device_use = DeviceUse.before_start(uuids) if uuids else None
     running = runtime.start(intent.spec)
-    ready = _ready(intent, running, runtime, listener)
-    return running, ready, _ask(intent, ready, listener)
+    with measured_run(intent, runtime, running, device_use) as run:
+        lived = run.recorder.lived
+        ready = _ready(intent, running, runtime, listener, lived)
+        try:
+            answer = _ask(intent, ready, listener)
+        except ServiceError:
+            require_no_death(runtime, running, intent.service(), listener, lived)
+            raise
+        return Up(running, ready, answer, run.prove(ready, listener))
 
 
-def _ready(intent: Intent, running: Running, runtime: Runtime, listener: Listener) -> Ready:
-    ready = wait_ready(runtime, running, intent.service(), intent.timeout_seconds, listener)
-    require_alive(runtime, running, listener)
+def _ready(
+    intent: Intent,
+    running: Running,
+    runtime: Runtime,
+    listener: Listener,
+    lived: LivedSoFar = Lived,
+) -> Ready:
+    ready = wait_ready(runtime, running, intent.service(), intent.timeout_seconds, listener, lived)
+    require_alive(runtime, running, listener, lived)
     if ready.model != intent.spec.name:
         raise ServiceError(
             f"port {intent.spec.port} answers as {ready.model!r}, not {intent.spec.name!r}",
@@ -192,27 +227,34 @@ def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
 
 def _report(
     intent: Intent,
-    started: Running,
+    up: Up,
     runtime: Runtime,
     listener: Listener,
-    ready: Ready,
-    answer: str | None,
     begin: float,
     is_new: bool,
 ) -> UpReport:
-    running = require_alive(runtime, started, listener)
-    measured = measure(runtime, intent.service(), intent.spec.device)
+    running = require_alive(runtime, up.running, listener)
+    held = up.held or _held(intent, runtime)
     return UpReport(
         model=intent.model,
         spec=intent.spec,
         plan=intent.plan,
-        ready=ready,
+        ready=up.ready,
         where=running.where,
         pid=running.pid,
         started=is_new,
         seconds=time.monotonic() - begin,
         question=intent.model.question,
-        answer=answer,
-        measured=measured,
-        verdicts=hold(intent.spec.budget, measured),
+        answer=up.answer,
+        measured=held.measured,
+        verdicts=held.verdicts,
+        work=held.work,
+        skipped=held.skipped,
+        receipt=held.receipt,
     )
+
+
+def _held(intent: Intent, runtime: Runtime) -> Held:
+    """The peaks so far of a service that already ran, whatever it has done."""
+    measured = measure(runtime, intent.service(), intent.spec.device)
+    return Held(measured, hold(intent.spec.budget, measured), None, "it was running already")

@@ -1,5 +1,6 @@
 """Where receipts and timelines are kept: below the state folder, named by date and model."""
 
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ def run_of(spec: ServeSpec, plan: Plan | None, started: str) -> Run:
 def new_path(state_dir: Path, folder: str, run: Run, suffix: str) -> Path:
     """A name for evidence of ``run`` in ``folder`` of the state folder that is not taken."""
     stem = f"{run.started[:19].replace(':', '-')}-{_UNSAFE.sub('-', run.model)}"
+    stem = os.fsdecode(stem.encode("utf-8", "surrogateescape"))  # the same bytes in every locale
     path, count = state_dir / folder / f"{stem}{suffix}", 1
     while path.exists():
         count += 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from kit.errors import KitError
 from kit.memory.plan import PREFILL_CHUNK
 from kit.memory.receipt import MeasuredWork
-from kit.stack.service import Ready, Service
+from kit.stack.service import Ready, Service, TooSlow
 
 DECODE_TOKENS = 32
 """That all sequences generate together, once every prompt has been read."""
@@ -90,17 +90,20 @@ def expected_seconds(service: Service, ready: Ready, limit_seconds: float) -> fl
     where a chunk of any size takes the same time, so a whole chunk is tried where that may decide.
 
     Args:
-        limit_seconds: longer than that is as good as forever.
+        limit_seconds: longer than that is as good as forever, which is infinity.
 
     Raises:
-        ServiceError: there was no answer, within ``limit_seconds`` for each of two attempts.
+        ServiceError: there was no answer.
     """
     expected = math.inf
     for wanted in _PROBE_TOKENS:
         tokens = min(wanted, ready.context_length - _PROBE_ANSWER)
         if tokens < 1:
             return 0.0
-        chunk, token = _time(service, ready, tokens, limit_seconds)
+        try:
+            chunk, token = _time(service, ready, tokens, limit_seconds)
+        except TooSlow:
+            break
         expected = min(expected, extrapolate(ready, tokens, chunk, token))
         if expected <= limit_seconds or chunk * (PREFILL_CHUNK / tokens) > limit_seconds / 4:
             break

@@ -21,6 +21,7 @@ from kit.stack.container_user import container_user
 from kit.stack.engine import Engine, Image
 from kit.stack.listener import Listener
 from kit.stack.model import Model, Wish, gpus_of, resolve, shape_of
+from kit.stack.proof import PROOF, Proof
 from kit.stack.runtime import (
     EngineName,
     HostFacts,
@@ -43,6 +44,7 @@ class UpOptions:
         model: ``demo``, a model directory, or None.
         image: of the container; None is the one that this checkout makes.
         preflight: refuse to start what does not fit into free memory.
+        proof: how it has to prove itself once it answers.
     """
 
     settings: Settings
@@ -56,6 +58,7 @@ class UpOptions:
     image: str | None = None
     timeout_seconds: float = 600.0
     preflight: bool = True
+    proof: Proof = PROOF
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Intent:
 
     Attributes:
         image: that the container is made from.
+        proof: how it has to prove itself once it answers.
         gpus: that the model is served on, in CUDA's order.
     """
 
@@ -77,6 +81,7 @@ class Intent:
     image: WantedImage | None = None
     timeout_seconds: float = 600.0
     preflight: bool = True
+    proof: Proof = PROOF
     plan: Plan = field(init=False)
 
     def __post_init__(self) -> None:
@@ -162,6 +167,7 @@ def decide(
         image=wanted,
         timeout_seconds=options.timeout_seconds,
         preflight=options.preflight,
+        proof=options.proof,
     ).with_budget()
     return intent if wanted is None else _in_container(intent, wanted, environ)
 

@@ -104,6 +104,11 @@ def out_of_memory(death: Death) -> KitError | None:
     return None
 
 
+def gpu_refusal(message: str, running: Running, lived: Lived) -> KitError | None:
+    """The error for a request that ended with ``message``, if the GPU had no memory for it."""
+    return _gpu(Death(running, [message], lived, ()))
+
+
 def _container_limit(death: Death) -> KitError | None:
     if not death.ended.out_of_memory:
         return None

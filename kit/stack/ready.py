@@ -1,13 +1,16 @@
 """Wait until a started service is ready, or find out why it never will be."""
 
 import time
+from collections.abc import Callable
 
 from kit.errors import KitError, ServiceError
 from kit.stack import postmortem
 from kit.stack.listener import Listener
+from kit.stack.out_of_memory import Lived
 from kit.stack.runtime import Running, Runtime
 from kit.stack.service import Failed, Loading, Ready, Service, Silent
 
+LivedSoFar = Callable[[], Lived]
 POLL_SECONDS = 0.1
 _HANGS = 3
 """Probes in a row that a listening server may leave unanswered before it counts as hung."""
@@ -21,8 +24,12 @@ def wait_ready(
     service: Service,
     timeout_seconds: float,
     listener: Listener,
+    lived: LivedSoFar = Lived,
 ) -> Ready:
     """Block until the service, ``started`` before, is ready, passing on phase and progress.
+
+    Args:
+        lived: tells what was seen of it, for the case that it dies.
 
     Raises:
         ServiceError: it died, hangs, says that it failed, or took longer than ``timeout_seconds``.
@@ -32,12 +39,12 @@ def wait_ready(
     deadline = time.monotonic() + timeout_seconds
     phase, hangs = "starting", 0
     while time.monotonic() < deadline:
-        require_alive(runtime, started, listener)
+        require_alive(runtime, started, listener, lived)
         match service.health():
             case Ready() as ready:
                 return ready
             case Failed() as failed:
-                _await_end(runtime, started, listener)
+                _await_end(runtime, started, listener, lived)
                 raise postmortem.refusal(failed)
             case Loading(phase, fraction):
                 hangs = 0
@@ -57,7 +64,9 @@ def wait_ready(
     )
 
 
-def require_alive(runtime: Runtime, started: Running, listener: Listener) -> Running:
+def require_alive(
+    runtime: Runtime, started: Running, listener: Listener, lived: LivedSoFar = Lived
+) -> Running:
     """The running service.
 
     Raises:
@@ -70,14 +79,32 @@ def require_alive(runtime: Runtime, started: Running, listener: Listener) -> Run
             "the service was stopped by another command", hint="start it again: kit up"
         )
     if not running.alive or running.restarts > started.restarts:
-        raise death(runtime, running, listener)
+        raise death(runtime, running, listener, lived)
     return running
 
 
-def death(runtime: Runtime, running: Running, listener: Listener) -> KitError:
+def require_no_death(
+    runtime: Runtime,
+    started: Running,
+    service: Service,
+    listener: Listener,
+    lived: LivedSoFar = Lived,
+) -> None:
+    """Return when the service answers, or at least does not end within a moment.
+
+    Raises:
+        KitError: it did; why.
+    """
+    if isinstance(service.health(), Silent):
+        _await_end(runtime, started, listener, lived)
+
+
+def death(
+    runtime: Runtime, running: Running, listener: Listener, lived: LivedSoFar = Lived
+) -> KitError:
     """Show the last log lines of a dead service; returns the error that explains them."""
     log = show_log(runtime, listener)
-    return postmortem.explain(running, log)
+    return postmortem.explain(running, log, lived())
 
 
 def show_log(runtime: Runtime, listener: Listener) -> list[str]:
@@ -88,10 +115,10 @@ def show_log(runtime: Runtime, listener: Listener) -> list[str]:
     return log
 
 
-def _await_end(runtime: Runtime, started: Running, listener: Listener) -> None:
+def _await_end(runtime: Runtime, started: Running, listener: Listener, lived: LivedSoFar) -> None:
     """A server that failed to load ends itself, with a better exit code than we could choose."""
     deadline = time.monotonic() + _LAST_WORDS_SECONDS
     while time.monotonic() < deadline:
-        require_alive(runtime, started, listener)
+        require_alive(runtime, started, listener, lived)
         time.sleep(POLL_SECONDS)
     show_log(runtime, listener)

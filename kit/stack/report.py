@@ -1,9 +1,11 @@
 """What `kit up` did and measured."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kit.memory.hold import Measured, Verdict
 from kit.memory.plan import Plan
+from kit.memory.receipt import MeasuredWork
 from kit.memory.unavailable import Unavailable
 from kit.stack.model import Model
 from kit.stack.runtime import ServeSpec
@@ -21,6 +23,9 @@ class UpReport:
         answer: None where a service that already ran was too busy to be asked.
         verdicts: the measured peaks held against their budgets; when one failed, the service has
             been stopped.
+        work: that it did before its peaks were measured; None: it did nothing but answer, and
+            ``skipped`` says why.
+        receipt: where it was written; None: there is none of a service that already ran.
     """
 
     model: Model
@@ -35,6 +40,9 @@ class UpReport:
     answer: str | None
     measured: Measured
     verdicts: tuple[Verdict, ...]
+    work: MeasuredWork | None = None
+    skipped: str | None = None
+    receipt: Path | None = None
 
     @property
     def url(self) -> str:

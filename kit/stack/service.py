@@ -60,6 +60,10 @@ class Silent:
 Health = Ready | Loading | Failed | Silent
 
 
+class TooSlow(ServiceError):
+    """No token came within the time that was given for it."""
+
+
 class Service:
     """A client of the service at ``base_url`` (such as ``http://127.0.0.1:8000``).
 
@@ -134,6 +138,7 @@ class Service:
         """Let ``model`` go on from token ids, past any end token; yields once per chunk of them.
 
         Raises:
+            TooSlow: nothing came for ``timeout_seconds``.
             ServiceError: it failed, or ended before ``tokens`` were generated.
         """
         request = {
@@ -167,6 +172,8 @@ class Service:
         except httpx.HTTPStatusError as error:
             why = f"status {error.response.status_code}: {error.response.text[:300]}"
             raise ServiceError(f"generation failed: {why}", hint=_LOG) from error
+        except httpx.TimeoutException as error:
+            raise TooSlow(f"no token came for {timeout_seconds:.0f} s", hint=_LOG) from error
         except httpx.HTTPError as error:
             why = f"{type(error).__name__} {error}".strip()
             raise ServiceError(f"generation failed: {why}", hint=_LOG) from error

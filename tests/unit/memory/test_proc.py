@@ -65,8 +65,10 @@ def test_tree_adds_children_and_grandchildren(tmp_path):
 def test_meminfo(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal:  2048 kB\nMemAvailable:   1024 kB\n")
     assert proc.available_ram_bytes(proc=tmp_path) == MIB
+    assert proc.total_ram_bytes(proc=tmp_path) == 2 * MIB
     (tmp_path / "meminfo").write_text("MemTotal:  2048 kB\n")
     assert isinstance(proc.available_ram_bytes(proc=tmp_path), Unavailable)
+    assert isinstance(proc.total_ram_bytes(proc=tmp_path / "none"), Unavailable)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
