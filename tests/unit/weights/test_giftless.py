@@ -2,7 +2,8 @@
 
 It runs with this Python if giftless is installed, else with the one that KIT_TEST_GIFTLESS names:
 ``pip install giftless flask flask-marshmallow flask-classful marshmallow-enum webargs figcan pyyaml
-python-dotenv cryptography typing_extensions "PyJWT<2.10"`` (giftless 0.6.2 names no requirements).
+python-dotenv python-dateutil cryptography typing_extensions "PyJWT<2.10"`` (giftless 0.6.2 itself
+names no requirements).
 """
 
 import hashlib
