@@ -74,7 +74,8 @@ class Handler(BaseHTTPRequestHandler):
         ready = {"status": "ready", "model": options.name, "engine": "native", "dtype": "bfloat16"}
         ready |= {"device": options.device, "context_length": options.context}
         ready |= {"max_sequences": options.max_sequences, "load_seconds": 0.3}
-        self.reply(200, {**ready, "memory": READY_MEMORY})
+        device = {"device_peak_bytes": 1 << 20} if options.device == "cuda" else {}
+        self.reply(200, {**ready, "memory": READY_MEMORY | device})
 
     def metrics(self) -> None:
         running = options.max_sequences if behaviour == "busy" and asked else 0
