@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
-from kit.stack.image import BuildOptions, build_command, image_tag
+from kit.stack.image import BuildOptions, build_command
 
 _KINDS: Mapping[int, type[KitError]] = {3: EnvironmentNotReady, 4: IntegrityError}
 _BUILDKIT = {"DOCKER_BUILDKIT": "1"}
@@ -42,8 +42,9 @@ def build(
             f"there is no {options.ca_bundle}", hint="name a PEM file with KIT_CA_BUNDLE"
         )
     require_buildkit(environ)
+    command = build_command(options, root)
     process = subprocess.Popen(
-        build_command(options, root),
+        command,
         env={**environ, **_BUILDKIT},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -58,7 +59,7 @@ def build(
             on_line(last[-1])
     if process.returncode:
         raise explain(last)
-    return image_tag(options, root)
+    return command[command.index("--tag") + 1]  # not worked out again: a file may have changed
 
 
 def docker_client(environ: Mapping[str, str] = os.environ) -> str:

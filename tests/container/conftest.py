@@ -17,7 +17,7 @@ import pytest
 
 from kit.errors import KitError
 from kit.settings import bundled
-from kit.stack.image import GIVEN, INPUTS, checkout
+from kit.stack.image import INPUTS, checkout
 from kit.stack.image_build import require_buildkit
 from kit.weights.convert import convert_checkpoint
 from tests.container.containers import Container, docker, started
@@ -49,41 +49,43 @@ def engine() -> None:
 def context(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout to build images from, in which the stand-in is upstream's repository."""
     folder = tmp_path_factory.mktemp("context")
-    for name in (".dockerignore", "compose.yaml", *INPUTS):
+    for name in (".dockerignore", *INPUTS):
         copy(checkout() / name, folder / name)
-    wheelhouse = checkout() / "wheelhouse"
-    if wheelhouse.is_dir():
-        copy(wheelhouse, folder / "wheelhouse")
+    for package in (checkout() / "wheelhouse").glob("*"):
+        (folder / "wheelhouse").mkdir(exist_ok=True)
+        link_or_copy(package, folder / "wheelhouse" / package.name)
     stand_in = make_stand_in(tmp_path_factory.mktemp("stand-in"))
     shutil.copytree(stand_in.repository, folder / "upstream")
     shutil.copy(stand_in.lock_path, folder / "kit.lock")
-    assert "upstream" in GIVEN
     return folder
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder; large files are linked where that is possible."""
+    """Copy a file or a folder."""
     if source.is_file():
         shutil.copy(source, target)
-        return
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source, target, ignore=ignored, copy_function=link_or_copy)
+    else:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under a second name where that is possible."""
     try:
-        os.link(source, target)
+        target.hardlink_to(source)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copy(source, target)
 
 
-def kit_in(context: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def kit_in(
+    context: Path, *arguments: str, stderr: int | None = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     """Run the command line of the checkout ``context``."""
     return subprocess.run(
         (sys.executable, "-m", "kit", *arguments),
         cwd=context,
-        env={**os.environ, "PYTHONPATH": str(context), **environ},
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(context)},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         check=False,
     )
@@ -98,8 +100,13 @@ def image(engine: None, request: pytest.FixtureRequest) -> str:
         return named
     if not REQUIRED:
         missing("name an image with KIT_IMAGE; KIT_REQUIRE=container builds one")
-    built = kit_in(request.getfixturevalue("context"), "image", "build", "--target", "cpu")
-    assert built.returncode == 0, built.stderr
+    context = request.getfixturevalue("context")
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # it takes minutes: let it be seen
+        arguments = ("--target", "cpu", "--tag", "spark-kit-test:cpu")
+        built = kit_in(context, "image", "build", *arguments, stderr=None)
+        print(built.stdout)
+    assert built.returncode == 0
     return built.stdout.splitlines()[0]
 
 
