@@ -2,9 +2,9 @@
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -65,7 +65,6 @@ class Container:
     restarts: int
     health: Health
     memory_limit_bytes: int | None
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Engine:
             found = self._client.containers.list(
                 all=True, filters={"label": label}, ignore_removed=True
             )
-            return tuple(_container(each.attrs) for each in found)
+            return tuple(container_of(each.attrs) for each in found)
 
     def logs(self, container: str, lines: int, *, follow: bool = False) -> Iterator[str]:
         """The last ``lines`` lines; with ``follow`` new ones until it ends."""
@@ -138,16 +137,7 @@ class Engine:
             events = list(
                 self._client.events(since=int(since), until=now, filters=filters, decode=True)
             )
-        deaths: list[Death] = []
-        out_of_memory = False
-        for event in events:
-            if event["Action"] == "oom":
-                out_of_memory = True
-            else:
-                code = int(event["Actor"]["Attributes"].get("exitCode", 0))
-                deaths.append(Death(code, out_of_memory))
-                out_of_memory = False
-        return tuple(deaths)
+        return deaths_of(events)
 
     def memory_usage(self, container: str) -> tuple[int | Unavailable, int | Unavailable]:
         """Bytes that it takes now, less the file cache that can be dropped, and at its peak."""
@@ -190,11 +180,24 @@ def _explained(doing: str) -> Iterator[None]:
         raise explain(doing, str(error).splitlines()) from error
 
 
-def _container(attrs: Mapping[str, Any]) -> Container:
+def deaths_of(events: Iterable[Mapping[str, Any]]) -> tuple[Death, ...]:
+    """The ends among a container's ``die`` and ``oom`` events; the latter comes first."""
+    deaths: list[Death] = []
+    out_of_memory = False
+    for event in events:
+        if event["Action"] == "oom":
+            out_of_memory = True
+        else:
+            code = int(event["Actor"]["Attributes"].get("exitCode", 0))
+            deaths.append(Death(code, out_of_memory))
+            out_of_memory = False
+    return tuple(deaths)
+
+
+def container_of(attrs: Mapping[str, Any]) -> Container:
     """The fields of `docker inspect` that the kit looks at."""
     state, host, labels = attrs["State"], attrs["HostConfig"], attrs["Config"]["Labels"]
     health = (state.get("Health") or {}).get("Status", "none")
-    pairs = (entry.partition("=") for entry in attrs["Config"].get("Env") or ())
     return Container(
         identity=str(attrs["Id"]),
         name=str(attrs["Name"]).lstrip("/"),
@@ -210,7 +213,6 @@ def _container(attrs: Mapping[str, Any]) -> Container:
         restarts=int(attrs.get("RestartCount", 0)),
         health=health,
         memory_limit_bytes=int(host.get("Memory") or 0) or None,
-        environment={name: value for name, _, value in pairs},
     )
 
 

@@ -27,7 +27,7 @@ class WeightsMissing(EnvironmentNotReady):
         """The error, with the command that mends it."""
         error = cls(
             f"this machine has a GPU, and the weights of {WEIGHTS} are not here",
-            hint=f"fetch them: {fetch_command(convert)} (a checkpoint that you have: "
+            hint=f"fetch them: {fetch_command(convert=convert)} (a checkpoint that you have: "
             "kit weights convert CHECKPOINT DIR, then kit up --model DIR); "
             "or try the tiny demo: kit up --model demo",
         )
@@ -58,7 +58,7 @@ class Missing:
         return max(0, self.size_bytes - self.here_bytes)
 
 
-def fetch_command(convert: bool) -> str:
+def fetch_command(*, convert: bool) -> str:
     """What brings the weights."""
     return f"kit weights fetch {WEIGHTS}" + (" --convert" if convert else "")
 

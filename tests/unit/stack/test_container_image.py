@@ -1,0 +1,48 @@
+import pytest
+
+from kit.errors import EnvironmentNotReady
+from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
+from kit.stack.container_image import require_image, torch_in, wanted_image
+from kit.stack.engine import Image
+from kit.units import GIB
+
+SMALL = Image("sha256:1", ("spark-kit:cpu",), (), GIB, {})
+LARGE = Image("sha256:2", ("spark-kit:cpu",), (), 6 * GIB, {})
+
+
+class NoImages:
+    def image(self, name):
+        return None
+
+
+def test_a_named_image_is_the_users():
+    wanted = wanted_image("registry.example/spark-kit:1", "cuda", {})
+    assert (wanted.name, wanted.named) == ("registry.example/spark-kit:1", True)
+
+
+def test_without_a_name_it_is_what_this_checkout_makes():
+    wanted = wanted_image(None, "cpu", {"KIT_BUILD_NETWORK": "host"})
+    assert wanted.name.startswith("spark-kit:")
+    assert "-cpu-" in wanted.name
+    assert not wanted.named
+    assert wanted.build_command[:2] == ("docker", "build")
+    assert wanted.name in wanted.build_command
+    assert "host" in wanted.build_command
+
+
+@pytest.mark.parametrize(
+    ("image", "target", "build"),
+    [
+        (SMALL, "cpu", CPU_BUILD),
+        (LARGE, "cpu", CUDA_BUILD),
+        (LARGE, "cuda", CUDA_BUILD),
+        (None, "cpu", CUDA_BUILD),
+    ],
+)
+def test_the_build_of_torch_in_it(image, target, build):
+    assert torch_in(image, target) is build
+
+
+def test_an_image_that_is_not_there():
+    with pytest.raises(EnvironmentNotReady, match="no image spark-kit:9"):
+        require_image(NoImages(), "spark-kit:9")
