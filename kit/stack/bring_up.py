@@ -71,7 +71,10 @@ def bring_up(
         intent = _prepare(intent, old, runtime, listener)
     try:
         up = kept or _start(intent, old, runtime, listener)
-        report = _report(intent, up, runtime, listener, begin, kept is None)
+        running = require_alive(runtime, up.running, listener)
+        held = up.held or _held(intent, runtime)
+        seconds = time.monotonic() - begin
+        report = report_of(intent, up, running, held, seconds, is_new=kept is None)
     except (KitError, KeyboardInterrupt):
         if runtime.stop():
             listener.say("stopped the service")
@@ -225,16 +228,16 @@ def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
         raise
 
 
-def _report(
-    intent: Intent,
-    up: Up,
-    runtime: Runtime,
-    listener: Listener,
-    begin: float,
-    is_new: bool,
+def report_of(
+    intent: Intent, up: Up, running: Running, held: Held, seconds: float, *, is_new: bool
 ) -> UpReport:
-    running = require_alive(runtime, up.running, listener)
-    held = up.held or _held(intent, runtime)
+    """The report of a service that is up.
+
+    Args:
+        running: the service as it is now.
+        seconds: that it took.
+        is_new: it was started for this.
+    """
     return UpReport(
         model=intent.model,
         spec=intent.spec,
@@ -243,7 +246,7 @@ def _report(
         where=running.where,
         pid=running.pid,
         started=is_new,
-        seconds=time.monotonic() - begin,
+        seconds=seconds,
         question=intent.model.question,
         answer=up.answer,
         measured=held.measured,

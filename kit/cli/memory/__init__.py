@@ -2,7 +2,7 @@
 
 import typer
 
-from kit.cli.memory import explain, plan, watch
+from kit.cli.memory import explain, hold, plan, watch
 
 app = typer.Typer(
     help="Predict, watch and prove the memory that serving takes.",
@@ -11,6 +11,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan.plan)
 app.command("watch")(watch.watch)
+app.command("hold")(hold.hold)
 app.command("explain")(explain.explain)
 
 
