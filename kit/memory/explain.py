@@ -49,10 +49,10 @@ def _explain_pool(timeline: Timeline, pool: Pool, peak: Sample) -> list[str]:
         f"{reached.seconds:.1f} s, phase {reached.phase}"
     ]
     if pool is Pool.HOST:
+        shared = f", {format_gib(peak.shared_bytes)} shared" if peak.shared_bytes else ""
         lines.append(
-            f"  of it {format_gib(peak.private_bytes)} private, "
-            f"{format_gib(peak.mapped_bytes)} mapped files (weights, libraries: the kernel can "
-            f"drop them), {format_gib(peak.shared_bytes)} shared"
+            f"  of it {format_gib(peak.private_bytes)} private{shared}, "
+            f"{format_gib(peak.mapped_bytes)} of mapped files, which the kernel can drop"
         )
     elif peak.pool_bytes is not None:
         lines.append(

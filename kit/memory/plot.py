@@ -2,13 +2,16 @@
 
 import html
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit.errors import EnvironmentNotReady
 from kit.memory.explain import explain
 from kit.memory.plan import Pool
-from kit.memory.timeline import Timeline
+from kit.memory.receipt import phase_results
+from kit.memory.timeline import Sample, Timeline
 from kit.units import GIB
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ _HOST_AREAS = (
     ("mapped files", "mapped_bytes", "#a9c6e8"),
 )
 _DEVICE, _POOL = "#3f8f5f", "#a7d7b5"
+_POINTS = 2000
 _HEADROOM = 1.08  # for the phases' names
 _PLAN, _BUDGET = "#555555", "#c0392b"
 
@@ -77,11 +81,11 @@ def _figure(timeline: Timeline) -> "Figure":
 
 
 def _draw_host(panel: "Axes", timeline: Timeline) -> None:
-    seconds = [sample.seconds for sample in timeline.samples]
-    held = [area for area in _HOST_AREAS if any(getattr(s, area[1]) for s in timeline.samples)]
+    samples = thinned(timeline.samples)
+    held = [area for area in _HOST_AREAS if any(getattr(s, area[1]) for s in samples)]
     panel.stackplot(
-        seconds,
-        *([getattr(s, name) / GIB for s in timeline.samples] for _, name, _ in held),
+        [sample.seconds for sample in samples],
+        *([getattr(s, name) / GIB for s in samples] for _, name, _ in held),
         labels=[label for label, _, _ in held],
         colors=[color for _, _, color in held],
     )
@@ -89,9 +93,10 @@ def _draw_host(panel: "Axes", timeline: Timeline) -> None:
 
 
 def _draw_device(panel: "Axes", timeline: Timeline) -> None:
-    seconds = [sample.seconds for sample in timeline.samples]
-    used = [(sample.device_bytes or 0) / GIB for sample in timeline.samples]
-    pool = [min((s.pool_bytes or 0) / GIB, u) for s, u in zip(timeline.samples, used, strict=True)]
+    samples = thinned(timeline.samples)
+    seconds = [sample.seconds for sample in samples]
+    used = [(sample.device_bytes or 0) / GIB for sample in samples]
+    pool = [min((s.pool_bytes or 0) / GIB, u) for s, u in zip(samples, used, strict=True)]
     outside = [all_ - inside for all_, inside in zip(used, pool, strict=True)]
     labels = ["torch's pool", "CUDA context and kernels"]
     panel.stackplot(seconds, pool, outside, labels=labels, colors=[_DEVICE, _POOL])
@@ -130,14 +135,31 @@ def _mark_phases(panel: "Axes", timeline: Timeline) -> None:
 
 
 def _rows(timeline: Timeline) -> list[str]:
+    """A row for each phase; what was not measured is a dash."""
     rows = []
-    for phase, begin, end in timeline.spans():
-        inside = [s for s in timeline.samples if s.phase == phase and begin <= s.seconds <= end]
-        host = max((s.host_bytes for s in inside), default=0) / GIB
-        device = max((s.device_bytes or 0 for s in inside), default=0) / GIB
-        cells = (html.escape(phase), f"{begin:.1f}", f"{end:.1f}", f"{host:.2f}", f"{device:.2f}")
+    for (phase, begin, end), most in zip(timeline.spans(), phase_results(timeline), strict=True):
+        sizes = (most.host_bytes, most.device_bytes)
+        figures = ("–" if size is None else f"{size / GIB:.2f}" for size in sizes)
+        cells = (html.escape(phase), f"{begin:.1f}", f"{end:.1f}", *figures)
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return rows
+
+
+def thinned(samples: Sequence[Sample], count: int = _POINTS) -> list[Sample]:
+    """About ``count`` of the samples, in their order: out of each group those that hold the most.
+
+    A service that was watched for a day has more of them than a picture has points.
+    """
+    size = math.ceil(len(samples) / count)
+    chosen: list[Sample] = []
+    for start in range(0, len(samples), size or 1):
+        group = samples[start : start + size]
+        peaks = {
+            max(group, key=lambda s: s.host_bytes),
+            max(group, key=lambda s: s.device_bytes or 0),
+        }
+        chosen += sorted(peaks, key=lambda s: s.seconds)
+    return chosen
 
 
 _PAGE = """<!doctype html>
@@ -149,7 +171,7 @@ _PAGE = """<!doctype html>
   body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
          padding: 0 1rem; color: #222; background: #fff; }}
   svg {{ width: 100%; height: auto; }}
-  pre {{ background: #f5f5f5; padding: 1rem; overflow-x: auto; }}
+  pre {{ background: #f5f5f5; padding: 1rem; white-space: pre-wrap; }}
   table {{ border-collapse: collapse; }}
   td, th {{ border-bottom: 1px solid #ddd; padding: .2rem .8rem; text-align: right; }}
   td:first-child, th:first-child {{ text-align: left; }}
