@@ -21,6 +21,7 @@ from kit.stack.image import INPUTS, checkout
 from kit.stack.image_build import require_buildkit
 from kit.weights.convert import convert_checkpoint
 from tests.container.containers import Container, docker, started
+from tests.container.kit_up import kit, model_dir, stand_in_image  # noqa: F401  (fixtures)
 from tests.upstream_tree import make_stand_in
 
 REQUIRED = "container" in os.environ.get("KIT_REQUIRE", "").split(",")

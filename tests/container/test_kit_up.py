@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,82 +11,15 @@ import httpx
 import pytest
 
 from kit.stack.compose import project_name
-from tests.container.containers import docker, labelled
+from tests.container.containers import docker
+from tests.container.kit_up import containers, identity, running_image, status
 from tests.container.stand_in import REWRITES, build_stand_in
-from tests.e2e.kit_process import REPOSITORY, Kit, wait_until
+from tests.e2e.kit_process import Kit, wait_until
 
 pytestmark = pytest.mark.container
 
-PROJECT = "com.docker.compose.project"
 
-
-@pytest.fixture(scope="session")
-def stand_in(image: str) -> str:
-    return build_stand_in(image, "ok")
-
-
-@pytest.fixture
-def model_dir(tmp_path: Path) -> Path:
-    """The headers of a tiny model: all that the stand-in and the plan look at."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    header = json.dumps({"w": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
-    data = len(header).to_bytes(8, "little") + header + bytes(64)
-    (folder / "model.safetensors").write_bytes(data)
-    shape = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
-    shape |= {"vocab_size": 100, "max_position_embeddings": 256, "sliding_window": 128}
-    (folder / "config.json").write_text(json.dumps(shape))
-    return folder
-
-
-@pytest.fixture
-def kit(tmp_path: Path, model_dir: Path, stand_in: str) -> Iterator[Kit]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("KIT_", "XDG_"))}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    project = f"spark-kit-test-{uuid.uuid4().hex[:8]}"
-    environ = inherited | {
-        "PYTHONPATH": str(REPOSITORY),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
-        "COMPOSE_PROJECT_NAME": project,
-        "KIT_PORT": str(port),
-        "KIT_MODEL": str(model_dir),
-        "KIT_RUNTIME": "container",
-        "KIT_DEVICE": "cpu",
-        "KIT_IMAGE": stand_in,
-        "NO_COLOR": "1",
-        "COLUMNS": "80",
-    }
-    kit = Kit(tmp_path, port, environ, program=("-m", "kit"))
-    yield kit
-    kit("down")
-    for container in containers(kit):
-        docker("rm", "--force", container)
-    assert not docker("network", "ls", "--quiet", "--filter", f"label={PROJECT}={project}").stdout
-
-
-def containers(kit: Kit) -> list[str]:
-    """Every container of the kit's project."""
-    return labelled(PROJECT, project_name(kit.environ))
-
-
-def status(kit: Kit) -> dict[str, object]:
-    found: dict[str, object] = json.loads(kit("status", "--json").stdout)
-    return found
-
-
-def identity(image: str) -> str:
-    return docker("image", "inspect", "--format", "{{.Id}}", image).stdout.strip()
-
-
-def running_image(kit: Kit) -> str:
-    (container,) = containers(kit)
-    return docker("inspect", "--format", "{{.Image}}", container).stdout.strip()
-
-
-def test_up_status_logs_and_down(kit: Kit, stand_in: str, model_dir: Path) -> None:
+def test_up_status_logs_and_down(kit: Kit, stand_in_image: str, model_dir: Path) -> None:
     done = kit.up("--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -100,7 +30,7 @@ def test_up_status_logs_and_down(kit: Kit, stand_in: str, model_dir: Path) -> No
 
     found = status(kit)
     assert (found["state"], found["runtime"]) == ("ready", "container")
-    assert (found["image"], found["digest"]) == (stand_in, identity(stand_in))
+    assert (found["image"], found["digest"]) == (stand_in_image, identity(stand_in_image))
     assert found["rewrites"] == REWRITES
     assert found["memory"]["limit_bytes"] == ram["budget_bytes"]  # type: ignore[index]
     wait_until(lambda: status(kit)["health"] == "healthy", 60)
@@ -121,12 +51,12 @@ def test_up_status_logs_and_down(kit: Kit, stand_in: str, model_dir: Path) -> No
     assert container
 
 
-def test_dry_run_changes_nothing(kit: Kit, stand_in: str) -> None:
+def test_dry_run_changes_nothing(kit: Kit, stand_in_image: str) -> None:
     done = kit.up("--dry-run", "--json", KIT_API_KEY="very-secret")
     assert done.returncode == 0, done.stderr
     (step,) = json.loads(done.stdout)["steps"]
     assert step["command"][-4:] == ["up", "--detach", "--no-build", "spark-cpu"]
-    assert step["variables"]["KIT_IMAGE"] == stand_in
+    assert step["variables"]["KIT_IMAGE"] == stand_in_image
     assert step["variables"]["KIT_PORT"] == str(kit.port)
     assert "very-secret" not in done.stdout + done.stderr
     assert not containers(kit)
@@ -182,12 +112,12 @@ def test_a_service_that_dies_later_is_seen_and_healed(kit: Kit) -> None:
     assert containers(kit) != [container]
 
 
-def test_an_upgrade_that_fails_goes_back(kit: Kit, image: str, stand_in: str) -> None:
+def test_an_upgrade_that_fails_goes_back(kit: Kit, image: str, stand_in_image: str) -> None:
     kit.up()
     done = kit("upgrade", "--image", build_stand_in(image, "crash"))
     assert done.returncode == 6
-    assert f"tiny in {stand_in} is back" in done.stderr
-    assert running_image(kit) == identity(stand_in)
+    assert f"tiny in {stand_in_image} is back" in done.stderr
+    assert running_image(kit) == identity(stand_in_image)
     assert status(kit)["state"] == "ready"
 
 
@@ -256,7 +186,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(kit: Kit, image: str) -> 
     assert json.loads(done.stdout)["answer"] == "You said: 你好"
 
 
-def test_a_killed_upgrade_goes_on_or_back(kit: Kit, image: str, stand_in: str) -> None:
+def test_a_killed_upgrade_goes_on_or_back(kit: Kit, image: str, stand_in_image: str) -> None:
     kit.up()
     stuck = build_stand_in(image, "never_ready")
     process = kit.start("upgrade", "--image", stuck)
@@ -265,8 +195,8 @@ def test_a_killed_upgrade_goes_on_or_back(kit: Kit, image: str, stand_in: str) -
     process.communicate()
     done = kit("upgrade", "--image", stuck, "--timeout", "3")
     assert done.returncode == 6
-    assert f"tiny in {stand_in} is back" in done.stderr
-    assert running_image(kit) == identity(stand_in)
+    assert f"tiny in {stand_in_image} is back" in done.stderr
+    assert running_image(kit) == identity(stand_in_image)
 
 
 def test_weights_that_only_root_reads_are_refused_before_the_start(

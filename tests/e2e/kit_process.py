@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,24 @@ class Kit:
         self, *arguments: str, prefix: str = "", **environ: str
     ) -> subprocess.CompletedProcess[str]:
         return self("up", *arguments, prefix=prefix, **environ)
+
+
+def write_tiny_model(folder: Path) -> Path:
+    """The headers of a tiny model: all that the stand-in and the plan look at."""
+    folder.mkdir()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(64)
+    (folder / "model.safetensors").write_bytes(data)
+    shape = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+    shape |= {"vocab_size": 100, "max_position_embeddings": 256, "sliding_window": 128}
+    (folder / "config.json").write_text(json.dumps(shape))
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
