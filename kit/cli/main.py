@@ -8,6 +8,7 @@ import typer
 
 import kit
 from kit.cli import (
+    bench,
     change,
     doctor,
     image,
@@ -62,6 +63,7 @@ app.command("pull", hidden=True)(weights.fetch.fetch)
 app.add_typer(memory.app, name="memory")
 app.add_typer(upstream.app, name="upstream")
 app.add_typer(image.app, name="image")
+app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,96 @@
+"""`kit bench`."""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Measure on this machine, side by side.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def loaders(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A folder in upstream's format, such as what kit weights fetch leaves.",
+        ),
+    ],
+    upstream: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Fetch upstream from here, if it is not there yet."),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to load; auto: the GPU if any.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["bf16", "fp32"], typer.Option(help="Of the loaded weights.")
+    ] = "bf16",
+    rounds: Annotated[int, typer.Option(min=1, help="Times to load with each.")] = 3,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write a receipt there.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Draw a picture there.")
+    ] = None,
+) -> None:
+    """Load one checkpoint as upstream does, as the published fix does, and as the kit does.
+
+    Every load is a process of its own on a cold page cache; rounds are interleaved. Prints a
+    Markdown table of time and peak memory. The checkpoint is converted once, beside itself, for
+    the native engine.
+    """
+    from kit.stack.packages import require_native_packages
+
+    require_native_packages()
+    import torch
+
+    from kit.serve.loading import Sources, compare_loaders, make_trees
+    from kit.serve.loading_receipt import Comparison, table, write_picture, write_receipt
+    from kit.settings import Settings, bundled
+    from kit.upstream.fetch import fetch
+    from kit.upstream.tree import pinned
+    from kit.weights.convert import convert_checkpoint
+
+    settings = Settings.from_environ()
+    if upstream:
+        fetch(settings, upstream, _say)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        trees, digests = make_trees(settings, Path(folder))
+        converted = checkpoint / f"converted-{precision}"
+        begin = time.monotonic()
+        tokenizer = bundled("demo") / "tokenizer" / "tokenizer.model"  # asked for, never loaded
+        convert_checkpoint(checkpoint, converted, precision=precision, tokenizer=tokenizer)
+        seconds = time.monotonic() - begin
+        _say(f"converted in {seconds:.1f} s, which the native engine needs once")
+        runs = compare_loaders(
+            Sources(checkpoint, converted, trees),
+            device=device,
+            dtype="bfloat16" if precision == "bf16" else "float32",
+            rounds=rounds,
+            on_run=lambda run: _say(f"{run.loader}: {run.seconds:.1f} s"),
+        )
+    commit = pinned(settings).commit
+    found = Comparison(runs, checkpoint, device, precision, commit, digests, seconds)
+    print(table(found))
+    if json_file:
+        write_receipt(found, json_file)
+    if png:
+        write_picture(found, png)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
