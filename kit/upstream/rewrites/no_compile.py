@@ -14,19 +14,17 @@ REWRITE = Rewrite(
                 "_compile_dependencies",
                 """
                 def _compile_dependencies():
-                    # kit: the helper serves training data only, the kernels a fused softmax only
+                    # kit: the helper is for training data, the kernels are for a fused softmax
                     args = get_args()
-                    if args.data_path and is_rank_0():
+                    first = is_rank_0()
+                    if args.data_path and first:
                         from megatron.data.dataset_utils import compile_helper
                         compile_helper()
-                    if not args.masked_softmax_fusion or get_accelerator().device_name() != 'cuda':
-                        return
-                    if is_rank_0():
-                        fused_kernels.load(args)
-                    torch.distributed.barrier()
-                    if not is_rank_0():
-                        fused_kernels.load(args)
-                    torch.distributed.barrier()
+                    if args.masked_softmax_fusion and get_accelerator().device_name() == 'cuda':
+                        for turn in (True, False):  # one rank compiles, then the others load
+                            if first == turn:
+                                fused_kernels.load(args)
+                            torch.distributed.barrier()
                 """,
             ),
         ),

@@ -21,8 +21,11 @@ REWRITE = Rewrite(
                 "MixedFusedLayerNorm.forward",
                 """
                 def forward(self, input):
-                    weight = self.weight + 1 if self.apply_layernorm_1p else self.weight
-                    return F.layer_norm(input, self.normalized_shape, weight, self.bias, self.eps)
+                    scale = self.weight
+                    if self.apply_layernorm_1p:
+                        scale = 1 + scale
+                    norm = torch.nn.functional.layer_norm
+                    return norm(input, self.normalized_shape, scale, self.bias, self.eps)
                 """,
             ),
         ),
