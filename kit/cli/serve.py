@@ -1,5 +1,6 @@
 """kit serve: the model behind the OpenAI-compatible API, in the foreground."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -71,6 +72,13 @@ def serve(
             envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak, the same way."
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            envvar="KIT_VERIFY",
+            help="Hold converted weights against their record before they are first served.",
+        ),
+    ] = True,
 ) -> None:
     """Serve the model in DIR in the foreground until Ctrl-C or SIGTERM."""
     require_native_packages()
@@ -98,7 +106,14 @@ def serve(
             )
         require_converted(model)
         source = native_source(
-            model, name, context, max_sequences, device, dtype, budget.max_vram_bytes
+            model,
+            name,
+            context,
+            max_sequences,
+            device,
+            dtype,
+            budget.max_vram_bytes,
+            settings.state_dir if verify else None,
         )
     from kit.serve.app import AppOptions
     from kit.serve.server import ServerOptions, run
@@ -165,8 +180,12 @@ def native_source(
     device: str,
     dtype: Literal["auto", "float32", "bfloat16", "float16"],
     max_vram_bytes: int | None = None,
+    verified_dir: Path | None = None,
 ) -> "ModelSource":
-    """The directory's model in the native engine. Nothing heavy is imported before it is built."""
+    """The directory's model in the native engine. Nothing heavy is imported before it is built.
+
+    ``verified_dir`` is where it is remembered that weights are sound; None takes them as they are.
+    """
     from kit.serve.defaults import read_defaults
     from kit.serve.engine import Engine
     from kit.serve.model import ModelSource
@@ -174,6 +193,11 @@ def native_source(
 
     def build_engine() -> Engine:
         from kit.serve.native import NativeEngine
+        from kit.weights.untampered import require_untampered
+
+        def check(progress: Callable[[int, int], None]) -> None:
+            if verified_dir is not None:
+                require_untampered(model_dir, verified_dir, progress)
 
         return NativeEngine(
             model_dir,
@@ -182,6 +206,7 @@ def native_source(
             context=context,
             max_sequences=max_sequences,
             max_vram_bytes=max_vram_bytes,
+            check=check,
         )
 
     return ModelSource(

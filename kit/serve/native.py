@@ -27,6 +27,10 @@ ONE_THREAD_BYTES = 64 * MIB
 cores are shared too."""
 
 
+Check = Callable[[Callable[[int, int], None]], None]
+"""Holds the files against what they must be before they are loaded; told how to show progress."""
+
+
 class NativeEngine:
     """Generates with the model of a converted directory. See :class:`kit.serve.engine.Engine`.
 
@@ -44,8 +48,10 @@ class NativeEngine:
         context: int | None = None,
         max_sequences: int | None = None,
         max_vram_bytes: int | None = None,
+        check: Check = lambda progress: None,
     ) -> None:
         self._model_dir = model_dir
+        self._check = check
         self._device_name, self._dtype = device, dtype
         self._context, self._max_sequences = context, max_sequences
         self._max_vram_bytes = max_vram_bytes
@@ -60,6 +66,7 @@ class NativeEngine:
         device = choose_device(self._device_name)
         cap_vram(device, self._max_vram_bytes)
         shape = read_shape(self._model_dir)
+        self._check(lambda done, total: progress("verifying", done / max(total, 1)))
         try:
             model = load_model(self._model_dir, device, self._dtype, progress)
             shape = replace(shape, dtype_bytes=model.dtype.itemsize)

@@ -48,7 +48,15 @@ def verify_conversion(
     directory: Path, record: ConversionRecord, progress: Progress
 ) -> tuple[Checked, ...]:
     """Read a converted directory and compare every tensor and every file with its record."""
-    results = [_verify_support(directory, file, sha) for file, sha in record.support.items()]
+    support = [_verify_support(directory, file, sha) for file, sha in record.support.items()]
+    return (*support, *verify_weights(directory, record, progress))
+
+
+def verify_weights(
+    directory: Path, record: ConversionRecord, progress: Progress
+) -> tuple[Checked, ...]:
+    """Read the safetensors files of a converted directory and compare every tensor."""
+    results: list[Checked] = []
     missing = set(record.tensors)
     total, done = sum(record.files.values()), 0
     progress(done, total)

@@ -48,6 +48,14 @@ def test_truncated_weights_are_damage(run: Run, damaged: Path) -> None:
     require_refusal(run(model=damaged, quiet=False), 4, "model.safetensors")
 
 
+def test_one_changed_bit_is_damage(run: Run, damaged: Path) -> None:
+    weights = damaged / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 1
+    weights.write_bytes(content)
+    require_refusal(run(model=damaged, quiet=False), 4, "model.safetensors", "has other bytes in")
+
+
 def test_weights_of_another_shape_are_damage(run: Run, damaged: Path) -> None:
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps(config | {"intermediate_size": 8}))
