@@ -126,7 +126,8 @@ def _record(runtime: "Runtime", running: "Running", more: "Details | None") -> d
 
 
 def _facts(runtime: "Runtime", running: "Running", more: "Details | None") -> list[tuple[str, str]]:
-    facts = [("model", f"{running.spec.name} ({running.spec.model_dir})")]
+    engine = "" if running.spec.engine == "native" else f", engine {running.spec.engine}"
+    facts = [("model", f"{running.spec.name} ({running.spec.model_dir}){engine}")]
     if more is None:
         facts.append(("was in", running.where))
     else:

@@ -59,7 +59,7 @@ def details(runtime: Runtime, running: Running) -> Details | None:
         return None
     if isinstance(runtime, ContainerRuntime):
         return _of_container(runtime, running)
-    return Details(running.where, _age(running), _process_memory(running.pid))
+    return Details(running.where, _age(running), _process_memory(runtime.processes()))
 
 
 def _of_container(runtime: ContainerRuntime, running: Running) -> Details | None:
@@ -87,14 +87,13 @@ def _of_container(runtime: ContainerRuntime, running: Running) -> Details | None
     )
 
 
-def _process_memory(pid: int | Unavailable) -> MemoryUse:
-    if isinstance(pid, Unavailable):
-        return MemoryUse(pid, pid, None)
-    own = proc.process_memory(pid)
-    if isinstance(own, Unavailable):
-        return MemoryUse(own, own, None)
-    used = own.anonymous_bytes + own.shared_bytes
-    return MemoryUse(used, proc.tree_peak_bytes(pid), None)
+def _process_memory(pids: tuple[int, ...] | Unavailable) -> MemoryUse:
+    if isinstance(pids, Unavailable):
+        return MemoryUse(pids, pids, None)
+    found = [proc.process_memory(pid) for pid in pids]
+    known = [memory for memory in found if not isinstance(memory, Unavailable)]
+    used = sum(memory.anonymous_bytes + memory.shared_bytes for memory in known)
+    return MemoryUse(used, proc.tree_peak_bytes(pids[0]), None)
 
 
 def _age(running: Running) -> float:
