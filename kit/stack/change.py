@@ -10,7 +10,7 @@ from kit.memory.plan import Pool
 from kit.settings import Settings
 from kit.stack.bring_up import bring_up, pull_image
 from kit.stack.history import Proven, before, read_history
-from kit.stack.image import REPOSITORY
+from kit.stack.image import is_built_here
 from kit.stack.intent import Intent, UpOptions, decide
 from kit.stack.listener import Listener
 from kit.stack.lock import exclusive
@@ -145,7 +145,7 @@ def options_after(wishes: Wishes, old: Intent) -> UpOptions:
 def _image_name(old: Intent) -> str | None:
     """The name that the user chose; None where the kit built the image itself."""
     image = old.spec.image
-    return None if image is None or image.name.startswith(f"{REPOSITORY}:") else image.name
+    return None if image is None or is_built_here(image.name) else image.name
 
 
 def _replace(

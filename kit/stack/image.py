@@ -7,6 +7,7 @@ need not be built again, and an older one stays where it is for a rollback.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,11 @@ def image_tag(options: BuildOptions, root: Path) -> str:
     for name, content in _inputs(root):
         digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     return f"{REPOSITORY}:{kit.__version__}-{options.target}-{digest.hexdigest()[:12]}"
+
+
+def is_built_here(name: str) -> bool:
+    """Whether ``image_tag`` gave an image this name, so that another checkout has another image."""
+    return bool(re.fullmatch(rf"{REPOSITORY}:[^-]+-(cpu|cuda)-[0-9a-f]{{12}}", name))
 
 
 def build_command(options: BuildOptions, root: Path) -> tuple[str, ...]:

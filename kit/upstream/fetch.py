@@ -45,6 +45,8 @@ def fetch(settings: Settings, source: str | None, notice: Callable[[str], None])
     """
     lock, target = pinned(settings), pristine_dir(settings)
     if _is_there(target, lock):
+        if source is not None:
+            notice(f"the pinned commit is there already: {shown(source)} is not read")
         return Fetched(target, lock.commit, len(lock.upstream_files), None)
     origin = source or settings.upstream_mirror or lock.repository
     with exclusive(target, "writing"):

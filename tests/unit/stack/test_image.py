@@ -17,6 +17,7 @@ from kit.stack.image import (
     build_command,
     checkout,
     image_tag,
+    is_built_here,
 )
 from kit.upstream.selection import rewrite_digest, select
 
@@ -146,3 +147,9 @@ def test_the_dockerfile_pins_its_base_and_takes_the_arguments() -> None:
 
 def tags(command: tuple[str, ...]) -> list[str]:
     return [after for word, after in itertools.pairwise(command) if word == "--tag"]
+
+
+def test_names_that_the_kit_gives_are_told_from_those_that_users_choose(root):
+    assert is_built_here(image_tag(CPU, root))
+    for name in ("spark-kit:cpu", "spark-kit:cuda", "registry.example/spark-kit:0.1.0", "other:1"):
+        assert not is_built_here(name)
