@@ -2,9 +2,9 @@
 
 Layout of ``mp_rank_00_model_states.pt``: nested dictionaries
 ``{"module": {"language_model": {"embedding": …, "encoder": …}}}`` with tensors at the leaves; the
-levels ``module`` (``model`` without DeepSpeed) and ``language_model`` are optional, and names may be
-flat, with dots. Whatever else was saved beside them (optimizer, schedule, random states, arguments,
-the rotary frequencies, which are no weights) is not looked at.
+levels ``module`` (``model`` without DeepSpeed) and ``language_model`` are optional, and names may
+be flat, with dots. Whatever else was saved beside them (optimizer, schedule, random states,
+arguments, the rotary frequencies, which are no weights) is not looked at.
 """
 
 import math
