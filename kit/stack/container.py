@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, KitError
@@ -38,17 +38,10 @@ class ContainerRuntime:
 
     name: RuntimeName = "container"
 
-    def __init__(
-        self,
-        state_dir: Path,
-        *,
-        environ: Mapping[str, str] = os.environ,
-        on_line: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, state_dir: Path, *, environ: Mapping[str, str] = os.environ) -> None:
         self._state_file = state_dir / states.FILE_NAME
         self.log_file = state_dir / states.LOG_NAME
         self._environ = environ
-        self._on_line = on_line
         self.engine = Engine(environ)
 
     def require_installed(self, engine: EngineName = "native") -> None:
@@ -94,7 +87,7 @@ class ContainerRuntime:
         state = State("container", spec, time.time(), project=compose.project)
         states.write(self._state_file, state)
         try:
-            compose.run(compose.up_command(service_name(spec)), "docker compose up", self._on_line)
+            compose.run(compose.up_command(service_name(spec)), "docker compose up")
         except KitError:
             self.stop()
             raise
@@ -118,7 +111,7 @@ class ContainerRuntime:
         others = [each for each in found if each.service not in SERVICES]
         service = service_name(state.spec)
         command = compose.remove_command(service) if others else compose.down_command()
-        compose.run(command, "docker compose down", self._on_line)
+        compose.run(command, "docker compose down")
         with writing(self._state_file):
             self._state_file.unlink(missing_ok=True)
         return server is not None and server.running

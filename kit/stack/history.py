@@ -1,7 +1,7 @@
 """Services that have proven themselves here, the newest first: what `kit rollback` goes back to."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kit.stack.record import read_spec, spec_record, write_record
@@ -36,7 +36,8 @@ def remember(state_dir: Path, proven: Proven) -> None:
     Raises:
         EnvironmentNotReady: the state folder cannot be written.
     """
-    earlier = [entry for entry in read_history(state_dir) if entry != proven]
+    known = read_history(state_dir)
+    earlier = [entry for entry in known if _settings(entry.spec) != _settings(proven.spec)]
     entries = [
         {"runtime": entry.runtime, "spec": spec_record(entry.spec)}
         for entry in (proven, *earlier)[:_MOST]
@@ -45,6 +46,12 @@ def remember(state_dir: Path, proven: Proven) -> None:
 
 
 def before(state_dir: Path, spec: ServeSpec) -> Proven | None:
-    """The newest proven service that is not ``spec``; None: there is none."""
-    found = (entry for entry in read_history(state_dir) if entry.spec != spec)
+    """The newest proven service of other settings than ``spec``; None: there is none."""
+    known = read_history(state_dir)
+    found = (entry for entry in known if _settings(entry.spec) != _settings(spec))
     return next(found, None)
+
+
+def _settings(spec: ServeSpec) -> ServeSpec:
+    """All but the kit's own version: an earlier one cannot be run from here."""
+    return replace(spec, kit_version=None)

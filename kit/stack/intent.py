@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import kit
 from kit.errors import EnvironmentNotReady
 from kit.memory import nvml
 from kit.memory.hold import default_ram_budget
@@ -161,7 +162,7 @@ def decide(
         runtime=runtime,
         model=model,
         shape=shape,
-        spec=_spec(options, model, shape, device),
+        spec=_spec(options, runtime, model, shape, device),
         build=torch_in(None, wanted.target) if wanted else installed_build(),
         gpus=_gpus(visible, gpus_of(model, options.engine)) if device == "cuda" else (),
         image=wanted,
@@ -172,7 +173,9 @@ def decide(
     return intent if wanted is None else _in_container(intent, wanted, environ)
 
 
-def _spec(options: UpOptions, model: Model, shape: ModelShape, device: Device) -> ServeSpec:
+def _spec(
+    options: UpOptions, runtime: RuntimeName, model: Model, shape: ModelShape, device: Device
+) -> ServeSpec:
     settings, wanted_sequences = options.settings, options.max_sequences
     if options.engine == "megatron":
         wanted_sequences = wanted_sequences or 1  # it generates one answer at a time
@@ -187,6 +190,7 @@ def _spec(options: UpOptions, model: Model, shape: ModelShape, device: Device) -
         device=device,
         api_key_digest=key_digest(settings.api_key),
         engine=options.engine,
+        kit_version=kit.__version__ if runtime == "local" else None,
     )
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
+import kit
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory import nvml
 from kit.memory.nvml import Gpu
@@ -33,6 +34,8 @@ def recall(
         UsageError: it asked for an API key, and there is none now.
     """
     spec = replace(proven.spec, api_key_digest=_key(proven.spec, settings))
+    if proven.runtime == "local":
+        spec = replace(spec, kit_version=kit.__version__)  # there is no other here
     if not spec.model_dir.is_dir():
         raise EnvironmentNotReady(
             f"{spec.model_dir} is not there any more", hint="name another model: kit up --model DIR"

@@ -43,6 +43,7 @@ class ServeSpec:
         gpu: UUIDs of the GPUs that a container gets, separated by commas.
         image: of a container.
         user: ``uid:gid`` that a container runs as; None: the image's own.
+        kit_version: of the kit that a local process runs; a container's is in its image.
     """
 
     model_dir: Path
@@ -59,6 +60,7 @@ class ServeSpec:
     gpu: str | None = None
     image: ImageRef | None = None
     user: str | None = None
+    kit_version: str | None = None
 
     @property
     def budget(self) -> Budget:

@@ -51,6 +51,18 @@ def test_upgrade_changes_what_is_named_and_keeps_the_rest(kit: Kit) -> None:
     assert (again["started"], again["pid"]) == (False, report["pid"])
 
 
+def test_a_new_version_of_the_kit_is_an_upgrade(kit: Kit) -> None:
+    kit.up()
+    state = json.loads(kit.state_file.read_text())
+    state["spec"]["kit_version"] = "0.0.1"
+    kit.state_file.write_text(json.dumps(state))
+    before = kit.pid
+    done = kit("upgrade")
+    assert done.returncode == 0, done.stderr
+    assert "other settings (kit version)" in done.stderr
+    assert kit.pid != before
+
+
 def test_an_upgrade_that_dies_goes_back(kit: Kit, model_dir: Path) -> None:
     kit.up()
     weights = model_dir.with_name("other")

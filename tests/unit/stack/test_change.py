@@ -54,7 +54,7 @@ def test_the_demo_stays_the_demo_of_this_version():
 
 
 def test_a_built_image_is_built_again_a_named_one_stays():
-    built = old(image=ImageRef("spark-kit:0.1.0-cpu-1234", "sha256:1"))
+    built = old(image=ImageRef("spark-kit:0.1.0-cpu-0123456789ab", "sha256:1"))
     assert options_after(Wishes(), built).image is None
     named = old(image=ImageRef("registry.example/spark-kit:1", "sha256:1"))
     assert options_after(Wishes(), named).image == "registry.example/spark-kit:1"

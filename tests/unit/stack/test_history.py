@@ -41,3 +41,11 @@ def test_what_was_before(tmp_path):
 def test_unreadable_history_is_none(tmp_path, text):
     (tmp_path / FILE_NAME).write_text(text)
     assert read_history(tmp_path) == ()
+
+
+def test_an_earlier_version_of_the_kit_is_no_other_service(tmp_path):
+    newer = Proven("local", replace(SPEC, kit_version="0.2.0"))
+    remember(tmp_path, Proven("local", replace(SPEC, kit_version="0.1.0")))
+    remember(tmp_path, newer)
+    assert read_history(tmp_path) == (newer,)
+    assert before(tmp_path, SPEC) is None
