@@ -15,7 +15,7 @@ from kit.stack.intent import Intent
 from kit.stack.listener import Listener
 from kit.stack.measure import measure
 from kit.stack.measured_run import measured_run
-from kit.stack.out_of_memory import Lived
+from kit.stack.out_of_memory import Lived, refused_request
 from kit.stack.port import require_free
 from kit.stack.proof import Held
 from kit.stack.ready import LivedSoFar, require_alive, require_no_death, wait_ready
@@ -177,9 +177,9 @@ def _start(
         ready = _ready(intent, running, runtime, listener, lived)
         try:
             answer = _ask(intent, ready, listener)
-        except ServiceError:
+        except ServiceError as error:
             require_no_death(runtime, running, intent.service(), listener, lived)
-            raise
+            raise refused_request(error.message, running, lived()) or error from None
         return Up(running, ready, answer, run.prove(ready, listener))
 
 

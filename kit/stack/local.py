@@ -157,12 +157,13 @@ class LocalRuntime:
 
     def _running(self, state: State, process: Process) -> Running:
         child = self._child if self._child and self._child.pid == process.pid else None
-        code = child.poll() if child else None
+        alive = states.is_alive(process)
+        code = child.wait() if child and not alive else None
         if code is not None and code < 0:
             code = 128 - code  # as shells write it: 137 is SIGKILL
         return Running(
             spec=state.spec,
-            alive=states.is_alive(process),
+            alive=alive,
             where=f"process {process.pid}",
             pid=process.pid,
             started_at=state.started_at,

@@ -28,6 +28,7 @@ _HOST = (
 _SIZE = r"(\d+(?:\.\d+)? (?:bytes|[KMGT]iB))"
 _TRIED = re.compile(rf"Tried to allocate {_SIZE}")
 _FREE = re.compile(rf"of which {_SIZE} is free")
+_UNLIMITED = "raise it and start again: ulimit -v unlimited"
 _NEARLY = 0.9
 """Of a limit: whoever took that much died of it."""
 
@@ -104,9 +105,12 @@ def out_of_memory(death: Death) -> KitError | None:
     return None
 
 
-def gpu_refusal(message: str, running: Running, lived: Lived) -> KitError | None:
-    """The error for a request that ended with ``message``, if the GPU had no memory for it."""
-    return _gpu(Death(running, [message], lived, ()))
+def refused_request(message: str, running: Running, lived: Lived) -> KitError | None:
+    """The error for a request that ended with ``message`` because memory ran out, if it did."""
+    death = Death(running, [message], lived, ())
+    if (error := _gpu(death)) is not None or not _near_address_limit(death):
+        return error
+    return ServiceError(f"{message} (it is {_address_limit(death)})", hint=_UNLIMITED)
 
 
 def _container_limit(death: Death) -> KitError | None:
@@ -173,18 +177,25 @@ def _gpu(death: Death) -> KitError | None:
 
 
 def _address_space(death: Death) -> KitError | None:
-    limit, peak = death.ended.bounds.address_space_bytes, death.lived.address_space_peak_bytes
-    if limit is None:
+    if death.ended.bounds.address_space_bytes is None:
         return None
-    crashed = death.ended.exit_code in (SIGABRT, SIGSEGV) and peak > limit * _NEARLY
+    crashed = death.ended.exit_code in (SIGABRT, SIGSEGV) and _near_address_limit(death)
     if not crashed and not death.says(*_HOST):
         return None
-    seen = f"; it was seen to take {format_gib(peak)} of it" if peak else ""
     return ServiceError(
-        f"the server ended{death.code}{death.phase()}: it reached the limit on its address space "
-        f"(ulimit -v), {format_gib(limit)}{seen}",
-        hint="raise it and start again: ulimit -v unlimited",
+        f"the server ended{death.code}{death.phase()}, {_address_limit(death)}", hint=_UNLIMITED
     )
+
+
+def _near_address_limit(death: Death) -> bool:
+    limit = death.ended.bounds.address_space_bytes
+    return limit is not None and death.lived.address_space_peak_bytes > limit * _NEARLY
+
+
+def _address_limit(death: Death) -> str:
+    limit, peak = death.ended.bounds.address_space_bytes, death.lived.address_space_peak_bytes
+    seen = f", of which it was seen to take {format_gib(peak)}" if peak else ""
+    return f"at the limit on its address space (ulimit -v), {format_gib(limit or 0)}{seen}"
 
 
 def says_no_memory(death: Death) -> bool:

@@ -13,7 +13,7 @@ from kit.memory.unavailable import Unavailable
 from kit.stack.exercise import expected_seconds, fill_context
 from kit.stack.listener import Listener
 from kit.stack.measure import measure
-from kit.stack.out_of_memory import gpu_refusal
+from kit.stack.out_of_memory import refused_request
 from kit.stack.ready import require_no_death
 from kit.stack.recorder import Recorder
 from kit.stack.runtime import Running, Runtime
@@ -121,8 +121,8 @@ def _exercise(
         if isinstance(health, Failed) and health.exit_code == BudgetExceeded.exit_code:
             return None, "it passed its budget meanwhile"
         require_no_death(answering.runtime, answering.running, service, listener, recorder.lived)
-        refusal = gpu_refusal(error.message, answering.running, recorder.lived())
-        raise refusal or error from None
+        refused = refused_request(error.message, answering.running, recorder.lived())
+        raise refused or error from None
     finally:
         recorder.phase(None)
 

@@ -72,6 +72,7 @@ class Recorder:
         ]
 
     def __enter__(self) -> "Recorder":
+        self._ask_once()  # it may be serving already
         for thread in self._threads:
             thread.start()
         return self
@@ -115,9 +116,12 @@ class Recorder:
 
     def _ask(self) -> None:
         while not self._stop.is_set() and not self.ended.wait(SAMPLE_SECONDS):
-            health = self._service.health()
-            self._phase = _phase(health) or self._phase
-            self._ready = health if isinstance(health, Ready) else self._ready
+            self._ask_once()
+
+    def _ask_once(self) -> None:
+        health = self._service.health()
+        self._phase = _phase(health) or self._phase
+        self._ready = health if isinstance(health, Ready) else self._ready
 
     def _sample(self, pids: tuple[int, ...] | Unavailable) -> Sample | None:
         host = self._told() if isinstance(pids, Unavailable) else self._look(pids)

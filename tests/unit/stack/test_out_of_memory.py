@@ -12,7 +12,7 @@ from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.stack import postmortem
 from kit.stack.bounds import NO_BOUNDS, Bounds
-from kit.stack.out_of_memory import Lived
+from kit.stack.out_of_memory import Lived, refused_request
 from kit.stack.runtime import Running, ServeSpec
 from kit.units import GIB, MIB
 from tests.timelines import RUN, TIMELINE
@@ -136,8 +136,10 @@ LIMITED = Bounds(address_space_bytes=3 * GIB + MIB)
 def test_the_address_space(code, log):
     error = died(code, log, bounds=LIMITED)
     assert type(error) is ServiceError
-    assert "in phase weights: it reached the limit on its address space (ulimit -v), 3.00 GiB; it "
-    assert "seen to take 3.00 GiB of it" in error.message
+    assert (
+        "in phase weights, at the limit on its address space (ulimit -v), 3.00 GiB, of which it "
+        "was seen to take 3.00 GiB"
+    ) in error.message
     assert "ulimit -v unlimited" in error.hint
 
 
@@ -149,3 +151,14 @@ def test_a_crash_far_from_the_limit_is_a_crash():
 def test_without_a_limit_host_memory_ran_out():
     error = died(1, ["MemoryError"])
     assert "host memory ran out; it was seen to hold 2.00 GiB at most" in error.message
+
+
+def refused(message, bounds=NO_BOUNDS):
+    return refused_request(message, Running(SPEC, True, "p", 7, 0.0, EARLIER, bounds=bounds), LIVED)
+
+
+def test_a_request_that_memory_was_not_there_for():
+    assert "GPU's memory ran out" in refused(CUDA.format(free="20.00 MiB")).message
+    error = refused("generation failed: could not create a primitive", LIMITED)
+    assert error.message.startswith("generation failed: could not create a primitive (it is at the")
+    assert refused("generation failed: bad luck") is None
