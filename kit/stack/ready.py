@@ -1,7 +1,7 @@
 """Wait until a started service is ready, or find out why it never will be."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kit.errors import KitError, ServiceError
 from kit.stack import postmortem
@@ -103,16 +103,23 @@ def death(
     runtime: Runtime, running: Running, listener: Listener, lived: LivedSoFar = Lived
 ) -> KitError:
     """Show the last log lines of a dead service; returns the error that explains them."""
-    log = show_log(runtime, listener)
-    return postmortem.explain(running, log, lived())
+    show_log(runtime, listener)
+    return cause_of_death(runtime, running, lived)
 
 
-def show_log(runtime: Runtime, listener: Listener) -> list[str]:
-    """Pass on the last lines that the present run logged, and return them."""
-    log = list(runtime.logs(_LOG_LINES, this_run=True))
-    for line in log:
+def cause_of_death(runtime: Runtime, running: Running, lived: LivedSoFar = Lived) -> KitError:
+    """The error that explains why a service has ended."""
+    return postmortem.explain(running, list(_last_lines(runtime)), lived())
+
+
+def show_log(runtime: Runtime, listener: Listener) -> None:
+    """Pass on the last lines that the present run logged."""
+    for line in _last_lines(runtime):
         listener.say(f"  log │ {line}")
-    return log
+
+
+def _last_lines(runtime: Runtime) -> Iterator[str]:
+    return runtime.logs(_LOG_LINES, this_run=True)
 
 
 def _await_end(runtime: Runtime, started: Running, listener: Listener, lived: LivedSoFar) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from kit.stack.ready import cause_of_death
 from kit.stack.runtime import Running, Runtime
 from kit.stack.service import Failed, Health, Loading, Ready, Service, Silent, base_url
 
@@ -38,7 +39,8 @@ def status(runtime: Runtime, port: int) -> Status:
         detail = stray.text if stray else "not running; start it: kit up"
         return Status("stopped", detail, None, None)
     if not running.alive:
-        detail = f"died: {running.where} is gone; see kit logs; start it again: kit up"
+        why = cause_of_death(runtime, running)
+        detail = f"died: {running.where} is gone; {why.message}\n  {why.hint}"
         return Status("dead", detail, running, None)
     found = health(base_url(running.spec.host, running.spec.port))
     return Status(found.state, found.detail, running, found.health)

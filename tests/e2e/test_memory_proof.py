@@ -126,7 +126,7 @@ def test_watch_waits_for_a_service_and_sees_it_from_start_to_end(real_kit: Kit, 
     out, err = watch.communicate(timeout=60)
     assert watch.returncode == 0, err
     assert "waiting for a service" in err
-    assert "the service has ended" in out
+    assert "the service was stopped" in out
     assert "host RAM: the most at once was" in out
     assert max(map(len, out.splitlines()[:5])) <= 80
     phases = [name for name, _, _ in read_timeline(files["jsonl"]).spans()]

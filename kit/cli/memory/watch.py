@@ -12,6 +12,7 @@ from kit.settings import Settings
 
 if TYPE_CHECKING:
     from kit.stack.recorder import Recorder
+    from kit.stack.runtime import Runtime
 
 
 def watch(
@@ -54,7 +55,9 @@ def watch(
         Live(run) as live,
         recording(path, run, runtime, service, on_sample=live.show) as recorder,
     ):
-        _wait(recorder, seconds)
+        ended = _wait(recorder, seconds)
+    if ended:
+        print(_end(runtime, recorder))
     timeline = recorder.timeline()
     for line in explain(timeline):
         print(line)
@@ -63,13 +66,24 @@ def watch(
         print(f"drawn: {picture}")
 
 
-def _wait(recorder: "Recorder", seconds: float | None) -> None:
-    """Until the service has ended, the time is over, or Ctrl-C."""
+def _wait(recorder: "Recorder", seconds: float | None) -> bool:
+    """Until the service has ended, the time is over, or Ctrl-C; whether it has ended."""
     deadline = None if seconds is None else time.monotonic() + seconds
     try:
         while not recorder.ended.wait(0.1):
             if deadline is not None and time.monotonic() >= deadline:
-                return
+                return False
     except KeyboardInterrupt:
-        return
-    print("the service has ended")
+        return False
+    return True
+
+
+def _end(runtime: "Runtime", recorder: "Recorder") -> str:
+    """How the service ended."""
+    from kit.stack.ready import cause_of_death
+
+    running = runtime.status()
+    if running is None or running.alive:
+        return "the service was stopped"
+    why = cause_of_death(runtime, running, recorder.lived)
+    return f"{why.message}\nhint: {why.hint}"
