@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kit.errors import UsageError
 from kit.memory import nvml
+from kit.memory.nvml import Gpu
 from kit.memory.room import Room, require_room
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
@@ -88,6 +89,18 @@ def obtain(
     return fetch(order, catalogue, before=before, watch=watch)
 
 
+def fitting_precision(name: str, settings: Settings, gpu_memory_bytes: int | None) -> Precision:
+    """What to convert set ``name`` to, for this machine's GPU or one of that size.
+
+    Raises:
+        UsageError: there is no such set.
+    """
+    if name.startswith(huggingface.PREFIX):
+        return "bf16"
+    weights = read_catalogue(settings.weights_catalogue).find(name)
+    return preflight.choose_precision(weights, gpu=_gpu(), gpu_memory_bytes=gpu_memory_bytes)
+
+
 def _sources(wish: Wish, weights: WeightSet, catalogue: Catalogue) -> tuple[str, ...]:
     if wish.source is None:
         return weights.sources
@@ -106,9 +119,12 @@ def _rooms(
     disk = preflight.disk_needs(
         [(directory, left_bytes, "to download"), (data_dir, converted, "for the conversion")]
     )
-    found = nvml.gpus()
-    gpu = None if isinstance(found, Unavailable) else nvml.largest(found)
     memory = preflight.memory_needs(
-        weights, wish.precision, gpu=gpu, gpu_memory_bytes=wish.gpu_memory_bytes
+        weights, wish.precision, gpu=_gpu(), gpu_memory_bytes=wish.gpu_memory_bytes
     )
     return (*disk, *memory)
+
+
+def _gpu() -> Gpu | None:
+    found = nvml.gpus()
+    return None if isinstance(found, Unavailable) else nvml.largest(found)

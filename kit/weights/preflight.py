@@ -11,6 +11,7 @@ from kit.memory.plan import Phase, Plan, Pool, plan_serving
 from kit.memory.room import Room
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
 from kit.weights.catalogue import WeightSet
 from kit.weights.record import Precision
@@ -19,6 +20,7 @@ PROGRAM_RAM_BYTES = 256 * MIB
 """The kit's own process: 60 MiB seen while downloading, 64 MiB allowed while converting."""
 _BITS: dict[Precision, int] = {"fp32": 32, "bf16": 16, "int8": 9, "int4": 5}
 """Of one parameter; for int8 and int4 with scales and the 16-bit embedding, rounded up."""
+_CHOICE: tuple[Precision, ...] = ("bf16", "int8", "int4")
 
 
 def disk_needs(places: Sequence[tuple[Path, int, str]]) -> tuple[Room, ...]:
@@ -79,6 +81,23 @@ def memory_needs(
         rooms.append(Room(f"VRAM on {gpu.name}", gpu.total_bytes, peak, remedy, "vram"))
         rooms.append(Room("RAM to serve this model", available, held, "end other programs"))
     return tuple(rooms)
+
+
+def choose_precision(
+    weights: WeightSet, *, gpu: Gpu | None, gpu_memory_bytes: int | None
+) -> Precision:
+    """The most bits that fit the GPU by the plan; bf16 where there is no GPU, or no plan.
+
+    Args:
+        gpu: of this machine, if there is one.
+        gpu_memory_bytes: of the GPU that is meant instead.
+    """
+    room = gpu_memory_bytes or (gpu.total_bytes if gpu else None)
+    if room is None or isinstance(room, Unavailable):
+        return "bf16"
+    plans = [(each, serving_plan(weights, each, on_gpu=True)) for each in _CHOICE]
+    fitting = (each for each, plan in plans if plan is None or plan.peak_bytes(Pool.DEVICE) <= room)
+    return next(fitting, _CHOICE[-1])
 
 
 def converted_bytes(weights: WeightSet, precision: Precision) -> int | None:

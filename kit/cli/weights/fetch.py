@@ -37,7 +37,8 @@ Accept = Annotated[bool, typer.Option("--accept-license", help="Accept the weigh
 To = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder for the files.")]
 Convert = Annotated[bool, typer.Option("--convert", help="Go on with the conversion.")]
 ToPrecision = Annotated[
-    Literal["bf16", "fp32", "int8", "int4"], typer.Option(help="To convert to and to plan for.")
+    Literal["auto", "bf16", "fp32", "int8", "int4"],
+    typer.Option(help="To convert to and to plan for; auto: the most bits that fit the GPU."),
 ]
 GpuMemory = Annotated[
     str | None,
@@ -61,7 +62,7 @@ def fetch(
     accept_license: Accept = False,
     to: To = None,
     convert: Convert = False,
-    precision: ToPrecision = "bf16",
+    precision: ToPrecision = "auto",
     gpu_memory: GpuMemory = None,
     connections: Connections = 4,
     no_preflight: NoPreflight = False,
@@ -74,31 +75,35 @@ def fetch(
     from kit.doctor.request import Request
     from kit.settings import Settings
     from kit.units import parse_size
-    from kit.weights.obtain import Wish, obtain
+    from kit.weights.obtain import Wish, fitting_precision, obtain
     from kit.weights.remote import Tuning
 
     settings = Settings.from_environ()
+    room_bytes = parse_size(gpu_memory) if gpu_memory else None
+    chosen = fitting_precision(name, settings, room_bytes) if precision == "auto" else precision
     wish = Wish(
         name=name,
         source=source,
         mirror=mirror or (None if source else settings.weights_mirror),
         directory=to.expanduser().absolute() if to else None,
-        precision=precision,
-        gpu_memory_bytes=parse_size(gpu_memory) if gpu_memory else None,
+        precision=chosen,
+        gpu_memory_bytes=room_bytes,
         preflight=not no_preflight,
         tuning=Tuning(connections=connections),
     )
     ask = asker(accept_license, f"kit weights fetch {name}")
     with TransferView(f"fetching {name}") as view:
+        if precision == "auto" and chosen != "bf16":
+            view.say(f"precision {chosen}: bf16 is more than the GPU holds; --precision decides")
         if wish.preflight:
             for warning in require(FETCH, Request(settings)):
                 view.say(f"warning: {warning}")
         fetched = obtain(wish, settings, os.environ, ask, view.watch())
-    made = _convert(fetched, settings, precision) if convert else None
+    made = _convert(fetched, settings, chosen) if convert else None
     if as_json:
         print(json.dumps(_as_json(fetched, made), ensure_ascii=False, indent=2))
     else:
-        _report(fetched, made, settings, precision)
+        _report(fetched, made, settings, chosen)
 
 
 def _convert(fetched: "Fetched", settings: "Settings", precision: "Precision") -> Path | None:

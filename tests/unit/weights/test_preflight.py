@@ -10,6 +10,7 @@ from kit.memory.room import require_room
 from kit.units import GIB
 from kit.weights.catalogue import read_catalogue
 from kit.weights.preflight import (
+    choose_precision,
     converted_bytes,
     disk_needs,
     memory_needs,
@@ -71,6 +72,27 @@ def test_a_gpu_that_is_too_small() -> None:
     assert "--precision" in caught.value.hint
     assert check(24 * GIB, None, "int8") == ()
     assert check(40 * GIB, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("card", "named", "chosen"),
+    [
+        (None, None, "bf16"),
+        (40, None, "bf16"),
+        (24, None, "int8"),
+        (12, None, "int4"),
+        (4, None, "int4"),
+        (None, 24, "int8"),
+        (40, 12, "int4"),
+    ],
+)
+def test_the_most_bits_that_fit_are_chosen(
+    card: int | None, named: int | None, chosen: str
+) -> None:
+    found = gpu(card * GIB) if card else None
+    named_bytes = named * GIB if named else None
+    assert choose_precision(CHAT, gpu=found, gpu_memory_bytes=named_bytes) == chosen
+    assert choose_precision(TOKENIZER, gpu=found, gpu_memory_bytes=named_bytes) == "bf16"
 
 
 def test_a_gpu_of_another_machine() -> None:
