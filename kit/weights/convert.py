@@ -12,12 +12,12 @@ from pathlib import Path
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
-from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.journal import JOURNAL_NAME
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model
 from kit.checkpoint.sweep import Progress
 from kit.errors import IntegrityError
+from kit.memory.converted_shape import DTYPES
 from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file
 from kit.weights.exclusive import exclusive
@@ -36,13 +36,7 @@ from kit.weights.record import (
 )
 
 Known = Callable[[Path], str | None]
-
-_DTYPES: dict[Precision, OutputDType] = {
-    "bf16": "bfloat16",
-    "fp32": "float32",
-    "int8": "int8",
-    "int4": "int4",
-}
+"""Tells the sha256 of a file that was checked and has not changed since; None of any other."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class _Job:
         return Conversion(
             self.model.files,
             self.model.mappings,
-            _DTYPES[self.precision],
+            DTYPES[self.precision],
             self.adapter,
             scale,
             {f.path: f"sha256:{sha}" for f in self.model.files if (sha := self.known(f.path))},
@@ -113,8 +107,7 @@ def convert_checkpoint(
         lora_alpha: the adapter's alpha, where no ``lora_config.json`` tells it.
         overwrite: replace whatever ``output`` is.
         allow_nonfinite: convert infinite and NaN weights, too.
-        known: the sha256 of a file that was checked, and has not changed since; else None. What is
-            known is not hashed again.
+        known: what it tells is not hashed again.
         progress: called as ``progress(done_bytes, total_bytes)`` of the source.
 
     Raises:
@@ -132,7 +125,7 @@ def convert_checkpoint(
     if adapter:
         require_fit(adapter, model.shapes())
     arguments = find_arguments(config, paths[0])
-    facts = model_config(model.dimensions, _DTYPES[precision], arguments, num_heads)
+    facts = model_config(model.dimensions, DTYPES[precision], arguments, num_heads)
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         write_support_files(Path(support), facts, tokenizer_model)
