@@ -19,8 +19,8 @@ def conversion_lines(source_bytes: int, output_bytes: int, what: str) -> tuple[P
     count = OUTPUT_BUFFERS + BUFFERS
     buffers_bytes = count * (DEFAULT_CHUNK_BYTES + ROOM_BYTES)
     each = (DEFAULT_CHUNK_BYTES + ROOM_BYTES) // MIB
-    buffers = f"{count} buffers of {each} MiB, whatever the size of a tensor"
-    program = "the kit with numpy, without torch, as seen on x86-64"
+    buffers = f"{count} of {each} MiB, whatever the size of a tensor"
+    program = "the kit with numpy, as seen on x86-64"
     disk, computed = Pool.DISK, Basis.COMPUTED
     return (
         PlanLine("buffers", Pool.HOST, converting, buffers_bytes, computed, buffers),
@@ -32,7 +32,7 @@ def conversion_lines(source_bytes: int, output_bytes: int, what: str) -> tuple[P
             (Phase.CONVERT, *LOADED),
             output_bytes,
             computed,
-            "the checkpoint may go once it is complete",
+            "once complete, the checkpoint may go",
         ),
     )
 

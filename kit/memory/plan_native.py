@@ -48,13 +48,13 @@ def kv_positions(shape: ModelShape, context: int) -> int:
 def runtime_lines(serving: Serving) -> list[PlanLine]:
     """What the process takes before there is a model."""
     build = serving.build
-    why = f"Python, {build.name}, transformers and the server, {build.source}"
+    why = f"Python, {build.name}, transformers, the server, as seen on x86-64"
     lines = [
         PlanLine("runtime", Pool.HOST, LOADED, build.resident_bytes, Basis.MEASURED, why),
     ]
     if serving.device == "cuda":
-        context = "CUDA's own share: kernels and workspaces outside torch's pool"
-        host = "CUDA's share of the host: the driver's part, loaded kernels"
+        context = "kernels and the driver's part, outside torch's pool"
+        host = "the driver's part and loaded kernels"
         assumed = Basis.ASSUMED
         lines += [
             PlanLine("CUDA context", Pool.DEVICE, LOADED, CUDA_CONTEXT_BYTES, assumed, context),
@@ -69,14 +69,14 @@ def _weights(serving: Serving) -> list[PlanLine]:
         return _cast_weights(serving)
     why = "sum of the tensors"
     if serving.device == "cuda":
-        rounding = "torch's pool gives large tensors whole steps of 2 MiB"
+        rounding = "of tensors from 10 MiB, to steps of 2 MiB, in torch's pool"
         size = shape.rounding_bytes
         return [
             PlanLine("weights", Pool.DEVICE, LOADED, shape.weights_bytes, Basis.COMPUTED, why),
             PlanLine("weights' rounding", Pool.DEVICE, LOADED, size, Basis.COMPUTED, rounding),
         ]
     mapped_bytes = shape.weights_bytes - shape.packed_bytes
-    mapped = f"{why}, mapped from the files: the kernel can drop them and read them again"
+    mapped = f"{why}, mapped: the kernel can drop and reread them"
     copied_bytes = shape.packed_bytes + 2 * shape.packed_scales_bytes
     copied = "4-bit integers, and their scales with a zero each, laid out anew for the CPU"
     return [
@@ -110,7 +110,7 @@ def _kv_cache(serving: Serving) -> PlanLine:
         tensors = 2 * shape.layers
         size = tensors * rounded_bytes(size // tensors)
     ring = " (window and a chunk)" if positions < serving.context else ""
-    why = f"{per_token} B a token x {positions} positions{ring} x {sequences}"
+    why = f"{per_token} B x {positions} positions{ring} x {sequences}"
     return PlanLine("KV cache", serving.pool, _SERVED, size, Basis.COMPUTED, why)
 
 
@@ -130,7 +130,7 @@ def _activations(serving: Serving) -> PlanLine:
         size += 2 * positions * shape.hidden * dtype_bytes
     size += _dequantised_bytes(serving)
     size += 20 * serving.max_sequences * shape.vocabulary
-    why = f"a prefill chunk of {chunk} tokens in one layer, mask, scores of {shape.vocabulary}"
+    why = f"{chunk} tokens of a prompt in one layer, mask, scores"
     return PlanLine("activations", serving.pool, _SERVED, size, Basis.COMPUTED, why)
 
 
@@ -147,7 +147,7 @@ def _dequantised_bytes(serving: Serving) -> int:
 
 def _ring(serving: Serving) -> PlanLine:
     size = RING_BYTES if serving.device == "cuda" else 0
-    why = "pinned buffers that the weights pass through; torch keeps them"
+    why = "pinned buffers that the weights pass through"
     return PlanLine("loading ring", Pool.HOST, LOADED, size, Basis.COMPUTED, why)
 
 
@@ -155,7 +155,7 @@ def _reserve(serving: Serving, activations: PlanLine) -> PlanLine:
     """What the allocator holds beyond the tensors that live: holes, and blocks of other sizes."""
     if serving.device == "cuda":
         size = CUBLAS_BYTES + activations.size_bytes
-        why = "cuBLAS' workspaces; fragmentation: as much again as the activations"
+        why = "64 MiB for cuBLAS; fragmentation: the activations once more"
         return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.ASSUMED, why)
     size = max(16 * MIB, activations.size_bytes * 3 // 4)
     why = "fragmentation: 3/4 of the activations, 16 MiB at least, as seen"

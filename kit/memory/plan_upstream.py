@@ -159,8 +159,8 @@ def _process(serving: Serving) -> PlanLine:
 def _reserve(serving: Serving, prompt: list[PlanLine]) -> PlanLine:
     held = sum(line.size_bytes for line in prompt if line.pool is serving.pool)
     if serving.device == "cuda":
-        why = "fragmentation: a quarter of what a prompt takes, 64 MiB at least"
-        size = max(64 * MIB, held // 4)
+        why = "fragmentation: 10 % of what a prompt takes, 64 MiB at least"
+        size = max(64 * MIB, held // 10)
         return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.ASSUMED, why)
     why = "fragmentation: 2/5 of what a prompt takes, 16 MiB at least, as seen"
     size = max(16 * MIB, held * 2 // 5)

@@ -14,13 +14,11 @@ class TorchBuild:
     Attributes:
         resident_bytes: host RAM once something has been computed.
         address_space_bytes: reserved beyond that, for libraries and thread stacks.
-        source: where the figures are from.
     """
 
     name: str
     resident_bytes: int
     address_space_bytes: int
-    source: str = "as seen on x86-64"
 
 
 CPU_BUILD = TorchBuild("torch without CUDA", 388 * MIB, 3 * GIB // 2)

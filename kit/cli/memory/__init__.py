@@ -2,7 +2,7 @@
 
 import typer
 
-from kit.cli.memory import explain, hold, plan, watch
+from kit.cli.memory import cards, explain, hold, plan, watch
 
 app = typer.Typer(
     help="Predict, watch and prove the memory that serving takes.",
@@ -10,6 +10,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("plan")(plan.plan)
+app.command("cards")(cards.cards)
 app.command("watch")(watch.watch)
 app.command("hold")(hold.hold)
 app.command("explain")(explain.explain)

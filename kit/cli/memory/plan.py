@@ -1,72 +1,71 @@
 """`kit memory plan`."""
 
-import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from kit.cli.memory import plan_options as options
+from kit.errors import UsageError
+from kit.settings import Settings
+from kit.units import parse_size
 
-import typer
-
-if TYPE_CHECKING:
-    from kit.memory.plan import Plan
+_DTYPE_BYTES = {"auto": None, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def plan(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A converted directory.")],
-    context: Annotated[
-        int | None,
-        typer.Option(min=2, metavar="TOKENS", help="Tokens of prompt and answer together."),
-    ] = None,
-    max_sequences: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Answers at once.")
-    ] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where it runs.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    target: options.Target = None,
+    precision: options.PrecisionOption = None,
+    context: options.Context = None,
+    max_sequences: options.MaxSequences = None,
+    device: options.DeviceOption = "auto",
+    engine: options.EngineOption = "native",
+    dtype: options.DType = "auto",
+    fit: options.Fit = None,
+    max_vram: options.MaxVram = None,
+    max_ram: options.MaxRam = None,
+    layers: options.Layers = None,
+    hidden: options.Hidden = None,
+    ffn: options.Ffn = None,
+    vocab: options.Vocab = None,
+    heads: options.Heads = None,
+    max_context: options.MaxContext = None,
+    window: options.Window = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Show what serving the model in DIR takes, line by line, and how each figure is known."""
-    from kit.memory.limits import serving_limits
-    from kit.memory.plan import plan_serving
-    from kit.memory.shape import read_shape
-    from kit.memory.torch_build import installed_build
+    """Show what serving MODEL takes, line by line, and how each figure is known.
 
-    shape = read_shape(directory)
-    length, sequences = serving_limits(shape, context, max_sequences)
-    found = plan_serving(
-        shape,
-        context=length,
-        max_sequences=sequences,
-        device=device,
-        build=installed_build(),
+    Nothing is downloaded, converted or started. With --fit the other way round: the best precision,
+    then the longest context, then the most answers at once that fit.
+    """
+    from kit.cli.memory.plan_answers import show_fit, show_plan
+    from kit.cli.memory.plan_question import Question, find_gpu
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.planned import described, find_planned
+
+    numbers = {
+        "layers": layers,
+        "hidden": hidden,
+        "ffn": ffn,
+        "vocab": vocab,
+        "heads": heads,
+        "max_context": max_context,
+        "window": window,
+    }
+    if target is not None and any(value is not None for value in numbers.values()):
+        raise UsageError(
+            f"the shape of {target} is known", hint="name a model, or describe another one"
+        )
+    catalogue = read_catalogue(Settings.from_environ().weights_catalogue)
+    question = Question(
+        planned=described(find_planned(target, catalogue), numbers),
+        precision=precision,
+        context=context,
+        max_sequences=max_sequences,
+        wanted_device=device,
+        engine=engine,
+        dtype_bytes=_DTYPE_BYTES[dtype],
+        gpu=find_gpu(),
+        max_vram_bytes=parse_size(max_vram) if max_vram else None,
+        max_ram_bytes=parse_size(max_ram) if max_ram else None,
+        as_json=as_json,
     )
-    if as_json:
-        print(json.dumps({**asdict(found), "peak_bytes": _peaks(found)}, indent=2))
+    if fit is None:
+        show_plan(question)
     else:
-        _print_table(found)
-
-
-def _peaks(found: "Plan") -> dict[str, int]:
-    from kit.memory.plan import Pool
-
-    return {pool.value: peak for pool in Pool if (peak := found.peak_bytes(pool))}
-
-
-def _print_table(found: "Plan") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from kit.units import format_gib
-
-    title = f"{found.device}, {found.context} tokens of context, {found.max_sequences} at once"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("pool")
-    table.add_column("line", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("phases")
-    table.add_column("basis: why", overflow="fold")
-    for line in found.lines:
-        phases = " ".join(line.phases)
-        why = f"{line.basis}: {line.why}"
-        table.add_row(line.pool, line.name, format_gib(line.size_bytes), phases, why)
-    for pool, peak in _peaks(found).items():
-        table.add_row(pool, "peak", format_gib(peak), "", "", style="bold")
-    Console(highlight=False).print(table)
+        show_fit(question, fit)

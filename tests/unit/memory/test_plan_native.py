@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from kit.memory import plan_native
 from kit.memory.plan import Phase, Pool, kv_positions, plan_serving
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CPU_BUILD
@@ -100,3 +101,13 @@ def test_loading_holds_no_cache_yet():
     plan = plan_serving(SPARK_13B, context=4096, max_sequences=1, device="cuda", build=CPU_BUILD)
     loading = plan.phase_bytes(Pool.DEVICE, Phase.LOAD)
     assert loading < plan.phase_bytes(Pool.DEVICE, Phase.SERVE) - 819_200 * 4096
+
+
+def test_what_is_known_of_the_engine_is_so():
+    from kit.checkpoint.buffers import ROOM_BYTES
+    from kit.serve import quantised, staging
+
+    each = staging.BUFFER_BYTES + ROOM_BYTES
+    assert staging.BUFFERS * each == plan_native.RING_BYTES
+    rows = {"cpu": quantised._CPU_BLOCK_ROWS, "cuda": quantised._BLOCK_ROWS}
+    assert rows == plan_native._DEQUANTISED_ROWS

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,18 @@ def test_what_upstream_cannot_do_is_refused():
         plan("megatron", max_sequences=2)
     with pytest.raises(UsageError, match="int8"):
         plan("stock", shape=replace(SPARK_13B, integer_bytes=GIB))
+
+
+@pytest.mark.parametrize("engine", ["native", "megatron", "cpu-first", "stock"])
+def test_the_pages_table_of_engines(engine):
+    """The rows of docs/memory.md: GiB of VRAM loading, serving 4096 and 32768; of RAM loading."""
+    page = Path(__file__).parents[3] / "docs" / "memory.md"
+    short, long = plan(engine), plan(engine, 32768)
+    figures = (
+        short.phase_bytes(Pool.DEVICE, Phase.LOAD),
+        short.phase_bytes(Pool.DEVICE, Phase.SERVE),
+        long.phase_bytes(Pool.DEVICE, Phase.SERVE),
+        short.phase_bytes(Pool.HOST, Phase.LOAD),
+    )
+    row = " | ".join(f"{size / GIB:.1f}" for size in figures)
+    assert f"| {engine} | {row} |" in page.read_text(encoding="utf-8")

@@ -1,0 +1,134 @@
+"""What `kit memory plan` is asked, and the plans that answer it."""
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from kit.errors import EnvironmentNotReady, UsageError
+from kit.memory import nvml
+from kit.memory.converted_shape import Precision
+from kit.memory.fit import CONTEXTS, PRECISIONS, Fitting
+from kit.memory.limits import serving_limits
+from kit.memory.neighbours import Neighbours, on_gpu, on_host
+from kit.memory.nvml import Gpu
+from kit.memory.plan import Device, Engine, Plan, Pool, plan_serving
+from kit.memory.shape import ModelShape
+from kit.memory.torch_build import CUDA_BUILD, TorchBuild, installed_build
+from kit.memory.unavailable import Unavailable
+from kit.units import parse_size
+from kit.weights.planned import Planned, with_disk
+
+FREE = "free"
+
+
+@dataclass(frozen=True)
+class Question:
+    """The command line, read. None is decided from the model and the machine.
+
+    Attributes:
+        gpu: of this machine, which CUDA would use first.
+        dtype_bytes: of one number while it serves.
+    """
+
+    planned: Planned
+    precision: Precision | None
+    context: int | None
+    max_sequences: int | None
+    wanted_device: Literal["auto", "cpu", "cuda"]
+    engine: Engine
+    dtype_bytes: int | None
+    gpu: Gpu | None
+    max_vram_bytes: int | None = None
+    max_ram_bytes: int | None = None
+    as_json: bool = False
+
+    @cached_property
+    def device(self) -> Device:
+        """Where it runs. Who speaks of VRAM means a GPU."""
+        if self.wanted_device != "auto":
+            return self.wanted_device
+        return "cuda" if self.gpu or self.max_vram_bytes else "cpu"
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """The shape it is served in."""
+        return self.planned.shape(self.precision)
+
+    @property
+    def build(self) -> TorchBuild:
+        """Of torch: the installed one on a CPU; GPUs need the one with CUDA."""
+        return installed_build() if self.device == "cpu" else CUDA_BUILD
+
+    def plan(self) -> Plan:
+        """The plan, with what is on disk and what a conversion takes."""
+        number_bytes = self.dtype_bytes or self.shape.dtype_bytes
+        sequences = self.max_sequences or (None if self.engine == "native" else 1)
+        limits = serving_limits(
+            replace(self.shape, dtype_bytes=number_bytes), self.context, sequences
+        )
+        plan = plan_serving(
+            self.shape,
+            context=limits[0],
+            max_sequences=limits[1],
+            device=self.device,
+            build=self.build,
+            engine=self.engine,
+            dtype_bytes=self.dtype_bytes,
+        )
+        return with_disk(self.planned, self.shape, plan)
+
+    def fitting(self, room: str) -> Fitting:
+        """What is to be fitted into ``room``: a size, or ``free``.
+
+        Raises:
+            EnvironmentNotReady: ``free``, and how much that is cannot be told.
+            UsageError: it is no size, or the context is impossible.
+        """
+        if self.dtype_bytes is not None:
+            raise UsageError("--fit chooses among stored precisions", hint="leave --dtype out")
+        if self.context is not None:
+            serving_limits(self.shape, self.context)
+        device: Device = self.device
+        if room != FREE and self.wanted_device == "auto":
+            device = "cuda"
+        return Fitting(
+            room_bytes=self._free_bytes() if room == FREE else parse_size(room),
+            device=device,
+            build=installed_build() if device == "cpu" else CUDA_BUILD,
+            engine=self.engine,
+            contexts=CONTEXTS if self.context is None else (self.context,),
+            least_sequences=self.max_sequences or 1,
+        )
+
+    def candidates(self) -> dict[str, ModelShape]:
+        """The shapes to choose from, the best precision first."""
+        served: tuple[Precision, ...] = PRECISIONS if self.engine == "native" else ("bf16",)
+        return self.planned.shapes((self.precision,) if self.precision else served)
+
+    def neighbours(self, pool: Pool) -> Neighbours | None:
+        """Who else is on this machine; None where it has no such memory, or does not tell."""
+        found: Neighbours | Unavailable | None = None
+        if pool is Pool.HOST:
+            found = on_host()
+        elif pool is Pool.DEVICE and self.gpu is not None:
+            found = on_gpu(self.gpu)
+        return None if isinstance(found, Unavailable) else found
+
+    def _free_bytes(self) -> int:
+        pool = Pool.DEVICE if self.device == "cuda" else Pool.HOST
+        found = self.neighbours(pool)
+        if found is None:
+            what = "VRAM" if pool is Pool.DEVICE else "RAM"
+            raise EnvironmentNotReady(
+                f"how much {what} is free here cannot be told",
+                hint="name a size, such as --fit 24GiB",
+            )
+        return found.free_bytes
+
+
+def find_gpu() -> Gpu | None:
+    """The GPU that CUDA would use; None: there is none, or it does not answer."""
+    found = nvml.gpus()
+    visible = () if isinstance(found, Unavailable) else nvml.visible(found, os.environ)
+    return visible[0] if visible else None

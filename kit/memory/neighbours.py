@@ -1,0 +1,65 @@
+"""What other processes hold of a pool on this machine now, and how much there is in all."""
+
+from dataclasses import dataclass
+
+from kit.memory import proc
+from kit.memory.nvml import Gpu, GpuProcess
+from kit.memory.plan_line import Basis, Phase, PlanLine, Pool
+from kit.memory.unavailable import Unavailable
+from kit.units import format_gib
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What is held by others.
+
+    Attributes:
+        line: of the plan's form, held in every phase.
+        total_bytes: of the pool.
+        what: the pool's name here, such as ``VRAM of NVIDIA L20``.
+    """
+
+    line: PlanLine
+    total_bytes: int
+    what: str
+
+    @property
+    def free_bytes(self) -> int:
+        """What is left."""
+        return self.total_bytes - self.line.size_bytes
+
+
+def on_gpu(gpu: Gpu) -> Neighbours | Unavailable:
+    """What other processes, and the driver, hold of the GPU."""
+    if isinstance(gpu.total_bytes, Unavailable):
+        return gpu.total_bytes
+    if isinstance(gpu.used_bytes, Unavailable):
+        return gpu.used_bytes
+    listed = () if isinstance(gpu.processes, Unavailable) else gpu.processes
+    names = ", ".join(map(_name, listed[:_SHOWN])) or "the driver's own share"
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    line = _line(Pool.DEVICE, gpu.used_bytes, f"by NVML, now: {names}{more}")
+    return Neighbours(line, gpu.total_bytes, f"VRAM of {gpu.name}")
+
+
+def on_host() -> Neighbours | Unavailable:
+    """What other processes, and the kernel, hold of the RAM, caches that can be dropped apart."""
+    total, available = proc.total_ram_bytes(), proc.available_ram_bytes()
+    if isinstance(total, Unavailable):
+        return total
+    if isinstance(available, Unavailable):
+        return available
+    line = _line(Pool.HOST, total - available, "MemTotal less MemAvailable, now")
+    return Neighbours(line, total, "RAM")
+
+
+def _name(process: GpuProcess) -> str:
+    name = f"process {process.pid}" if isinstance(process.name, Unavailable) else process.name
+    size = process.used_bytes
+    return name if isinstance(size, Unavailable) else f"{name} {format_gib(size)}"
+
+
+def _line(pool: Pool, size_bytes: int, why: str) -> PlanLine:
+    return PlanLine("other processes", pool, tuple(Phase), size_bytes, Basis.MEASURED, why)

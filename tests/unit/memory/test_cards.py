@@ -1,0 +1,32 @@
+from pathlib import Path
+
+from kit.memory.cards import CARDS, card_options, markdown_table, record
+from kit.weights.catalogue import read_catalogue
+from kit.weights.planned import published
+
+PAGE = Path(__file__).parents[3] / "docs" / "memory.md"
+ROWS = card_options(published(read_catalogue()))
+
+
+def test_the_page_has_the_table_that_the_code_makes():
+    """``kit memory cards --markdown`` prints it."""
+    assert markdown_table(ROWS) in PAGE.read_text(encoding="utf-8")
+
+
+def test_more_memory_never_serves_less():
+    by_size = sorted(ROWS, key=lambda row: row.card.usable_bytes)
+    for precision in ("bf16", "int8", "int4"):
+        plans = [row.best[precision].plan for row in by_size if precision in row.best]
+        figures = [(plan.context, plan.max_sequences) for plan in plans]
+        assert figures == sorted(figures)
+
+
+def test_every_card_serves_the_13b_with_its_whole_context():
+    assert all(row.best["int8"].plan.context == 32768 for row in ROWS)
+    assert [row.card for row in ROWS] == list(CARDS)
+
+
+def test_record():
+    row = record(ROWS[0])
+    assert row["best"].keys() == {"int8", "int4"}  # bf16 weights are larger than an A10
+    assert row["best"]["int8"]["peak_bytes"] <= row["usable_bytes"]
