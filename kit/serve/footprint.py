@@ -4,26 +4,25 @@ import os
 
 from kit.memory import nvml
 from kit.memory.hold import Measured
-from kit.memory.proc import descendants, process_memory, tree_peak_bytes
-from kit.memory.unavailable import Unavailable
+from kit.memory.proc import ProcessMemory, descendants, process_memory, tree_peak_bytes
 from kit.serve.model import Model
 
 
 def memory_figures(model: Model) -> dict[str, int | None]:
-    """Figures in bytes; None where this machine cannot tell.
+    """Figures in bytes, of this process and its children; None where this machine cannot tell.
 
     host_peak_bytes is the resident peak (VmHWM), host_private_bytes what is resident now and not
     backed by a file (RssAnon), host_mapped_bytes the resident pages of files (RssFile);
     device_peak_bytes is the peak of torch's pool, device_reserved_bytes the pool now and
     device_allocated_bytes what live tensors take of it.
     """
-    host = process_memory(os.getpid())
-    known = None if isinstance(host, Unavailable) else host
+    found = map(process_memory, (os.getpid(), *descendants(os.getpid())))
+    known = [each for each in found if isinstance(each, ProcessMemory)]
     stats = model.engine.stats()
     return {
-        "host_peak_bytes": known.peak_bytes if known else None,
-        "host_private_bytes": known.anonymous_bytes if known else None,
-        "host_mapped_bytes": known.file_bytes if known else None,
+        "host_peak_bytes": sum(each.peak_bytes for each in known) or None,
+        "host_private_bytes": sum(each.anonymous_bytes for each in known) or None,
+        "host_mapped_bytes": sum(each.file_bytes for each in known) or None,
         "device_peak_bytes": stats.device_peak_reserved_bytes,
         "device_reserved_bytes": stats.device_reserved_bytes,
         "device_allocated_bytes": stats.device_allocated_bytes,

@@ -121,7 +121,9 @@ def test_a_rank_that_dies_ends_the_service_with_code_6(real_kit, checkpoint):
             ask.completions.create(model="spark-tp2", prompt=[DIES], max_tokens=3)
         _, log = server.communicate(timeout=60)
         assert server.returncode == 6
-        assert re.search("^error: rank 1 .*: killed by SIGKILL$", log, re.MULTILINE)
+        assert re.search(
+            "^error: megatron engine: rank 1 .*: killed by SIGKILL$", log, re.MULTILINE
+        )
         assert "Traceback" not in log
         wait_until(lambda: not any(map(alive, ranks)))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from kit.errors import EnvironmentNotReady, KitError
+from kit.errors import EnvironmentNotReady, KitError, UsageError
 from kit.memory.limits import serving_limits
+from kit.memory.plan import PREFILL_CHUNK
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
 from kit.serve.loader import DTypeName, choose_device
 from kit.serve.megatron.arguments import DTYPE_BYTES, DType, upstream_arguments
@@ -18,6 +19,7 @@ from kit.serve.megatron.turn import Turn
 from kit.serve.warm_up import warm_up
 from kit.serve.worker import Worker
 from kit.units import MIB
+from kit.upstream.manifest import read_manifest
 
 _ONE_THREAD_BYTES = 64 * MIB
 """Threads that share so little work cost more than they give; see the native engine."""
@@ -70,7 +72,8 @@ class MegatronEngine:
         self._ranks = ranks = Ranks(count, device, self._worker.die)
         try:
             loaded = ranks.load(self._task(ranks, device, context), progress)
-            turn = Turn(ranks, shape.vocabulary, self._folder.end_token_id)
+            chunk = _chunk(self._tree)
+            turn = Turn(ranks, shape.vocabulary, self._folder.end_token_id, chunk)
             progress("warm-up", 0.0)
             warm_up(turn, self._folder.shards[0].parent)
         except KitError:
@@ -138,6 +141,7 @@ class MegatronEngine:
             ),
             rendezvous=ranks.rendezvous,
             device=device,
+            capacity=context,
             threads=_threads(self._folder.parameters * DTYPE_BYTES[self._dtype] // count, count),
             max_vram_bytes=None if cap is None else cap // count,
         )
@@ -148,7 +152,13 @@ def _require_devices(name: str, count: int) -> str:
 
     Raises:
         EnvironmentNotReady: there are fewer.
+        UsageError: a single GPU is named.
     """
+    if ":" in name:
+        raise UsageError(
+            f"the megatron engine takes GPUs in their order, not {name}",
+            hint=f"CUDA_VISIBLE_DEVICES={name.partition(':')[2]} and --device cuda",
+        )
     device = choose_device(name).type
     found = torch.cuda.device_count()
     if device == "cuda" and found < count:
@@ -158,6 +168,15 @@ def _require_devices(name: str, count: int) -> str:
             f"{found}; or serve on the CPU with --device cpu",
         )
     return device
+
+
+def _chunk(tree: Path) -> int | None:
+    """Prompt tokens per forward pass: the native engine's number, where upstream can go on after
+    a first part of a prompt; None where it has to read all of it at once.
+    """
+    manifest = read_manifest(tree.parent)
+    can_go_on = manifest is not None and "rotated-keys" in manifest.rewrites
+    return PREFILL_CHUNK if can_go_on else None
 
 
 def _threads(weights_bytes: int, ranks: int) -> int:

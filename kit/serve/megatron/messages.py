@@ -22,6 +22,7 @@ class Task:
         rendezvous: a file where the ranks find each other (torch's ``file://`` initialisation:
             no port is opened for it).
         device: "cpu" or "cuda".
+        capacity: positions of the KV cache, which holds one sequence.
         threads: for torch on the CPU; None leaves its default.
         max_vram_bytes: what the rank's torch may take of its GPU; None: all.
     """
@@ -30,6 +31,7 @@ class Task:
     arguments: tuple[str, ...]
     rendezvous: Path
     device: str
+    capacity: int
     threads: int | None = None
     max_vram_bytes: int | None = None
 
@@ -40,13 +42,11 @@ class Forward:
 
     Attributes:
         start: position of the first token; 0 begins a sequence: the KV cache is made anew.
-        tokens: the whole prompt at position 0, then one token at a time.
-        capacity: positions that the sequence may come to; the KV cache's length.
+        tokens: those that follow what was read before.
     """
 
     start: int
     tokens: tuple[int, ...]
-    capacity: int
 
 
 @dataclass(frozen=True)

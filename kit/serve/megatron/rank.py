@@ -104,7 +104,7 @@ class Rank:
         assert self._model is not None  # noqa: S101  (load() comes first)
         if order.start == 0:
             self._sequence = None  # its KV cache is freed before the next is made
-            self._sequence = CachedSequence(self._model, order.capacity)
+            self._sequence = CachedSequence(self._model, self._task.capacity)
         assert self._sequence is not None  # noqa: S101
         return self._sequence.forward(order.tokens)
 

@@ -37,8 +37,8 @@ logger = logging.getLogger("kit.serve.megatron")
 _LOG_LINES = 40
 _ACCEPT_SECONDS = 0.2
 _END_SECONDS = 5.0
-_LAUNCHER_SECONDS = 4.0
-"""DeepSpeed's launcher looks once a second whether a rank has ended."""
+_LAUNCHER_SECONDS = 10.0
+"""DeepSpeed's launcher looks once a second whether a rank has ended, and then says how."""
 
 
 class Ranks:
@@ -62,7 +62,8 @@ class Ranks:
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._arrived: queue.SimpleQueue[tuple[int, FromRank | EngineDied]] = queue.SimpleQueue()
         self._memory: dict[int, DeviceMemory | None] = {}
-        self._ending = False
+        self._stopping = threading.Lock()
+        self._stopped = False
         self._folder = tempfile.TemporaryDirectory(prefix="kit-ranks-")
         self.rendezvous = Path(self._folder.name) / "rendezvous"
         path = Path(self._folder.name) / "socket"
@@ -92,7 +93,7 @@ class Ranks:
                 progress(message.phase, message.fraction)
             elif isinstance(message, Failed):
                 self._say_last_words()
-                self.close()
+                self._stop(orderly=False)
                 raise message.error
         return tuple(loaded[rank] for rank in range(self._count))
 
@@ -126,12 +127,26 @@ class Ranks:
 
     def close(self) -> None:
         """End all ranks: by request, then by force."""
-        if self._ending:
-            return
-        self._ending = True
-        self._send(End())
-        _end(self._process, _END_SECONDS)
-        self._folder.cleanup()
+        self._stop(orderly=True)
+
+    def _stop(self, *, orderly: bool) -> int | None:
+        """End all ranks, unless they have been; the exit code, if they ended by themselves.
+
+        Args:
+            orderly: ask them; else their connections end, which ends them wherever they are.
+        """
+        with self._stopping:
+            if self._stopped:
+                return None
+            self._stopped = True
+            if orderly:
+                self._send(End())
+            else:
+                for connection in self._connections:
+                    _hang_up(connection)
+            code = _end(self._process, _END_SECONDS if orderly else _LAUNCHER_SECONDS)
+            self._folder.cleanup()
+            return code
 
     def _accept(self, listener: socket.socket) -> list[Connection]:
         connections: dict[int, Connection] = {}
@@ -142,47 +157,39 @@ class Ranks:
                 if self._process.poll() is None:
                     continue
                 self._say_last_words()
-                raise self._explain("a rank", "did not start") from None
+                self._folder.cleanup()
+                raise _died("a rank did not start", self._process.returncode) from None
             accepted.setblocking(True)
             connection = Connection(accepted.detach())
-            hello = connection.recv()
-            assert isinstance(hello, Hello)  # noqa: S101
-            connections[hello.rank] = connection
+            with contextlib.suppress(EOFError):  # if it has ended, the process soon has, too
+                connections[_rank_of(connection)] = connection
         return [connections[rank] for rank in range(self._count)]
 
     def _listen(self) -> None:
-        """Hand on what the ranks send, until one of them is gone."""
+        """Hand on what the ranks send, until they are gone."""
         ranks = {connection: rank for rank, connection in enumerate(self._connections)}
+        ended = os.pidfd_open(self._process.pid)  # becomes readable when it has, pidfd_open(2)
         while ranks:
-            for ready in wait(list(ranks)):
-                assert isinstance(ready, Connection)  # noqa: S101
+            for ready in wait([*ranks, ended]):
+                if not isinstance(ready, Connection):
+                    self._lost("DeepSpeed's launcher" if self._count > 1 else "rank 0")
+                    ranks.clear()
+                    break
                 try:
                     self._arrived.put((ranks[ready], ready.recv()))
                 except (EOFError, OSError):
-                    lost = ranks.pop(ready)
-                    if not self._ending:
-                        self._lost(lost)
-                        return
-        for connection in self._connections:
-            connection.close()
+                    self._lost(f"rank {ranks.pop(ready)}")
+        os.close(ended)
 
-    def _lost(self, rank: int) -> None:
-        """A rank has ended unasked: end the others too, and say why."""
-        for connection in self._connections:
-            _hang_up(connection)  # the others end as soon as they hear it
-        _end(self._process, _LAUNCHER_SECONDS)
+    def _lost(self, who: str) -> None:
+        """One has ended: if unasked, end the others too, and say why."""
+        if self._stopped:
+            return
+        code = self._stop(orderly=False)
         self._say_last_words()
-        death = self._explain(f"rank {rank}", "ended unexpectedly")
-        self._arrived.put((rank, death))
+        death = _died(f"{who} ended unexpectedly", code)
+        self._arrived.put((0, death))
         self._on_death(death)
-
-    def _explain(self, who: str, what: str) -> EngineDied:
-        how = _cause(self._process.poll())
-        return EngineDied(
-            f"{who} of the megatron engine {what}{how}",
-            hint="its last lines are in the log; if they do not tell, the kernel may have killed "
-            "it for memory: dmesg | tail",
-        )
 
     def _next(self) -> tuple[int, FromRank]:
         rank, message = self._arrived.get()
@@ -199,13 +206,24 @@ class Ranks:
         assert self._process.stdout is not None  # noqa: S101
         for line in self._process.stdout:
             self._log.append(line.rstrip("\n"))
-            logger.debug("%s", self._log[-1])
+            logger.debug("rank | %s", line.rstrip("\n"))
 
     def _say_last_words(self) -> None:
         """Show the last lines that the ranks have written."""
         time.sleep(_ACCEPT_SECONDS)  # the lines may come a moment after the socket's end
-        for line in list(self._log):
-            logger.error("rank | %s", line)
+        while self._log:
+            logger.error("rank | %s", self._log.popleft())
+
+
+def _rank_of(connection: Connection) -> int:
+    """Who has connected.
+
+    Raises:
+        EOFError: it is gone already.
+    """
+    hello = connection.recv()
+    assert isinstance(hello, Hello)  # noqa: S101
+    return hello.rank
 
 
 def _start(command: Sequence[str], count: int, device: str) -> "subprocess.Popen[str]":
@@ -228,13 +246,26 @@ def _hang_up(connection: Connection) -> None:
         same.shutdown(socket.SHUT_RDWR)
 
 
-def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
-    """Wait for the process, then kill whatever is left of its session."""
+def _end(process: "subprocess.Popen[str]", seconds: float) -> int | None:
+    """Wait for the process, then kill whatever is left of its session.
+
+    Returns the exit code of a process that has ended by itself.
+    """
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
+    code = process.returncode
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    return code
+
+
+def _died(what: str, code: int | None) -> EngineDied:
+    return EngineDied(
+        f"megatron engine: {what}{_cause(code)}",
+        hint="its last lines are in the log; if they do not tell, the kernel may have killed it "
+        "for memory: dmesg | tail",
+    )
 
 
 def _cause(code: int | None) -> str:

@@ -9,9 +9,17 @@ from kit.serve.sequence import EngineSequence
 
 
 class Turn:
-    """The sequence whose turn it is."""
+    """The sequence whose turn it is.
 
-    def __init__(self, ranks: Ranks, vocab_size: int, end_token_id: int) -> None:
+    Args:
+        ranks: which hold the model.
+        vocab_size: of the model.
+        end_token_id: of the tokenizer.
+        chunk: prompt tokens per forward pass; None: all.
+    """
+
+    def __init__(self, ranks: Ranks, vocab_size: int, end_token_id: int, chunk: int | None) -> None:
+        self._chunk = chunk
         self._ranks = ranks
         self._end = end_token_id
         self._counts = torch.zeros(1, vocab_size, dtype=torch.int32)
@@ -38,7 +46,7 @@ class Turn:
 
     @torch.inference_mode()
     def advance(self) -> int:
-        """The sequence's next token; returns how many were generated.
+        """A chunk of the prompt, or the next token; returns how many were generated.
 
         Raises:
             KitError: the forward pass failed.
@@ -50,18 +58,21 @@ class Turn:
         if sequence.cancelled:
             self._sequence = None
             return 0
-        told = self._ranks.forward(_order(sequence))
-        sequence.prefilled = len(sequence.prompt_ids)
+        order = self._next_input(sequence)
+        told = self._ranks.forward(order)
+        sequence.prefilled = min(order.start + len(order.tokens), len(sequence.prompt_ids))
+        if sequence.prefilled < len(sequence.prompt_ids):
+            return 0
         scores = torch.frombuffer(bytearray(told), dtype=torch.float32)
         hand_out([sequence], scores[None], self._counts, self._end)
         if sequence.finished:
             self._sequence = None
         return 1
 
-
-def _order(sequence: EngineSequence) -> Forward:
-    """The whole prompt at first, then the token that was chosen last."""
-    capacity = len(sequence.prompt_ids) + sequence.params.max_tokens
-    if sequence.prefilled:
-        return Forward(len(sequence) - 1, (sequence.last_token,), capacity)
-    return Forward(0, sequence.prompt_ids, capacity)
+    def _next_input(self, sequence: EngineSequence) -> Forward:
+        """The prompt's next chunk, or the token that was chosen last."""
+        start = sequence.prefilled
+        if start == len(sequence.prompt_ids):
+            return Forward(len(sequence) - 1, (sequence.last_token,))
+        end = None if self._chunk is None else start + self._chunk
+        return Forward(start, sequence.prompt_ids[start:end])

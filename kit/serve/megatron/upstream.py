@@ -91,6 +91,7 @@ class CachedSequence:
     def __init__(self, model: torch.nn.Module, capacity: int) -> None:
         generation: Any = importlib.import_module("megatron.text_generation.generation")
         self._step = generation.ForwardStep(model, 1, capacity)
+        self._step.inference_params.last_logits_only = True  # asked by the rewrite last-logits
         self._device = next(model.parameters()).device
         tokens = torch.zeros(1, capacity, dtype=torch.int64, device=self._device)
         build = generation._build_attention_mask_and_position_ids
@@ -101,7 +102,8 @@ class CachedSequence:
     def forward(self, tokens: Sequence[int]) -> torch.Tensor:
         """fp32 scores ``[vocab]`` after the last of ``tokens``, which follow those read before.
 
-        Upstream takes any number of tokens at first, and one at a time from then on.
+        Upstream takes any number of tokens at first, and one at a time from then on; with the
+        rewrite rotated-keys it takes any number every time.
         """
         start, end = self._read, self._read + len(tokens)
         scores: torch.Tensor = self._step(

@@ -28,7 +28,7 @@ PROMPT = [100, 7, 1500]
 
 @dataclass(frozen=True)
 class Running:
-    """A loaded engine; ``pids`` are its ranks' and, with several, their launcher's."""
+    """A loaded engine; ``pids`` are its ranks' and, before them, their launcher's, if any."""
 
     engine: MegatronEngine
     info: ModelInfo
@@ -36,7 +36,7 @@ class Running:
 
     @property
     def ranks(self) -> list[int]:
-        return self.pids[-self.info.tensor_parallel :]  # a launcher starts before its ranks
+        return self.pids[-self.info.tensor_parallel :]
 
 
 @contextmanager
@@ -44,12 +44,19 @@ def running(folder: Path, **options: object) -> Iterator[Running]:
     before = descendants(os.getpid())
     engine = MegatronEngine(read_folder(folder), TREE, device="cpu", **options)
     info = engine.load(lambda phase, fraction: None)
-    run = Running(engine, info, sorted(set(descendants(os.getpid())) - set(before)))
+    started = set(descendants(os.getpid())) - set(before)
+    run = Running(engine, info, sorted(started, key=start_ticks))
     try:
         yield run
     finally:
         engine.close()
         until_gone(run.pids)
+
+
+def start_ticks(pid: int) -> int:
+    stat = process_stat(pid)
+    assert not isinstance(stat, Unavailable)
+    return stat.start_ticks
 
 
 def submit(engine: MegatronEngine, ids: list[int], **params: object) -> Steps:
@@ -182,10 +189,11 @@ def test_a_rank_that_is_killed_while_it_works_ends_the_engine(make_shards, ranks
         until_gone(run.pids)
 
 
-def test_a_rank_that_is_killed_while_it_waits_ends_the_engine(make_shards):
+@pytest.mark.parametrize(("index", "who"), [(2, "rank 1"), (0, "DeepSpeed's launcher")])
+def test_what_is_killed_while_nothing_runs_ends_the_engine(make_shards, index, who):
     with running(make_shards(2)) as run:
-        os.kill(run.ranks[1], signal.SIGKILL)
-        assert "killed by SIGKILL" in run.engine.wait().message
+        os.kill(run.pids[index], signal.SIGKILL)
+        assert f"{who} ended unexpectedly: killed by SIGKILL" in run.engine.wait().message
         with pytest.raises(EngineDied):
             collect(submit(run.engine, PROMPT, max_tokens=3))
         until_gone(run.pids)
