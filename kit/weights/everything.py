@@ -1,5 +1,6 @@
 """Find what there is to verify: by name, by folder, or all of it."""
 
+from functools import partial
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady
@@ -42,26 +43,20 @@ def verify_all(data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
     Raises:
         EnvironmentNotReady: there is nothing.
     """
-    locked = layers.read_layers(data_dir).weights
-    sets = {
-        directory: files
-        for name, files in locked.items()
+    jobs = [
+        (sum(entry.size_bytes for entry in files.values()), partial(verify_set, directory, files))
+        for name, files in layers.read_layers(data_dir).weights.items()
         if (directory := checkpoint_dir(data_dir, name)).is_dir()
-    }
-    conversions = find_conversions(data_dir)
-    sizes = {
-        path: sum(entry.size_bytes for entry in files.values()) for path, files in sets.items()
-    }
-    sizes |= {path: sum(record.files.values()) for path, record in conversions.items()}
+    ]
+    jobs += [
+        (sum(record.files.values()), partial(verify_conversion, directory, record))
+        for directory, record in find_conversions(data_dir).items()
+    ]
+    total_bytes, done_bytes = sum(size_bytes for size_bytes, _ in jobs), 0
     results: list[Checked] = []
-    done = 0
-    for directory, size_bytes in sizes.items():
-        progress = watch.part(done, sum(sizes.values())).progress
-        if directory in sets:
-            results += verify_set(directory, sets[directory], progress)
-        else:
-            results += verify_conversion(directory, conversions[directory], progress)
-        done += size_bytes
+    for size_bytes, verify in jobs:
+        results += verify(progress=watch.part(done_bytes, total_bytes).progress)
+        done_bytes += size_bytes
     if not results:
         raise EnvironmentNotReady(
             f"there are no weights in {data_dir}", hint="kit weights fetch gets some"
