@@ -1,13 +1,13 @@
 """What the vendored upstream takes, as it is and with its memory mended.
 
-It works on a whole prompt at once, for one sequence at a time, and allocates the KV cache of prompt
-and answer anew for each. What it wastes beyond that was read from its code and measured on a CPU;
-the figures are those of one process with the whole model.
+As it is it works on a whole prompt at once, rewritten on a chunk of it; for one sequence at a time,
+with a KV cache of the whole context. What it wastes beyond that was read from its code and measured
+on a CPU; the figures are those of one process with the whole model.
 """
 
 from kit.errors import UsageError
 from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
-from kit.memory.plan_native import runtime_lines
+from kit.memory.plan_native import PREFILL_CHUNK, runtime_lines
 from kit.units import MIB
 
 DEEPSPEED_BYTES = 50 * MIB
@@ -120,7 +120,7 @@ def _rewritten_prompt(serving: Serving) -> list[PlanLine]:
     tile += _FP32 * keys * shape.hidden
     why = f"fp32 scores and probabilities of {_QUERIES_AT_ONCE} queries over {keys} keys"
     return [
-        _activations(serving),
+        _activations(serving, min(PREFILL_CHUNK, serving.context)),
         PlanLine("attention", serving.pool, _SERVED, tile, Basis.COMPUTED, why),
     ]
 
@@ -134,7 +134,7 @@ def _stock_prompt(serving: Serving) -> list[PlanLine]:
 
     scores = 16 * heads * tokens**2 + 2 * _FP32 * tokens * shape.hidden
     return [
-        _activations(serving),
+        _activations(serving, tokens),
         line("attention", pool, scores, f"16 B x {heads} heads x {tokens}², and fp32 q and k"),
         line("logits", pool, 6 * tokens * shape.vocabulary, "of all positions, twice"),
         line("masks", pool, mask**2 + 8 * tokens**2, "of all positions, twice"),
@@ -142,11 +142,11 @@ def _stock_prompt(serving: Serving) -> list[PlanLine]:
     ]
 
 
-def _activations(serving: Serving) -> PlanLine:
-    """All tokens of a prompt in one layer: residual, norm, q, k, v, rotated; the MLP's widths."""
-    shape, tokens = serving.shape, serving.context
+def _activations(serving: Serving, tokens: int) -> PlanLine:
+    """All tokens of a pass in one layer: residual, norm, q, k, v, rotated; the MLP's widths."""
+    shape = serving.shape
     size = tokens * (8 * shape.hidden + 4 * shape.intermediate) * serving.dtype_bytes
-    why = f"a whole prompt of {tokens} tokens in one layer"
+    why = f"{tokens} tokens of a prompt in one layer"
     return PlanLine("activations", serving.pool, _SERVED, size, Basis.COMPUTED, why)
 
 
