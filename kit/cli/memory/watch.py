@@ -12,7 +12,7 @@ from kit.settings import Settings
 
 if TYPE_CHECKING:
     from kit.stack.recorder import Recorder
-    from kit.stack.runtime import Runtime
+    from kit.stack.runtime import Running, Runtime
 
 
 def watch(
@@ -57,7 +57,7 @@ def watch(
     ):
         ended = _wait(recorder, seconds)
     if ended:
-        print(_end(runtime, recorder))
+        print(_end(runtime, running, recorder))
     timeline = recorder.timeline()
     for line in explain(timeline):
         print(line)
@@ -78,12 +78,13 @@ def _wait(recorder: "Recorder", seconds: float | None) -> bool:
     return True
 
 
-def _end(runtime: "Runtime", recorder: "Recorder") -> str:
+def _end(runtime: "Runtime", started: "Running", recorder: "Recorder") -> str:
     """How the service ended."""
     from kit.stack.ready import cause_of_death
 
-    running = runtime.status()
-    if running is None or running.alive:
+    now = runtime.status()
+    if now is None or (now.alive and now.restarts == started.restarts):
         return "the service was stopped"
-    why = cause_of_death(runtime, running, recorder.lived)
-    return f"{why.message}\nhint: {why.hint}"
+    why = cause_of_death(runtime, now, recorder.lived)
+    again = "; the engine has started it again" if now.restarts > started.restarts else ""
+    return f"{why.message}{again}\nhint: {why.hint}"

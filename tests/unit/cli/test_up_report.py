@@ -7,6 +7,7 @@ import pytest
 from kit.cli.up_report import print_json, print_text
 from kit.memory.hold import Budget, Measured, hold
 from kit.memory.plan import Pool, plan_serving
+from kit.memory.receipt import MeasuredWork
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
@@ -91,3 +92,16 @@ def test_says_where_kit_is_when_the_shell_would_not_find_it(report, capsys, monk
     monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv/bin/kit"), "up"])
     print_text(report)
     assert "Stop it with: kit down   (kit is .venv/bin/kit here)" in capsys.readouterr().out
+
+
+def test_what_was_done_before_the_peak_was_held(report, capsys):
+    work = MeasuredWork(2, 4000, 96, 12.5)
+    print_text(replace(report, work=work, receipt=Path("/state/r.json")))
+    out = capsys.readouterr().out
+    assert "  held at   full context: 2 x 4096 tokens, 12.5 s\n" in out
+    assert "  receipt   /state/r.json\n" in out
+    print_text(replace(report, skipped="it is busy", receipt=Path("/state/r.json")))
+    assert "one answer; its context was not filled: it is busy" in capsys.readouterr().out
+    print_json(replace(report, work=work, receipt=Path("/state/r.json")))
+    record = json.loads(capsys.readouterr().out)
+    assert (record["work"]["sequences"], record["receipt"]) == (2, "/state/r.json")
