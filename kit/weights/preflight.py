@@ -18,8 +18,6 @@ from kit.weights.record import Precision
 
 PROGRAM_RAM_BYTES = 256 * MIB
 """The kit's own process: 60 MiB seen while downloading, 64 MiB allowed while converting."""
-_BITS: dict[Precision, int] = {"fp32": 32, "bf16": 16, "int8": 9, "int4": 5}
-"""Of one parameter; for int8 and int4 with scales and the 16-bit embedding, rounded up."""
 _CHOICE: tuple[Precision, ...] = ("bf16", "int8", "int4")
 
 
@@ -102,25 +100,15 @@ def choose_precision(
 
 def converted_bytes(weights: WeightSet, precision: Precision) -> int | None:
     """What the converted directory will take; None where the set's shape is not known."""
-    return None if weights.shape is None else weights.shape.parameters * _BITS[precision] // 8
+    shape = _shape(weights, precision)
+    return None if shape is None else shape.weights_bytes
 
 
 def serving_plan(weights: WeightSet, precision: Precision, *, on_gpu: bool) -> Plan | None:
     """The plan of serving the set with default limits; None where its shape is not known."""
-    weights_bytes = converted_bytes(weights, precision)
-    if weights.shape is None or weights_bytes is None:
+    shape = _shape(weights, precision)
+    if shape is None:
         return None
-    known = weights.shape
-    shape = ModelShape(
-        layers=known.layers,
-        hidden=known.hidden,
-        intermediate=known.intermediate,
-        vocabulary=known.vocabulary,
-        max_context=known.max_context,
-        window=known.window,
-        dtype_bytes=4 if precision == "fp32" else 2,
-        weights_bytes=weights_bytes,
-    )
     context, sequences = serving_limits(shape)
     return plan_serving(
         shape,
@@ -129,3 +117,9 @@ def serving_plan(weights: WeightSet, precision: Precision, *, on_gpu: bool) -> P
         device="cuda" if on_gpu else "cpu",
         build=CUDA_BUILD,
     )
+
+
+def _shape(weights: WeightSet, precision: Precision) -> ModelShape | None:
+    from kit.weights.planned import architecture_of
+
+    return None if weights.shape is None else architecture_of(weights.shape).at(precision)
