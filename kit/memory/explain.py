@@ -9,7 +9,8 @@ TOLERANCE = 0.10
 
 _NOTHING_BYTES = MIB
 """Less than that is not worth a word."""
-_LOADING = {"starting", "startup", "weights", "kv-cache"}
+_SERVING = {"warm-up", "serving", "prefill", "decode", "stopping", "failed"}
+"""Phases in which all is held that the plan knows; in any other it is loading."""
 _POOLS = {Pool.HOST: "host RAM", Pool.DEVICE: "VRAM"}
 
 
@@ -82,7 +83,7 @@ def _plan(timeline: Timeline, pool: Pool, peak: Sample, size: int) -> list[str]:
     lines = []
     if planned:
         lines.append(f"planned {format_gib(planned)}; measured {ratio_remark(size, planned)}")
-        phase = "load" if peak.phase in _LOADING else "serve"
+        phase = "serve" if peak.phase in _SERVING else "load"
         for line in sorted(_held(timeline, pool, phase), key=lambda one: -one.size_bytes):
             lines.append(f"  plan: {line.name:<18} {format_gib(line.size_bytes):>10}")
     if budget := timeline.run.budget_bytes.get(pool.value):

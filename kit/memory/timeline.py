@@ -27,8 +27,9 @@ class Sample:
 
     Attributes:
         seconds: since the timeline began.
-        phase: as the service tells it: ``starting``, ``weights``, ``kv-cache``, ``warm-up``,
-            ``serving``; or what was asked of it meanwhile, ``prefill`` and ``decode``.
+        phase: as the service tells it: ``starting``, then those of its engine such as
+            ``weights``, ``kv-cache`` and ``warm-up``, then ``serving``; or what was asked of it
+            meanwhile, ``prefill`` and ``decode``.
         private_bytes: resident and not backed by a file (RssAnon), all processes together.
         shared_bytes: shared memory (RssShmem).
         mapped_bytes: resident pages of files (RssFile), which the kernel can drop.
