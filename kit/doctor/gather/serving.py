@@ -68,6 +68,7 @@ def _would_be(request: Request, facts: Facts) -> Serving:
         max_sequences=sequences,
         device="cpu" if gpu is None else "cuda",
         build=installed_build(),
+        engine=wanted.engine,
     )
     return _serving(model.name, plan, gpu, real=not model.demo)
 
