@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from make_checkpoint import Sizes
-from make_model import DTYPES, write_model
+from make_model import write_model
 
+from kit.memory.converted_shape import DTYPES, Precision
 from kit.memory.limits import serving_limits
 from kit.memory.plan import Pool, plan_serving
 from kit.memory.proc import tree_peak_bytes
@@ -54,7 +55,7 @@ class Case:
     """A model and how it is served. ``cast`` is the type its numbers get while it is loaded."""
 
     size: str
-    precision: str
+    precision: Precision
     device: str
     context: int
     max_sequences: int = 1
@@ -90,7 +91,7 @@ class Outcome:
         return abs(self.ratio - 1) <= TOLERANCE[self.case.device]
 
 
-def cases(device: str, sizes: list[str], precisions: list[str]) -> Iterator[Case]:
+def cases(device: str, sizes: list[str], precisions: list[Precision]) -> Iterator[Case]:
     """Each size in each precision; on the CPU one cast while it loads, and one for several."""
     for size in sizes:
         for precision in precisions:

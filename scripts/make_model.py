@@ -15,21 +15,16 @@ import ml_dtypes
 import numpy as np
 from make_checkpoint import Sizes
 
-from kit.checkpoint.encoding import OutputDType, Stored
+from kit.checkpoint.encoding import Stored
 from kit.checkpoint.layout import Dimensions, Mapping, expected_tensors
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
 from kit.checkpoint.tensors import Piece, Tensor, matrix
+from kit.memory.converted_shape import DTYPES, Precision
 from kit.settings import bundled
 from kit.units import MIB
 from kit.weights.export import write_support_files
 from kit.weights.facts import model_config
 
-DTYPES: dict[str, OutputDType] = {
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "int8": "int8",
-    "int4": "int4",
-}
 BLOCK_BYTES = 16 * MIB
 TOKENIZER = bundled("demo") / "tokenizer" / "tokenizer.model"
 
@@ -37,7 +32,7 @@ TOKENIZER = bundled("demo") / "tokenizer" / "tokenizer.model"
 def write_model(
     directory: Path,
     sizes: Sizes,
-    precision: str,
+    precision: Precision,
     *,
     context: int = 32768,
     window: int | None = 8192,
@@ -98,7 +93,7 @@ def random_block(stored: Stored) -> memoryview:
         values = np.full_like(values, 0.0005)
     if stored.dtype == "BF16":
         values = values.astype(ml_dtypes.bfloat16)
-    return memoryview(values.view(np.uint8))
+    return values.view(np.uint8).data
 
 
 def main() -> None:
