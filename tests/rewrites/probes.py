@@ -1,6 +1,7 @@
 """Run inside a rewritten tree: probes.py TREE PROBE OPTIONS OF UPSTREAM. Prints what it found.
 
-``--block=MODULE`` among the options makes a module look as if it were not installed.
+``--block=MODULE`` among the options makes a module look as if it were not installed, and
+``--no-torchscript`` makes TorchScript look as if it were gone.
 """
 
 import functools
@@ -15,19 +16,21 @@ from typing import Any
 
 import torch
 
+from kit.serve.megatron.upstream import import_upstream
+
 TREE = Path(sys.argv[1])
-BLOCK = "--block="
+BLOCK, NO_TORCHSCRIPT = "--block=", "--no-torchscript"
 PROMPT = 20
 
 
 def imports() -> Any:
     """Upstream's inference script is imported; nothing is started."""
-    script()
+    import_upstream(TREE)
     return "imported"
 
 
 def help_text() -> Any:
-    module = script()
+    module = import_upstream(TREE)
     from megatron.arguments import parse_args
 
     sys.argv = ["generate", "--help"]
@@ -41,7 +44,7 @@ def dtype_functions() -> Any:
     for name in ("FloatTensor", "HalfTensor", "BFloat16Tensor"):
         function = functools.partial(torch.tensor)
         setattr(type(get_accelerator()), name, property(lambda self, function=function: function))
-    script()
+    import_upstream(TREE)
     from megatron.model.module import float16_to_fp32, fp32_to_float16
 
     mixed = (torch.ones(1), torch.ones(1, dtype=torch.int64), "no tensor")
@@ -57,19 +60,47 @@ def generate() -> Any:
     return made[0, PROMPT:].tolist()
 
 
-def mask() -> Any:
-    """Bytes of what upstream builds as a mask for a prompt."""
-    initialised()
-    built, _ = generation()._build_attention_mask_and_position_ids(torch.tensor([ids()]))
-    return built.nbytes if torch.is_tensor(built) else 0
+def serving() -> Any:
+    """All of what generation takes."""
+    model = loaded()
+    tokens, built = _generation(model)(torch.tensor([ids() + [0] * 8]))[0], _mask(ids())
+    return {
+        "tokens": tokens[0, PROMPT:].tolist(),
+        "mask_bytes": built.nbytes if torch.is_tensor(built) else 0,
+        "buffer_bytes": _buffer_bytes(),
+        "scored": _scored(model),
+        "score_positions": _score_positions(model),
+        "rotated": _rotated(model),
+    }
 
 
-def score_positions() -> Any:
+def _mask(prompt: list[int]) -> Any:
+    return generation()._build_attention_mask_and_position_ids(torch.tensor([prompt]))[0]
+
+
+def _buffer_bytes() -> int:
+    """What upstream keeps in its buffers."""
+    from megatron.core import parallel_state
+
+    buffers = parallel_state.get_global_memory_buffer().buffer.values()
+    return sum(buffer.nbytes for buffer in buffers)
+
+
+def _scored(model: torch.nn.Module) -> int | str:
+    """How many log-probabilities a text gets that is shorter than --seq-length, or the error."""
+    score = generation().score_and_return_on_first_stage
+    try:
+        return int(score(model, torch.tensor([ids()]), torch.tensor([PROMPT]))[2].numel())
+    except RuntimeError as error:
+        return str(error)
+
+
+def _score_positions(model: torch.nn.Module) -> list[int]:
     """Positions that a prompt gets scores for, without and with log-probabilities asked for."""
-    model, module = loaded(), generation()
+    module, original = generation(), generation().ForwardStep
     positions: list[int] = []
 
-    class Recorded(module.ForwardStep):  # type: ignore[name-defined, misc]
+    class Recorded(original):  # type: ignore[name-defined, misc, valid-type]
         def __call__(self, *arguments: Any) -> Any:
             logits = super().__call__(*arguments)
             positions.append(logits.shape[1])
@@ -79,12 +110,13 @@ def score_positions() -> Any:
     tokens = torch.tensor([[*ids(), 0]])
     _generation(model)(tokens)
     _generation(model)(tokens, return_output_log_probs=True)
+    module.ForwardStep = original
     return positions
 
 
-def rotations() -> Any:
+def _rotated(model: torch.nn.Module) -> list[int]:
     """Positions rotated, queries and keys of all layers: by a prompt, by one token more."""
-    model, module = loaded(), generation()
+    module = generation()
     from megatron.model import transformer
 
     counts: list[int] = []
@@ -164,17 +196,8 @@ class PrivatePeak:
             self._peak = max(self._peak, _private_bytes())
 
 
-def script() -> ModuleType:
-    """Upstream's inference script; its ``tools`` is a folder that installed packages may hide."""
-    sys.path.insert(0, str(TREE))
-    tools = ModuleType("tools")
-    tools.__path__ = [str(TREE / "tools")]
-    sys.modules["tools"] = tools
-    return importlib.import_module("tools.run_iFlytekSpark_text_generation")
-
-
 def initialised() -> ModuleType:
-    module = script()
+    module = import_upstream(TREE)
     from megatron.initialize import initialize_megatron
 
     defaults = {"no_load_rng": True, "no_load_optim": True}
@@ -212,12 +235,18 @@ def _private_bytes() -> int:
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", text)[1])  # type: ignore[index]
 
 
-if __name__ == "__main__":
-    probe, sys.argv = sys.argv[2], [sys.argv[0], *sys.argv[3:]]
-    for blocked in [argument for argument in sys.argv if argument.startswith(BLOCK)]:
-        sys.argv.remove(blocked)
+def _block(options: list[str]) -> list[str]:
+    """Make things look as if they were not there; the other options."""
+    for blocked in [option for option in options if option.startswith(BLOCK)]:
         package, *_ = name = blocked.removeprefix(BLOCK).split(".")
         if len(name) > 1:  # what the package itself takes from it stays
             importlib.import_module(package)
         sys.modules[".".join(name)] = None  # type: ignore[assignment]
+    if NO_TORCHSCRIPT in options:
+        torch.jit.script = None  # type: ignore[assignment]
+    return [option for option in options if not option.startswith((BLOCK, NO_TORCHSCRIPT))]
+
+
+if __name__ == "__main__":
+    probe, sys.argv = sys.argv[2], [sys.argv[0], *_block(sys.argv[3:])]
     print("found:", json.dumps(globals()[probe]()))

@@ -3,30 +3,47 @@
 import pytest
 
 NAMES = ("windowed-attention", "rotated-keys", "last-logits")
-PROMPT, LAYERS, SEQ_LENGTH = 20, 2, 1024
+PROMPT, LAYERS, HEADS, SEQ_LENGTH = 20, 2, 4, 1024
+
+
+@pytest.fixture
+def serving(tree, probe):
+    """``serving()`` in the default tree, ``serving(name)`` in that without a rewrite."""
+
+    def found(*without):
+        run = probe(tree(without=without), "serving")
+        assert run.code == 0, run.output[-2000:]
+        return run.found
+
+    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_tokens(name, tree, probe):
+def test_the_same_tokens(name, tree, probe, serving):
     stock = probe(tree(["portability"]), "generate")
     assert stock.code == 0, stock.output[-2000:]
-    assert probe(tree(without=[name]), "generate").found == stock.found
-    assert probe(tree(), "generate").found == stock.found
+    assert serving(name)["tokens"] == stock.found
+    assert serving()["tokens"] == stock.found
 
 
-def test_no_mask_is_built(tree, probe):
-    assert probe(tree(without=["windowed-attention"]), "mask").found == SEQ_LENGTH**2
-    assert probe(tree(), "mask").found == 0
+def test_no_mask_is_built_and_no_scores_are_kept(serving):
+    without, with_it = serving("windowed-attention"), serving()
+    assert without["mask_bytes"] == SEQ_LENGTH**2
+    assert without["buffer_bytes"] >= HEADS * PROMPT**2 * 4
+    assert (with_it["mask_bytes"], with_it["buffer_bytes"]) == (0, 0)
 
 
-def test_keys_are_rotated_once(tree, probe):
+def test_a_short_text_can_be_scored(serving):
+    assert "must match the size" in serving("windowed-attention")["scored"]
+    assert serving()["scored"] == PROMPT - 1
+
+
+def test_keys_are_rotated_once(serving):
     prompt = 2 * LAYERS * PROMPT
-    without = probe(tree(without=["rotated-keys"]), "rotations").found
-    assert without == [prompt, LAYERS * (1 + PROMPT + 1)]
-    assert probe(tree(), "rotations").found == [prompt, 2 * LAYERS]
+    assert serving("rotated-keys")["rotated"] == [prompt, LAYERS * (1 + PROMPT + 1)]
+    assert serving()["rotated"] == [prompt, 2 * LAYERS]
 
 
-def test_scores_of_the_last_position(tree, probe):
-    without = probe(tree(without=["last-logits"]), "score_positions").found
-    assert without == [PROMPT, PROMPT]
-    assert probe(tree(), "score_positions").found == [1, PROMPT]
+def test_scores_of_the_last_position(serving):
+    assert serving("last-logits")["score_positions"] == [PROMPT, PROMPT]
+    assert serving()["score_positions"] == [1, PROMPT]
