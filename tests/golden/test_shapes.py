@@ -5,6 +5,7 @@ Where a folder is too large to be bundled, sha256 of its tensors' bytes stand fo
 """
 
 import hashlib
+import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
+from kit.serve.engine import SamplingParams, Step
+from kit.serve.megatron.engine import MegatronEngine
+from kit.serve.megatron.folder import read_folder
 from kit.weights.convert import convert_checkpoint
 from kit.weights.record import ConversionRecord, read_record
 from kit.weights.upstream_export import export_upstream
 from tests.shapes import mindspore_bytes, mindspore_parameters
+from tests.upstream_real import rewritten_tree
 
 FP32_TOLERANCE = 1e-4
 Converted = Callable[..., Path]
@@ -110,6 +115,33 @@ def test_exporting_two_shards_gives_upstreams_tensors(
     assert {p.name: digests(p) for p in (tmp_path / "out").glob("*.pt")} == recorded
     record = convert(tmp_path / "out", "again")
     assert record.tensors == read_record(converted(golden, "fp32")).tensors
+
+
+def test_upstream_loads_what_is_exported(golden, converted: Converted, tmp_path: Path) -> None:
+    recorded = golden.tensors("logits_fp32.safetensors")
+    heads, vocabulary = golden.config["num_attention_heads"], golden.config["vocab_size"]
+    ranks = next((n for n in (4, 3) if not heads % n and not vocabulary % n), None)
+    if ranks is None:
+        pytest.skip(f"{heads} heads and {vocabulary} tokens cannot be cut into more than 2")
+    tree = rewritten_tree(tmp_path / "upstream")
+    export_upstream(converted(golden, "fp32"), tmp_path / "out", ranks=ranks)
+    context = golden.config["max_position_embeddings"]
+    folder = read_folder(tmp_path / "out")
+    engine = MegatronEngine(folder, tree, device="cpu", dtype="float32", context=context)
+    try:
+        engine.load(lambda phase, fraction: None)
+        name = next(name for name in recorded if name.startswith("ids_"))
+        steps: queue.Queue[Step | Exception] = queue.Queue()
+        engine.submit(
+            recorded[name].tolist(), SamplingParams(max_tokens=1, top_logprobs=20), steps.put
+        )
+        step = steps.get(timeout=300)
+    finally:
+        engine.close()
+    assert isinstance(step, Step), step
+    wanted = recorded[name.replace("ids", "logits")][-1].log_softmax(-1)
+    for token, logprob in step.logprobs.top:
+        assert abs(logprob - wanted[token].item()) < FP32_TOLERANCE
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
