@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.model import read_model
@@ -14,7 +13,7 @@ from kit.memory.plan_convert import conversion_lines, stored_line
 from kit.memory.shape import ModelShape, read_shape
 from kit.settings import bundled
 from kit.weights.catalogue import Catalogue, Shape
-from kit.weights.facts import HEAD_DIM, model_config, read_arguments
+from kit.weights.facts import HEAD_DIM, find_arguments, model_config
 from kit.weights.locate import find_checkpoint
 
 DEMO = "demo"
@@ -180,9 +179,7 @@ def architecture_of(shape: Shape) -> Architecture:
 def _of_checkpoint(path: Path) -> Planned:
     files = find_checkpoint(path)
     dimensions = read_model(files).dimensions
-    beside = files[0].with_name("config.json")
-    arguments: dict[str, Any] = read_arguments(beside) if beside.is_file() else {}
-    config = model_config(dimensions, "bfloat16", arguments)
+    config = model_config(dimensions, "bfloat16", find_arguments(None, files[0]))
     architecture = Architecture(
         dimensions,
         config["max_position_embeddings"],

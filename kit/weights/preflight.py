@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kit.memory import proc
+from kit.memory.fit import PRECISIONS
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Phase, Plan, Pool, plan_serving
 from kit.memory.room import Room
-from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
 from kit.weights.catalogue import WeightSet
+from kit.weights.planned import architecture_of
 from kit.weights.record import Precision
 
 PROGRAM_RAM_BYTES = 256 * MIB
 """The kit's own process: 60 MiB seen while downloading, 64 MiB allowed while converting."""
-_CHOICE: tuple[Precision, ...] = ("bf16", "int8", "int4")
 
 
 def disk_needs(places: Sequence[tuple[Path, int, str]]) -> tuple[Room, ...]:
@@ -93,22 +93,25 @@ def choose_precision(
     room = gpu_memory_bytes or (gpu.total_bytes if gpu else None)
     if room is None or isinstance(room, Unavailable):
         return "bf16"
-    plans = [(each, serving_plan(weights, each, on_gpu=True)) for each in _CHOICE]
-    fitting = (each for each, plan in plans if plan is None or plan.peak_bytes(Pool.DEVICE) <= room)
-    return next(fitting, _CHOICE[-1])
+    for precision in PRECISIONS:
+        plan = serving_plan(weights, precision, on_gpu=True)
+        if plan is None or plan.peak_bytes(Pool.DEVICE) <= room:
+            return precision
+    return PRECISIONS[-1]
 
 
 def converted_bytes(weights: WeightSet, precision: Precision) -> int | None:
-    """What the converted directory will take; None where the set's shape is not known."""
-    shape = _shape(weights, precision)
-    return None if shape is None else shape.weights_bytes
+    """What the converted tensors will take; None where the set's shape is not known."""
+    if weights.shape is None:
+        return None
+    return architecture_of(weights.shape).at(precision).weights_bytes
 
 
 def serving_plan(weights: WeightSet, precision: Precision, *, on_gpu: bool) -> Plan | None:
     """The plan of serving the set with default limits; None where its shape is not known."""
-    shape = _shape(weights, precision)
-    if shape is None:
+    if weights.shape is None:
         return None
+    shape = architecture_of(weights.shape).at(precision)
     context, sequences = serving_limits(shape)
     return plan_serving(
         shape,
@@ -117,9 +120,3 @@ def serving_plan(weights: WeightSet, precision: Precision, *, on_gpu: bool) -> P
         device="cuda" if on_gpu else "cpu",
         build=CUDA_BUILD,
     )
-
-
-def _shape(weights: WeightSet, precision: Precision) -> ModelShape | None:
-    from kit.weights.planned import architecture_of
-
-    return None if weights.shape is None else architecture_of(weights.shape).at(precision)
