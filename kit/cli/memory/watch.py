@@ -66,6 +66,10 @@ def watch(
         print(f"drawn: {picture}")
 
 
+_DOWN_SECONDS = 3.0
+"""`kit down` forgets a service a moment after its process has ended; one that died is remembered."""
+
+
 def _wait(recorder: "Recorder", seconds: float | None) -> bool:
     """Until the service has ended, the time is over, or Ctrl-C; whether it has ended."""
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -83,6 +87,10 @@ def _end(runtime: "Runtime", started: "Running", recorder: "Recorder") -> str:
     from kit.stack.ready import cause_of_death
 
     now = runtime.status()
+    deadline = time.monotonic() + _DOWN_SECONDS
+    while now is not None and not now.alive and time.monotonic() < deadline:
+        time.sleep(0.1)
+        now = runtime.status()
     if now is None or (now.alive and now.restarts == started.restarts):
         return "the service was stopped"
     why = cause_of_death(runtime, now, recorder.lived)
