@@ -3,17 +3,20 @@
 `docker compose` (v2, a plugin) and docker-compose 1.29 both do.
 """
 
+import fcntl
 import os
 import re
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady
 from kit.settings import bundled
 from kit.stack.docker_errors import explain
+from kit.stack.writing import writing
 
 FILE_NAME = "compose.yaml"
 PROJECT = "spark-kit"
@@ -64,12 +67,15 @@ class Compose:
 
     Attributes:
         variables: that the file leaves open; they win over the environment and a .env file.
+        lock_file: held by whatever runs, so that one that has outlived a killed `kit up` ends
+            before the next begins.
     """
 
     program: ComposeProgram
     project: str
     variables: Mapping[str, str]
     environ: Mapping[str, str]
+    lock_file: Path | None = None
 
     @property
     def file(self) -> Path:
@@ -105,17 +111,20 @@ class Compose:
             EnvironmentNotReady, ServiceError: it failed, and why.
         """
         environ = {k: v for k, v in self.environ.items() if k not in self.variables}
-        process = subprocess.Popen(
-            command,
-            env={**environ, **self.variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
         last: deque[str] = deque(maxlen=None if doing.endswith("config") else _LAST_LINES)
-        with process:
+        with (
+            _held(self.lock_file) as lock,
+            subprocess.Popen(
+                command,
+                env={**environ, **self.variables},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                pass_fds=lock,
+            ) as process,
+        ):
             for line in process.stdout or ():
                 last.append(line.rstrip("\n"))
                 if on_line is not None:
@@ -129,6 +138,24 @@ class Compose:
         """Compose, told of the file, the project, and the profile that has the CPU's service."""
         where = ("--project-name", self.project, "--file", str(self.file))
         return (*self.program.command, *where, "--profile", "cpu")
+
+
+@contextmanager
+def _held(path: Path | None) -> Iterator[tuple[int, ...]]:
+    """The lock at ``path``, as file descriptors for a child to inherit: while it lives, it is held.
+
+    Raises:
+        EnvironmentNotReady: the file cannot be written.
+    """
+    if path is None:
+        yield ()
+        return
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield (file.fileno(),)
 
 
 def _version(command: tuple[str, ...], environ: Mapping[str, str]) -> tuple[int, int, int] | str:

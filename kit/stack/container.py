@@ -70,7 +70,8 @@ class ContainerRuntime:
         image = image or self._image(spec)
         filled = variables(spec, image=image, api_key=self._environ.get(KEY_VARIABLE))
         project = project or project_name(self._environ)
-        return Compose(find_compose(self._environ), project, filled, self._environ)
+        lock = self._state_file.with_name("compose.lock")
+        return Compose(find_compose(self._environ), project, filled, self._environ, lock)
 
     def start(self, spec: ServeSpec) -> Running:
         """Make and start the container.

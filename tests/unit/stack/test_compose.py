@@ -1,13 +1,15 @@
 """Finding Compose, its command lines, and what its failures become; with programs of our own."""
 
 import json
-import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kit.errors import EnvironmentNotReady, ServiceError
+from kit.settings import bundled
 from kit.stack.compose import Compose, ComposeProgram, find_compose, project_name
 
 V1 = ComposeProgram(("docker-compose",), (1, 29, 2))
@@ -28,7 +30,7 @@ def bin_dir(tmp_path):
 
 def program(folder: Path, name: str, code: str) -> None:
     path = folder / name
-    path.write_text(f"#!{os.sys.executable}\n{code}")
+    path.write_text(f"#!{sys.executable}\n{code}")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
@@ -121,3 +123,35 @@ def test_a_failure_is_explained(bin_dir, said, kind):
 def test_the_project_is_the_users_or_ours():
     assert project_name({"COMPOSE_PROJECT_NAME": "theirs"}) == "theirs"
     assert project_name({"COMPOSE_PROJECT_NAME": ""}) == project_name({}) == "spark-kit"
+
+
+SLOW = """
+import sys, time
+print(sys.argv[-1], flush=True)
+time.sleep(2 if sys.argv[-1] == "spark" else 0)
+open(sys.argv[0] + ".log", "a").write(sys.argv[-1] + "\\n")
+"""
+
+
+def test_what_outlives_its_kit_ends_before_the_next_begins(bin_dir, tmp_path):
+    program(bin_dir, "docker-compose", SLOW)
+    code = f"""
+from pathlib import Path
+from kit.stack.compose import Compose, ComposeProgram
+compose = Compose(
+    ComposeProgram(("docker-compose",), (1, 29, 2)), "p", {{}}, {{"PATH": {str(bin_dir)!r}}},
+    Path({str(tmp_path / "lock")!r}),
+)
+compose.run(compose.up_command("spark"), "up", lambda line: print(line, flush=True))
+"""
+    kit = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=bundled("demo").parent
+    )
+    assert kit.stdout is not None
+    assert kit.stdout.readline() == "spark\n"
+    kit.kill()
+    kit.wait()
+    compose = Compose(V1, "p", {}, on(bin_dir), tmp_path / "lock")
+    compose.run(compose.down_command(), "down")
+    log = (bin_dir / "docker-compose.log").read_text()
+    assert log == "spark\ndown\n"
