@@ -6,10 +6,12 @@
 
 import functools
 import importlib
+import itertools
 import json
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,6 +73,7 @@ def serving() -> Any:
         "scored": _scored(model),
         "score_positions": _score_positions(model),
         "rotated": _rotated(model),
+        "chunk_difference": _chunk_difference(model),
     }
 
 
@@ -116,10 +119,9 @@ def _score_positions(model: torch.nn.Module) -> list[int]:
 
 def _rotated(model: torch.nn.Module) -> list[int]:
     """Positions rotated, queries and keys of all layers: by a prompt, by one token more."""
-    module = generation()
     from megatron.model import transformer
 
-    counts: list[int] = []
+    counts = [0]
     original = transformer.apply_rotary_pos_emb
 
     def counting(states: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
@@ -127,15 +129,28 @@ def _rotated(model: torch.nn.Module) -> list[int]:
         return original(states, angles)
 
     transformer.apply_rotary_pos_emb = counting
-    tokens = torch.tensor([[*ids(), 5]])
-    step = module.ForwardStep(model, 1, PROMPT + 1)
-    built, places = module._build_attention_mask_and_position_ids(tokens)
-    for start, end in ((0, PROMPT), (PROMPT, PROMPT + 1)):
+    for _ in _read(model, [*ids(), 5], PROMPT, PROMPT + 1):
         counts.append(0)
+    transformer.apply_rotary_pos_emb = original
+    return counts[:-1]
+
+
+def _chunk_difference(model: torch.nn.Module) -> float:
+    """Between the last scores of a prompt that is read at once, and in chunks."""
+    *_, at_once = _read(model, ids(), PROMPT)
+    *_, in_chunks = _read(model, ids(), 3, 11, PROMPT)
+    return float((at_once[0, -1] - in_chunks[0, -1]).abs().max())
+
+
+def _read(model: torch.nn.Module, prompt: list[int], *ends: int) -> Iterator[torch.Tensor]:
+    """The scores of each chunk of a prompt; ``ends`` says where they end."""
+    module, tokens = generation(), torch.tensor([prompt])
+    step = module.ForwardStep(model, 1, len(prompt))
+    built, places = module._build_attention_mask_and_position_ids(tokens)
+    for start, end in itertools.pairwise([0, *ends]):
         new = slice(start, end)
         with torch.no_grad():
-            step(tokens[:, new], places[:, new], built[..., new, :end])
-    return counts
+            yield step(tokens[:, new], places[:, new], built[..., new, :end])
 
 
 def weights() -> Any:

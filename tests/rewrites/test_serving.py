@@ -44,6 +44,12 @@ def test_keys_are_rotated_once(serving):
     assert serving()["rotated"] == [prompt, 2 * LAYERS]
 
 
+def test_a_prompt_may_be_read_in_chunks(serving):
+    """Upstream rotates the queries of any but the first as if they were all at its end."""
+    assert serving("rotated-keys")["chunk_difference"] > 1e-2
+    assert serving()["chunk_difference"] < 1e-4
+
+
 def test_scores_of_the_last_position(serving):
     assert serving("last-logits")["score_positions"] == [PROMPT, PROMPT]
     assert serving()["score_positions"] == [1, PROMPT]

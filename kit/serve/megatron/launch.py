@@ -10,6 +10,8 @@ from pathlib import Path
 import kit
 
 RANK_MODULE = "kit.serve.megatron.rank"
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Where ranks of one machine meet, unless someone knows better."""
 
 
 def command(ranks: int, device: str, socket: Path, environ: Mapping[str, str]) -> Sequence[str]:
@@ -38,7 +40,8 @@ def environment(ranks: int, device: str, environ: Mapping[str, str] = os.environ
     """The environment that upstream and DeepSpeed need; DeepSpeed's launcher sets RANK and others.
 
     MASTER_ADDR and MASTER_PORT must be there, but nothing listens at them: ranks find each other
-    by a file. What else they open is bound to the loopback interface.
+    by a file. What else they open is bound to the loopback interface, unless ``environ`` says
+    otherwise.
     """
     package_root = str(Path(kit.__file__).parent.parent)
     paths = [package_root, *filter(None, [environ.get("PYTHONPATH")])]
@@ -46,14 +49,12 @@ def environment(ranks: int, device: str, environ: Mapping[str, str] = os.environ
         "PYTHONPATH": os.pathsep.join(paths),
         "DS_ACCELERATOR": device,
         "CUDA_DEVICE_MAX_CONNECTIONS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
         "LOCAL_SIZE": str(ranks),
     }
     if ranks == 1:
         fixed |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         fixed |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    return {**environ, **fixed}
+    return {**_LOOPBACK, **environ, **fixed}
 
 
 def _devices(ranks: int, device: str, environ: Mapping[str, str]) -> list[str]:

@@ -6,7 +6,8 @@ REWRITE = Rewrite(
     name="rotated-keys",
     group="memory-serving",
     why="the cache holds keys as they were before rotation, so that every step rotates all of "
-    "them again, in every layer: 215 GB of traffic for a token at 32768",
+    "them again, in every layer: 215 GB of traffic for a token at 32768. And a prompt can be read "
+    "at once only",
     retire_when="upstream caches rotated keys",
     edits={
         "megatron/model/transformer.py": (

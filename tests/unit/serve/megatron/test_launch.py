@@ -50,6 +50,7 @@ def test_the_environment_says_all_that_upstream_asks_for():
     assert made["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     assert made["DS_ACCELERATOR"] == "cpu"
     assert made["GLOO_SOCKET_IFNAME"] == made["NCCL_SOCKET_IFNAME"] == "lo"
+    assert environment(2, "cuda", {"NCCL_SOCKET_IFNAME": "eth0"})["NCCL_SOCKET_IFNAME"] == "eth0"
 
 
 def test_ranks_of_the_cpu_are_counted_as_its_devices():
