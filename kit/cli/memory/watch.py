@@ -67,7 +67,7 @@ def watch(
 
 
 _DOWN_SECONDS = 3.0
-"""`kit down` forgets a service a moment after its process has ended; one that died is remembered."""
+"""`kit down` forgets a service a moment after its process has ended; a dead one is remembered."""
 
 
 def _wait(recorder: "Recorder", seconds: float | None) -> bool:
