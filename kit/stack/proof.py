@@ -73,7 +73,7 @@ def peaks_of(runtime: Runtime, service: Service, device: str, timeline: Timeline
 
 
 def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: Listener) -> Held:
-    """Let the service do its work, while ``recorder`` looks, and hold its peaks.
+    """Let the service do its work, while ``recorder`` looks, and hold its peaks; ends the looking.
 
     Raises:
         BudgetExceeded: the cap on VRAM refused what the work took.
@@ -82,8 +82,8 @@ def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: List
     work, skipped = _exercise(answering, proof, recorder, listener)
     if skipped is not None:
         listener.say(f"its context was not filled: {skipped}")
-    spec = answering.running.spec
-    timeline = recorder.timeline()
+    recorder.stop()  # so that no sample shows more than is measured now
+    spec, timeline = answering.running.spec, recorder.timeline()
     measured = peaks_of(answering.runtime, answering.service, spec.device, timeline)
     return Held(measured, hold(spec.budget, measured), work, skipped)
 

@@ -62,8 +62,7 @@ def test_hold_proves_the_full_context_and_stops_what_it_started(real_kit: Kit, t
     assert "prefill" in (tmp_path / "proof/receipt.html").read_text(encoding="utf-8")
     timeline = read_timeline(tmp_path / "proof/receipt.jsonl")
     host = record["pools"]["host"]
-    sampled = max(sample.peak_bytes for sample in timeline.samples)
-    assert sampled <= host["peak_bytes"] * 1.01  # a last sample may follow the measurement
+    assert max(sample.peak_bytes for sample in timeline.samples) <= host["peak_bytes"]
     assert timeline.run.budget_bytes["host"] == host["budget_bytes"]
     assert real_kit("status").returncode == 1
 
