@@ -96,7 +96,7 @@ def measure(
     ) as process:
         assert process.stdin and process.stdout  # noqa: S101  (both are pipes)
         if process.stdout.readline() != "ready\n":
-            raise _failed(command)
+            raise _failed(command, process.wait())
         before, machine = _private_bytes(process.pid), _machine_seconds()
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -110,7 +110,7 @@ def measure(
         answer = process.stdout.readline()
         busy, steal = (now - then for now, then in zip(_machine_seconds(), machine, strict=True))
     if process.returncode or not answer:
-        raise _failed(command)
+        raise _failed(command, process.returncode)
     took = json.loads(answer)
     return Measured(
         **took,
@@ -149,7 +149,9 @@ def _machine_seconds() -> tuple[float, float]:
     return (user + nice + system + irq + softirq) / ticks, steal / ticks
 
 
-def _failed(command: Sequence[str]) -> KitError:
+def _failed(command: Sequence[str], code: int) -> KitError:
+    how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     return KitError(
-        f"the measured process failed: {' '.join(command)}", hint="see its messages above"
+        f"the measured process failed, {how}: {' '.join(command)}",
+        hint="see its messages above",
     )
