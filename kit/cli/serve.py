@@ -1,5 +1,6 @@
 """kit serve: the model behind the OpenAI-compatible API, in the foreground."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,6 +22,7 @@ def serve(
         Path,
         typer.Argument(
             metavar="DIR",
+            readable=False,  # looked at below, with a hint
             help="A converted directory; for the megatron engine upstream's own checkpoint.",
         ),
     ],
@@ -82,6 +84,7 @@ def serve(
 ) -> None:
     """Serve the model in DIR in the foreground until Ctrl-C or SIGTERM."""
     require_native_packages()
+    require_readable(model)
     settings = Settings.from_environ()
     budget = Budget(
         units.parse_size(max_ram) if max_ram else None,
@@ -124,6 +127,19 @@ def serve(
         app=AppOptions(api_key=settings.api_key, budget=budget),
     )
     run(source, options)
+
+
+def require_readable(model_dir: Path) -> None:
+    """Return when the directory can be read, or is not there at all.
+
+    Raises:
+        EnvironmentNotReady: it may not be read.
+    """
+    if os.access(model_dir, os.F_OK) and not os.access(model_dir, os.R_OK | os.X_OK):
+        raise EnvironmentNotReady(
+            f"{model_dir} cannot be read by user {os.getuid()}",
+            hint="let everyone read it (chmod -R a+rX), or run as its owner (docker run --user)",
+        )
 
 
 def require_converted(model_dir: Path) -> None:

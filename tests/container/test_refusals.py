@@ -33,7 +33,13 @@ def test_without_a_mount_it_says_what_is_missing(run: Run) -> None:
     require_refusal(run(model=None, quiet=False), 3, "/model")
 
 
+def test_a_folder_of_another_user_is_not_read(run: Run, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    require_refusal(run(model=tmp_path, quiet=False), 3, "/model cannot be read by user 10001")
+
+
 def test_an_empty_folder_is_no_model(run: Run, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
     require_refusal(run(model=tmp_path, quiet=False), 3, "/model", "config.json")
 
 
