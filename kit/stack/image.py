@@ -25,6 +25,7 @@ REPOSITORY = "spark-kit"
 INPUTS = (
     "LICENSE",
     "README.md",
+    "compose.yaml",
     "demo",
     "docker",
     "kit",

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,16 @@ def test_the_context_of_the_build_holds_the_inputs_and_nothing_else() -> None:
     assert lines[1] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == {*INPUTS, *GIVEN}
     assert all((checkout() / name).exists() for name in INPUTS)
+
+
+def test_the_dockerfile_copies_what_the_kits_wheel_is_made_of() -> None:
+    pyproject = tomllib.loads((checkout() / "pyproject.toml").read_text())
+    wheel = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*wheel["packages"], *wheel["force-include"], "LICENSE", "README.md", "pyproject.toml"}
+    text = (checkout() / "docker/Dockerfile").read_text()
+    stage = text.split(" AS kit\n")[1].split("\nFROM ")[0]
+    copied = " ".join(re.findall(r"^COPY (.*) \S+$", stage, re.MULTILINE)).split()
+    assert {name.split("/")[0] for name in needed} == set(copied)
 
 
 def test_the_dockerfile_pins_its_base_and_takes_the_arguments() -> None:
