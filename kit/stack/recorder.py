@@ -66,6 +66,7 @@ class Recorder:
         self._kept: list[Sample] = []
         self._begin = time.monotonic()
         self._stop = threading.Event()
+        self._looking = threading.Lock()
         self._threads = [
             threading.Thread(target=self._record, name="recorder", daemon=True),
             threading.Thread(target=self._ask, name="recorder-health", daemon=True),
@@ -91,8 +92,12 @@ class Recorder:
         self._threads[0].join()
 
     def phase(self, name: str | None) -> None:
-        """From now on samples are of this phase; None: of that which the service tells."""
+        """From now on samples are of this phase; None: of that which the service tells.
+
+        One is taken at once: a phase shorter than the time between two samples has one, too.
+        """
         self._asked = name
+        self._take_sample()
 
     def timeline(self) -> Timeline:
         """What has been kept so far."""
@@ -107,12 +112,19 @@ class Recorder:
         with nvml.kept_open() if self._device_use else nullcontext():
             while not self._stop.wait(max(0.0, due - time.monotonic())):
                 due = max(due + SAMPLE_SECONDS, time.monotonic())
-                pids = self._tree.pids()
-                if pids is None:
+                if not self._take_sample():
                     break
-                if (sample := self._sample(pids)) is not None:
-                    self._add(sample)
         self.ended.set()
+
+    def _take_sample(self) -> bool:
+        """Take a sample; False: the service has ended."""
+        with self._looking:
+            pids = self._tree.pids()
+            if pids is None:
+                return False
+            if (sample := self._sample(pids)) is not None:
+                self._add(sample)
+        return True
 
     def _ask(self) -> None:
         while not self._stop.is_set() and not self.ended.wait(SAMPLE_SECONDS):

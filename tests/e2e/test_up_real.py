@@ -37,7 +37,7 @@ def test_convert_serve_kill_and_serve_again(real_kit: Kit, converted: Path) -> N
     assert (report["model"], report["dtype"], report["device"]) == ("golden", "bfloat16", "cpu")
     assert report["answer"]
     ram = report["memory"]["ram"]
-    assert ram["plan_bytes"] / 2 < ram["peak_bytes"] <= ram["plan_bytes"]
+    assert abs(ram["peak_bytes"] - ram["plan_bytes"]) <= ram["plan_bytes"] / 10
     kill(report["pid"])
     again = real_kit.up("--json", "--model", str(converted))
     assert again.returncode == 0, again.stderr

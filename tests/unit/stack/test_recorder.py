@@ -108,6 +108,15 @@ def test_memory_and_phases_of_a_process_until_it_ends(process, service):
     assert [one.seconds for one in samples] == sorted(one.seconds for one in samples)
 
 
+def test_the_shortest_phase_has_a_sample(process, service):
+    with Recorder(OneProcess(process), service, CPU) as recorder:
+        for name in ("prefill", "decode", None):
+            recorder.phase(name)
+    phases = [one.phase for one in recorder.timeline().samples]
+    assert [name for name in phases if name != "starting"] == ["prefill", "decode"]
+    assert phases[-1] == "starting"
+
+
 def test_children_count(service):
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {GROWS!r}])"
     command = [sys.executable, "-c", script]
