@@ -64,7 +64,7 @@ def print_json(report: UpReport) -> None:
 def print_text(report: UpReport) -> None:
     """The summary for people, 80 columns wide."""
     console = Console(highlight=False, markup=False)
-    state = "is up" if report.within_budget else "was stopped: it took more memory than its budget"
+    state = "is up" if report.within_budget else f"was stopped: {report.failure}"
     console.print(Text.assemble("\n", (f"{report.ready.model} {state}", "bold")), soft_wrap=True)
     for label, value in _facts(report):
         console.print(f"{_INDENT}{label:<10}{value}", soft_wrap=True)

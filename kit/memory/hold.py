@@ -2,10 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from kit.errors import BudgetExceeded
 from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
+
+MeasuredBy = Literal["kernel", "service", "driver-by-process", "driver-by-samples", "torch"]
+"""How a figure is known: counted by the kernel, or told by the service itself; counted by the
+GPU's driver for the processes now, or in samples taken while they ran (of the processes, else of
+what the GPU held more than before); or torch's pool and the CUDA context that is assumed, which is
+no proof."""
+
+_UNMEASURED = (
+    "let it be measured from its start: kit down, then kit memory hold with its options; "
+    "kit doctor shows what the driver tells"
+)
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,12 @@ def default_ram_budget(planned_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run took at its peak."""
+    """What a run took at its peak, and how that is known; None: nobody said."""
 
     host_peak_bytes: int | Unavailable
     device_peak_bytes: int | Unavailable
+    host_by: MeasuredBy | None = None
+    device_by: MeasuredBy | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class Verdict:
     flag: str
     peak_bytes: int | Unavailable
     budget_bytes: int
+    measured_by: MeasuredBy | None = None
 
     @property
     def passed(self) -> bool:
@@ -63,12 +78,18 @@ class Verdict:
 def hold(budget: Budget, measured: Measured) -> tuple[Verdict, ...]:
     """A verdict for every figure that was promised."""
     promised = (
-        ("host RAM", "--max-ram", measured.host_peak_bytes, budget.max_ram_bytes),
-        ("VRAM", "--max-vram", measured.device_peak_bytes, budget.max_vram_bytes),
+        ("host RAM", "--max-ram", budget.max_ram_bytes, measured.host_peak_bytes, measured.host_by),
+        (
+            "VRAM",
+            "--max-vram",
+            budget.max_vram_bytes,
+            measured.device_peak_bytes,
+            measured.device_by,
+        ),
     )
     return tuple(
-        Verdict(what, flag, peak_bytes, budget_bytes)
-        for what, flag, peak_bytes, budget_bytes in promised
+        Verdict(what, flag, peak_bytes, budget_bytes, by)
+        for what, flag, budget_bytes, peak_bytes, by in promised
         if budget_bytes is not None
     )
 
@@ -82,8 +103,8 @@ def require(verdicts: Sequence[Verdict]) -> None:
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if not failed:
         return
-    flags = " and ".join(verdict.flag for verdict in failed)
+    over = [verdict.flag for verdict in failed if isinstance(verdict.peak_bytes, int)]
+    less = f"ask for less (--context, --max-sequences), or allow more with {' and '.join(over)}"
     raise BudgetExceeded(
-        "; ".join(str(verdict) for verdict in failed),
-        hint=f"ask for less (--context, --max-sequences), or allow more with {flags}",
+        "; ".join(str(verdict) for verdict in failed), hint=less if over else _UNMEASURED
     )

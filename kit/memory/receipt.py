@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.hold import Verdict
+from kit.memory.hold import MeasuredBy, Verdict
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 
@@ -88,6 +88,7 @@ class PoolResult:
 
     Attributes:
         peak_bytes: None where it could not be measured; ``unavailable`` then says why.
+        measured_by: how the peak is known; None: it is not, or the service had ended.
         of_plan: peak by plan.
     """
 
@@ -97,6 +98,7 @@ class PoolResult:
     budget_bytes: int
     passed: bool
     of_plan: float | None
+    measured_by: MeasuredBy | None = None
 
     @classmethod
     def of(cls, verdict: Verdict, planned_bytes: int) -> "PoolResult":
@@ -106,7 +108,8 @@ class PoolResult:
             budget = verdict.budget_bytes
             return cls(planned_bytes, None, peak.reason, budget, verdict.passed, None)
         ratio = round(peak / planned_bytes, 4) if planned_bytes else None
-        return cls(planned_bytes, peak, None, verdict.budget_bytes, verdict.passed, ratio)
+        budget, by = verdict.budget_bytes, verdict.measured_by
+        return cls(planned_bytes, peak, None, budget, verdict.passed, ratio, by)
 
 
 @dataclass(frozen=True)

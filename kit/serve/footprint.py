@@ -5,6 +5,7 @@ import os
 from kit.memory import nvml
 from kit.memory.hold import Measured
 from kit.memory.proc import ProcessMemory, descendants, process_memory, tree_peak_bytes
+from kit.memory.vram import estimated_peak
 from kit.serve.model import Model
 
 
@@ -34,12 +35,13 @@ def memory_figures(model: Model) -> dict[str, int | None]:
 def measured_peaks(model: Model) -> Measured:
     """The peaks so far of this process and its children.
 
-    On a GPU it is what NVML counts for them now, or the peak of torch's pool if that is more: NVML
-    knows the CUDA context too, but names no processes across a container's border.
+    On a GPU it is what NVML counts for them now, or the peak of torch's pool if that is more. Where
+    NVML names no processes, as across a container's border, it is the pool and the CUDA context
+    that is assumed: enough to see early that a service has grown, which was proven from outside.
     """
     pid = os.getpid()
     host = tree_peak_bytes(pid)
     held = nvml.processes_bytes({pid, *descendants(pid)})
     pool = model.engine.stats().device_peak_reserved_bytes
-    figures = [size for size in (held, pool) if isinstance(size, int)]
-    return Measured(host, max(figures) if figures else held)
+    device, by = estimated_peak(held, pool)
+    return Measured(host, device, "kernel", by)

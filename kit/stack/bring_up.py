@@ -13,7 +13,7 @@ from kit.stack.container_image import build_image, require_image
 from kit.stack.device_use import DeviceUse
 from kit.stack.intent import Intent
 from kit.stack.listener import Listener
-from kit.stack.measure import measure
+from kit.stack.measure import look_again
 from kit.stack.measured_run import measured_run
 from kit.stack.out_of_memory import Lived, refused_request
 from kit.stack.port import require_free
@@ -83,7 +83,7 @@ def bring_up(
         history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
     else:
         runtime.stop()
-        listener.say("stopped the service: it is over its budget")
+        listener.say(f"stopped the service: {report.failure}")
     return report
 
 
@@ -259,5 +259,5 @@ def report_of(
 
 def _held(intent: Intent, runtime: Runtime) -> Held:
     """The peaks so far of a service that already ran, whatever it has done."""
-    measured = measure(runtime, intent.service(), intent.spec.device)
+    measured = look_again(runtime, intent.service(), intent.spec.device)
     return Held(measured, hold(intent.spec.budget, measured), None, "it was running already")

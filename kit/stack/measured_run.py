@@ -13,7 +13,8 @@ from kit.stack.device_use import DeviceUse
 from kit.stack.evidence import RECEIPTS, new_path, now, run_of
 from kit.stack.intent import Intent
 from kit.stack.listener import Listener
-from kit.stack.proof import Answering, Held, peaks_of, prove
+from kit.stack.measure import measure
+from kit.stack.proof import Answering, Held, prove
 from kit.stack.receipt import breached, receipt_of
 from kit.stack.recorder import Recorder, recording
 from kit.stack.runtime import Running, Runtime
@@ -45,7 +46,7 @@ class MeasuredRun:
     def write_breach(self) -> None:
         """The receipt of a service that died, or was refused memory, at its budget."""
         spec, timeline = self.intent.spec, self.recorder.timeline()
-        measured = peaks_of(self.runtime, self.service, spec.device, timeline)
+        measured = measure(self.runtime, self.service, spec.device, timeline)
         verdicts = hold(spec.budget, measured)
         pool = None
         if all(verdict.passed for verdict in verdicts):  # it was held below by force

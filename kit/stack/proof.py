@@ -6,10 +6,7 @@ from pathlib import Path
 
 from kit.errors import BudgetExceeded, ServiceError
 from kit.memory.hold import Measured, Verdict, hold
-from kit.memory.plan import Pool
 from kit.memory.receipt import MeasuredWork
-from kit.memory.timeline import Timeline
-from kit.memory.unavailable import Unavailable
 from kit.stack.exercise import expected_seconds, fill_context
 from kit.stack.listener import Listener
 from kit.stack.measure import measure
@@ -67,11 +64,6 @@ class Answering:
     ready: Ready
 
 
-def peaks_of(runtime: Runtime, service: Service, device: str, timeline: Timeline) -> Measured:
-    """The peaks so far, by what is told now and what samples have seen."""
-    return with_samples(measure(runtime, service, device), timeline)
-
-
 def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: Listener) -> Held:
     """Let the service do its work, while ``recorder`` looks, and hold its peaks; ends the looking.
 
@@ -84,18 +76,8 @@ def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: List
         listener.say(f"its context was not filled: {skipped}")
     recorder.stop()  # so that no sample shows more than is measured now
     spec, timeline = answering.running.spec, recorder.timeline()
-    measured = peaks_of(answering.runtime, answering.service, spec.device, timeline)
+    measured = measure(answering.runtime, answering.service, spec.device, timeline)
     return Held(measured, hold(spec.budget, measured), work, skipped)
-
-
-def with_samples(told: Measured, timeline: Timeline) -> Measured:
-    """The peaks, where samples have seen more than is told afterwards."""
-    host = max((sample.peak_bytes for sample in timeline.samples), default=0)
-    device = timeline.peak(Pool.DEVICE)
-    return Measured(
-        _larger(told.host_peak_bytes, host or None),
-        _larger(told.device_peak_bytes, device.device_bytes if device else None),
-    )
 
 
 def _exercise(
@@ -135,11 +117,6 @@ def _fill(answering: Answering, recorder: Recorder, listener: Listener) -> Measu
     return fill_context(
         answering.service, answering.ready, on_phase=on_phase, timeout_seconds=_DAY_SECONDS
     )
-
-
-def _larger(told: int | Unavailable, seen: int | None) -> int | Unavailable:
-    known = [size for size in (told, seen) if isinstance(size, int)]
-    return max(known) if known else told
 
 
 def _duration(seconds: float) -> str:

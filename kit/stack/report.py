@@ -53,3 +53,11 @@ class UpReport:
     def within_budget(self) -> bool:
         """Whether the service may go on running."""
         return all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def failure(self) -> str:
+        """Why it may not; a peak that was promised and not measured counts like a breach."""
+        over = any(
+            v.peak_bytes > v.budget_bytes for v in self.verdicts if isinstance(v.peak_bytes, int)
+        )
+        return "it took more memory than its budget" if over else "its peak was not measured"

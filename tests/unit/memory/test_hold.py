@@ -33,8 +33,12 @@ def test_one_byte_over_is_over():
 
 def test_what_was_promised_and_not_measured_is_a_failure():
     verdicts = hold(Budget(GIB, GIB), Measured(1, Unavailable("NVML is silent")))
-    with pytest.raises(BudgetExceeded, match=r"VRAM could not be measured \(NVML is silent\)"):
+    with pytest.raises(
+        BudgetExceeded, match=r"VRAM could not be measured \(NVML is silent\)"
+    ) as caught:
         require(verdicts)
+    assert "kit memory hold" in caught.value.hint
+    assert "allow more" not in caught.value.hint
 
 
 def test_vram_is_not_promised_on_a_cpu():

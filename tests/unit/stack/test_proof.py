@@ -10,17 +10,15 @@ import os
 from pathlib import Path
 
 from kit.errors import ServiceError
-from kit.memory.hold import Measured
-from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.serve.app import AppOptions
 from kit.serve.server import ServerOptions
-from kit.stack.proof import Answering, Proof, prove, with_samples
+from kit.stack.proof import Answering, Proof, prove
 from kit.stack.recorder import Recorder
 from kit.stack.runtime import Running, ServeSpec
 from kit.stack.service import Service
 from kit.units import GIB
-from tests.timelines import RUN, TIMELINE
+from tests.timelines import RUN
 from tests.unit.serve.serve_fakes import CONTEXT, MODEL, FakeEngine, RunningServer, source
 
 SPEC = ServeSpec(Path("/m"), MODEL, "127.0.0.1", 8000, CONTEXT, 4, "cpu", max_ram_bytes=64 * GIB)
@@ -110,10 +108,3 @@ def test_work_that_fails_is_an_error(answering, engine):
     engine.fail_after = 0
     with pytest.raises(ServiceError, match="out of memory"):
         proven(answering, Proof())
-
-
-def test_samples_may_have_seen_more_than_is_told_at_the_end():
-    unknown = Unavailable("gone")
-    assert with_samples(Measured(GIB, unknown), TIMELINE) == Measured(2 * GIB, 27 * GIB)
-    assert with_samples(Measured(5 * GIB, 28 * GIB), TIMELINE) == Measured(5 * GIB, 28 * GIB)
-    assert with_samples(Measured(unknown, unknown), Timeline(RUN, ())) == Measured(unknown, unknown)

@@ -51,7 +51,8 @@ def intent(tmp_path):
 
 
 def made(intent, host=3 * GIB, device=27 * GIB, ready=READY, work=None):
-    measured = Measured(host, device)
+    by = "driver-by-process" if isinstance(device, int) else None
+    measured = Measured(host, device, "kernel", by)
     held = Held(measured, hold(intent.spec.budget, measured), work, None)
     runtime = LocalRuntime(intent.settings.state_dir)
     return receipt_of(intent, runtime, held, TIMELINE, ready, VERSION if ready else {})
@@ -81,6 +82,8 @@ def test_every_fact(intent):
         "9.0",
         "580.65.06",
     )
+    by = [record["pools"][name]["measured_by"] for name in ("host", "device")]
+    assert by == ["kernel", "driver-by-process"]
     planned = intent.plan.peak_bytes(Pool.DEVICE)
     assert record["pools"]["device"]["planned_bytes"] == planned
     assert record["pools"]["device"]["of_plan"] == round(27 * GIB / planned, 4)
@@ -89,6 +92,7 @@ def test_every_fact(intent):
 def test_a_service_that_never_was_ready(intent):
     record = valid(made(intent, device=Unavailable("NVML is silent"), ready=None))
     assert record["outcome"] == "unmeasured"
+    assert record["pools"]["device"]["measured_by"] is None
     assert record["model"]["dtype"] == "unknown"
     assert record["model"]["weights_bytes"] == SHAPE.weights_bytes
     assert record["service"]["torch"] is None
