@@ -32,6 +32,7 @@ _MaxVram = typer.Option(metavar="SIZE", help="Another budget of the VRAM peak.")
 def restart(
     context: typer.Context,
     timeout: Annotated[float, option.Timeout] = 600,
+    exercise: Annotated[bool, option.Exercise] = True,
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Start the service again as it is; prove it and hold its memory as kit up does.
@@ -39,10 +40,14 @@ def restart(
     A new KIT_API_KEY takes effect with it.
     """
     from kit.stack.change import restart as run
+    from kit.stack.proof import Proof
 
     settings = Settings.from_environ()
     runtimes = wiring(context).runtimes(settings)
-    _report(lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout), as_json)
+    proof = Proof(exercise=exercise)
+    _report(
+        lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout, proof=proof), as_json
+    )
 
 
 def upgrade(
@@ -56,6 +61,7 @@ def upgrade(
     max_ram: Annotated[str | None, _MaxRam] = None,
     max_vram: Annotated[str | None, _MaxVram] = None,
     timeout: Annotated[float, option.Timeout] = 600,
+    exercise: Annotated[bool, option.Exercise] = True,
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Replace the service by another image, model or setting; else bring it back.
@@ -65,6 +71,7 @@ def upgrade(
     """
     from kit.stack.change import Wishes
     from kit.stack.change import upgrade as run
+    from kit.stack.proof import Proof
 
     settings = Settings.from_environ()
     wishes = Wishes(
@@ -77,6 +84,7 @@ def upgrade(
         max_vram_bytes=units.parse_size(max_vram) if max_vram else None,
         pull=pull,
         timeout_seconds=timeout,
+        proof=Proof(exercise=exercise),
     )
     runtimes = wiring(context).runtimes(settings)
     _report(lambda shown: run(wishes, settings, runtimes, shown), as_json)
@@ -85,14 +93,19 @@ def upgrade(
 def rollback(
     context: typer.Context,
     timeout: Annotated[float, option.Timeout] = 600,
+    exercise: Annotated[bool, option.Exercise] = True,
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Go back to the service that ran well before the present one, image and settings alike."""
     from kit.stack.change import rollback as run
+    from kit.stack.proof import Proof
 
     settings = Settings.from_environ()
     runtimes = wiring(context).runtimes(settings)
-    _report(lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout), as_json)
+    proof = Proof(exercise=exercise)
+    _report(
+        lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout, proof=proof), as_json
+    )
 
 
 def _report(change: "Callable[[Terminal], UpReport]", as_json: bool) -> None:

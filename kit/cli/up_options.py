@@ -77,7 +77,9 @@ Image = typer.Option(
     show_default="built from this checkout",
 )
 Timeout = typer.Option(min=1, metavar="SECONDS", help="How long to wait until it is ready.")
-Preflight = typer.Option(help="Refuse to start what free memory cannot hold.")
+Preflight = typer.Option(
+    help="Ask the doctor first, and refuse to start what cannot run here or does not fit."
+)
 Exercise = typer.Option(
     help="Fill the whole context once it answers, so that the real peak is held; at most 2 minutes."
 )

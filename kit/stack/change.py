@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kit.errors import KitError, ServiceError
 from kit.memory.hold import default_ram_budget, require
@@ -15,6 +16,7 @@ from kit.stack.intent import Intent, UpOptions, decide
 from kit.stack.listener import Listener
 from kit.stack.lock import exclusive
 from kit.stack.model import DEMO, model_at
+from kit.stack.proof import PROOF, Proof
 from kit.stack.recall import recall
 from kit.stack.report import UpReport
 from kit.stack.runtime import Running, Runtime, RuntimeName, current, differences
@@ -30,6 +32,7 @@ class Wishes:
         image: of the container; None is the same name, or what this checkout builds where that
             built the old one.
         pull: bring the image from its registry even where one of its name is here.
+        proof: how the new service has to prove itself once it answers, or the old one again.
     """
 
     model: str | None = None
@@ -41,6 +44,7 @@ class Wishes:
     max_vram_bytes: int | None = None
     pull: bool = False
     timeout_seconds: float = 600.0
+    proof: Proof = PROOF
 
 
 def restart(
@@ -49,6 +53,7 @@ def restart(
     listener: Listener,
     *,
     timeout_seconds: float = 600.0,
+    proof: Proof = PROOF,
     environ: Mapping[str, str] = os.environ,
 ) -> UpReport:
     """Start the service again as it is, with the API key that is set now.
@@ -60,7 +65,7 @@ def restart(
     with exclusive(settings.state_dir, timeout_seconds, listener):
         runtime, running = _require_service(runtimes)
         proven = Proven(runtime.name, running.spec)
-        intent = recall(proven, settings, environ, timeout_seconds=timeout_seconds)
+        intent = recall(proven, settings, environ, timeout_seconds=timeout_seconds, proof=proof)
         return bring_up(intent, runtimes, listener, anew=True)
 
 
@@ -92,6 +97,7 @@ def rollback(
     listener: Listener,
     *,
     timeout_seconds: float = 600.0,
+    proof: Proof = PROOF,
     environ: Mapping[str, str] = os.environ,
 ) -> UpReport:
     """Go back to the service that proved itself before the present one, or before the last one.
@@ -109,7 +115,7 @@ def rollback(
             raise ServiceError(
                 "there is no earlier service to go back to", hint="kit status shows what runs"
             )
-        intent = recall(target, settings, environ, timeout_seconds=timeout_seconds)
+        intent = recall(target, settings, environ, timeout_seconds=timeout_seconds, proof=proof)
         changed = ", ".join(differences(present, intent.spec))
         listener.say(f"going back to {_what(intent)} ({changed or target.runtime})")
         return _replace(intent, settings, runtimes, listener, environ)
@@ -139,6 +145,7 @@ def options_after(wishes: Wishes, old: Intent) -> UpOptions:
         runtime=old.runtime,
         image=wishes.image or _image_name(old),
         timeout_seconds=wishes.timeout_seconds,
+        proof=wishes.proof,
     )
 
 
@@ -166,7 +173,8 @@ def _replace(
         if fallback is None or _still_runs(old, runtimes):
             raise
         listener.say(f"going back to {_named(fallback)}")
-        back = _attempt(lambda: bring_up(recall(fallback, settings, environ), runtimes, listener))
+        earlier = partial(recall, fallback, settings, environ, proof=intent.proof)
+        back = _attempt(lambda: bring_up(earlier(), runtimes, listener))
         if isinstance(error, KeyboardInterrupt):
             raise
         outcome = "is back" if back is None else f"did not come back either ({back})"

@@ -106,8 +106,13 @@ def _intent(
     if running is None:
         return decide(options, runtimes, listener, environ)
     proven = Proven(running[0].name, running[1].spec)
-    intent = recall(proven, options.settings, environ, timeout_seconds=options.timeout_seconds)
-    return replace(intent, proof=options.proof)
+    return recall(
+        proven,
+        options.settings,
+        environ,
+        timeout_seconds=options.timeout_seconds,
+        proof=options.proof,
+    )
 
 
 def _with_receipt(intent: Intent) -> Intent:

@@ -44,7 +44,7 @@ class UpOptions:
         settings: folders, address and budgets, the command line's flags applied.
         model: ``demo``, a model directory, or None.
         image: of the container; None is the one that this checkout makes.
-        preflight: refuse to start what does not fit into free memory.
+        preflight: refuse to start what the doctor says cannot run here, or does not fit.
         proof: how it has to prove itself once it answers.
     """
 

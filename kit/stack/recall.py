@@ -17,6 +17,7 @@ from kit.stack.engine import Engine
 from kit.stack.history import Proven
 from kit.stack.intent import Intent, key_digest, plan_of
 from kit.stack.model import model_at, shape_of
+from kit.stack.proof import PROOF, Proof
 from kit.stack.runtime import ServeSpec
 
 
@@ -26,8 +27,12 @@ def recall(
     environ: Mapping[str, str] = os.environ,
     *,
     timeout_seconds: float = 600.0,
+    proof: Proof = PROOF,
 ) -> Intent:
     """The intent to run ``proven`` as it ran, with the API key that the settings have now.
+
+    Args:
+        proof: how it has to prove itself once it answers.
 
     Raises:
         EnvironmentNotReady: its image, its model or its GPU is not here any more.
@@ -50,6 +55,7 @@ def recall(
         build=_build(proven, environ),
         gpus=_gpus(spec, environ),
         timeout_seconds=timeout_seconds,
+        proof=proof,
     )
 
 

@@ -27,6 +27,16 @@ def test_restart_is_another_process_of_the_same_service(kit: Kit) -> None:
     assert context_of(kit) == 64
 
 
+def test_every_change_may_leave_the_exercise_out(kit: Kit) -> None:
+    assert json.loads(kit.up("--context", "64", "--json").stdout)["work"]
+    commands = [("restart",), ("upgrade", "--context", "128"), ("rollback",)]
+    for command in commands:
+        told = json.loads(kit(*command, "--no-exercise", "--json").stdout)
+        assert (told["started"], told["work"]) == (True, None), command
+        assert told["skipped"] == "as was asked for"
+    assert json.loads(kit("restart", "--json").stdout)["work"]
+
+
 def test_restart_heals_what_died(kit: Kit) -> None:
     kit.up()
     kill(kit.pid)

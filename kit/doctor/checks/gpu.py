@@ -116,7 +116,8 @@ def memory(facts: Facts) -> Finding:
         remedy = "a larger GPU, or fewer bits: kit weights convert --precision int8 (or int4)"
     else:
         remedy = less(room.remedy)
-    return failure(room.problem, *seen, remedy=remedy)
+    fits = "kit memory plan --fit free says what fits"
+    return failure(room.problem, *seen, remedy=f"{remedy}; {fits}")
 
 
 def _with_processes(nvidia: Nvidia, gpu: Gpu) -> Gpu:

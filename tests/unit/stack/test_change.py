@@ -9,6 +9,7 @@ from kit.settings import Settings
 from kit.stack.change import Wishes, options_after
 from kit.stack.intent import Intent
 from kit.stack.model import model_at
+from kit.stack.proof import Proof
 from kit.stack.runtime import ImageRef, ServeSpec
 from kit.units import GIB
 
@@ -31,6 +32,12 @@ def test_what_is_not_named_stays():
     assert (options.context, options.max_sequences, options.device) == (128, 3, "cpu")
     assert (options.settings.host, options.settings.port) == ("10.0.0.5", 9000)
     assert (options.runtime, options.engine) == ("container", "native")
+
+
+def test_the_new_service_proves_itself_as_is_asked():
+    assert options_after(Wishes(), old()).proof == Proof()
+    proof = Proof(exercise=False)
+    assert options_after(Wishes(proof=proof), old()).proof == proof
 
 
 def test_another_model_has_its_own_name_and_limits():
