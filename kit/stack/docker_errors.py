@@ -128,11 +128,11 @@ def explain(doing: str, said: Sequence[str]) -> KitError:
 
     What the machine lacks is an EnvironmentNotReady, everything else a ServiceError.
     """
-    text = "\n".join(said).lower()
-    last = next((line.strip() for line in reversed(said) if line.strip()), "it did not say why")
     for complaint in _COMPLAINTS:
-        if any(mark in text for mark in complaint.marks):
+        marked = (line for line in said if any(mark in line.lower() for mark in complaint.marks))
+        if (line := next(marked, None)) is not None:
             return EnvironmentNotReady(
-                f"{doing} failed: {complaint.what} ({last})", hint=complaint.hint
+                f"{doing} failed: {complaint.what} ({line.strip()})", hint=complaint.hint
             )
+    last = next((line.strip() for line in reversed(said) if line.strip()), "it did not say why")
     return ServiceError(f"{doing} failed: {last}", hint="see docker info and docker ps -a")

@@ -16,6 +16,8 @@ from kit.stack.docker_errors import explain
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 _SECONDS = 10
+_GONE = (404, 409)
+"""HTTP status for a container that was removed, or is just being removed."""
 
 Health = Literal["none", "starting", "healthy", "unhealthy"]
 
@@ -119,9 +121,14 @@ class Engine:
             return tuple(container_of(each.attrs) for each in found)
 
     def logs(self, container: str, lines: int, *, follow: bool = False) -> Iterator[str]:
-        """The last ``lines`` lines; with ``follow`` new ones until it ends."""
+        """The last ``lines`` lines; with ``follow`` new ones until it ends; none if it is gone."""
         with _explained("reading the container's log"):
-            chunks = self._client.api.logs(container, stream=True, follow=follow, tail=lines)
+            try:
+                chunks = self._client.api.logs(container, stream=True, follow=follow, tail=lines)
+            except _sdk("errors").APIError as error:
+                if error.status_code in _GONE:
+                    return
+                raise
             rest = b""
             for chunk in chunks:
                 *whole, rest = (rest + chunk).split(b"\n")
@@ -141,8 +148,16 @@ class Engine:
 
     def memory_usage(self, container: str) -> tuple[int | Unavailable, int | Unavailable]:
         """Bytes that it takes now, less the file cache that can be dropped, and at its peak."""
+        ended = Unavailable("the container has ended")
         with _explained("asking for the container's memory"):
-            stats = self._client.api.stats(container, stream=False, one_shot=True)
+            try:
+                stats = self._client.api.stats(container, stream=False, one_shot=True)
+            except ValueError:  # nothing at all is said of one that ends at this moment
+                return ended, ended
+            except _sdk("errors").APIError as error:
+                if error.status_code in _GONE:
+                    return ended, ended
+                raise
         memory = stats.get("memory_stats") or {}
         used, peak = memory.get("usage"), memory.get("max_usage")
         detail = memory.get("stats") or {}

@@ -61,7 +61,9 @@ def containers(kit: Kit) -> list[str]:
 
 
 def status(kit: Kit) -> dict[str, object]:
-    found: dict[str, object] = json.loads(kit("status", "--json").stdout)
+    done = kit("status", "--json")
+    assert done.stdout, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
     return found
 
 

@@ -71,7 +71,7 @@ def test_dry_run_changes_nothing(kit: Kit, stand_in_image: str) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "code", "said"),
     [
-        ("crash", 6, "exit code 1 in phase starting: RuntimeError: boom"),
+        ("crash", 6, "the server ended with exit code 1"),
         ("load_error", 4, "error: the server ended: the weights are damaged"),
         ("over_budget", 5, "peak host RAM"),
         ("no_answer", 6, "the engine has died"),
@@ -88,6 +88,7 @@ def test_what_fails_is_explained_and_removed(
     assert kit("status").returncode == 1
     if behaviour == "crash":
         assert "log │ RuntimeError: boom" in done.stderr
+        assert ": RuntimeError: boom\nhint:" in done.stderr
         assert "RuntimeError: boom" in kit("logs").stdout
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from kit.memory.unavailable import Unavailable
 from kit.stack.compose import project_name
 from kit.stack.engine import PROJECT_LABEL, SERVICE_LABEL, Engine
 from tests import nvml_driver
 from tests.container.containers import docker
-from tests.container.kit_up import containers
+from tests.container.kit_up import containers, status
+from tests.container.stand_in import build_stand_in
 from tests.e2e.kit_process import Kit
 
 pytestmark = pytest.mark.container
@@ -58,3 +60,22 @@ def test_a_missing_toolkit_is_named_before_the_start_and_after_it(gpu_kit: Kit) 
     assert "--runtime local" in forced.stderr
     assert not containers(gpu_kit)
     assert not gpu_kit.state_file.exists()
+
+
+def test_a_container_that_is_gone_has_no_log_and_no_memory(image: str) -> None:
+    gone = docker("create", image).stdout.strip()
+    docker("rm", gone)
+    assert list(Engine().logs(gone, 10)) == []
+    assert list(Engine().logs(gone, 10, follow=True)) == []
+    assert all(isinstance(each, Unavailable) for each in Engine().memory_usage(gone))
+
+
+def test_status_answers_at_every_moment_of_a_change(kit: Kit, image: str) -> None:
+    kit.up()
+    change = kit.start("upgrade", "--image", build_stand_in(image, "crash"))
+    seen = set()
+    while change.poll() is None:
+        seen.add(status(kit)["state"])
+    change.communicate()
+    assert seen > {"ready"}
+    assert status(kit)["state"] == "ready"
