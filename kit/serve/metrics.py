@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kit.memory.hold import Budget
-from kit.serve.footprint import memory_figures
+from kit.serve.footprint import measured_peaks, memory_figures
 from kit.serve.generation import OnToken
 from kit.serve.model import Model
 from kit.serve.readiness import Readiness, Ready
@@ -106,6 +106,9 @@ def _memory(model: Model) -> Metric:
     family = GaugeMetricFamily("kit_memory_bytes", "Memory by pool.", labels=["pool", "kind"])
     figures = memory_figures(model)
     pool = "device" if model.info.device.startswith("cuda") else "host"
+    if pool == "device":  # the peak that the budget is held against, not that of torch's pool
+        peak = measured_peaks(model).device_peak_bytes
+        figures["device_peak_bytes"] = peak if isinstance(peak, int) else None
     for name, labels in {
         **MEMORY_LABELS,
         "weights_bytes": (pool, "weights"),

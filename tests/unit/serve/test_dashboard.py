@@ -2,20 +2,34 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
+import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from serve_fakes import MODEL
 
 from kit.serve.metrics import MEMORY_LABELS
 
-MONITORING = Path(__file__).parents[3] / "monitoring"
+ROOT = Path(__file__).parents[3]
+MONITORING = ROOT / "monitoring"
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 DASHBOARD = json.loads(
     (MONITORING / "grafana/dashboards/spark-kit.json").read_text(encoding="utf-8")
 )
 EXPRESSIONS = [t["expr"] for panel in DASHBOARD["panels"] for t in panel["targets"]]
+
+
+def provisioned(name: str) -> dict[str, Any]:
+    """One of Grafana's provisioning files."""
+    found: dict[str, Any] = yaml.safe_load((MONITORING / "grafana" / name).read_text("utf-8"))
+    assert found["apiVersion"] == 1
+    return found
 
 
 def test_every_figure_exists(client: openai.OpenAI, http: httpx.Client) -> None:
@@ -34,7 +48,39 @@ def test_every_kind_of_memory_exists() -> None:
 
 
 def test_every_panel_asks_the_provisioned_source() -> None:
-    source = (MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text()
-    uids = {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]}
-    assert uids == {"spark-kit"}
-    assert "uid: spark-kit" in source
+    (source,) = provisioned("provisioning/datasources/prometheus.yml")["datasources"]
+    asked = [*DASHBOARD["panels"], *(t for panel in DASHBOARD["panels"] for t in panel["targets"])]
+    assert {each["datasource"]["uid"] for each in asked} == {source["uid"]}
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in COMPOSE["services"]
+
+
+def test_compose_mounts_what_the_provisioning_names() -> None:
+    grafana = COMPOSE["services"]["grafana"]
+    mounts = dict(reversed(each.split(":")[:2]) for each in grafana["volumes"])
+    (provider,) = provisioned("provisioning/dashboards/spark-kit.yml")["providers"]
+    folder = mounts[provider["options"]["path"]]
+    assert Path(folder).resolve() == (MONITORING / "grafana/dashboards").resolve()
+    assert mounts["/etc/grafana/provisioning"] == "./monitoring/grafana/provisioning"
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (MONITORING / "grafana/dashboards" / home.name).exists()
+
+
+def test_prometheus_reads_the_service_under_its_alias() -> None:
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
+    (job,) = config["scrape_configs"]
+    server = COMPOSE["x-server"]
+    (alias,) = server["networks"]["default"]["aliases"]
+    port = COMPOSE["x-environment"]["KIT_PORT"]
+    assert job["static_configs"] == [{"targets": [f"{alias}:{port}"]}]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
+def test_prometheus_understands_configuration_and_questions(tmp_path: Path) -> None:
+    texts = [each.replace("$__rate_interval", "1m") for each in EXPRESSIONS]
+    rules = [{"record": f"panel:{count}", "expr": text} for count, text in enumerate(texts)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    for check in (("config", MONITORING / "prometheus.yml"), ("rules", file)):
+        done = subprocess.run(["promtool", "check", *check], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
