@@ -79,6 +79,16 @@ class WeightSet:
         """What the checkpoint's tensors take; the file is a little larger. None: unknown."""
         return self.shape.parameters * self.parameter_bytes if self.shape else None
 
+    def plausible_bytes(self, file: str) -> range | None:
+        """Sizes that ``file`` may have; None where nothing is known of it.
+
+        A checkpoint is not smaller than its tensors, and not larger than the weights, gradients and
+        optimizer state of a training in fp32: four numbers for each parameter.
+        """
+        if self.shape is None or self.tensors_bytes is None or file != self.checkpoint:
+            return None
+        return range(self.tensors_bytes, 4 * 4 * self.shape.parameters)
+
 
 @dataclass(frozen=True)
 class Catalogue:

@@ -17,6 +17,7 @@ from kit.checkpoint.disk import full_disk_explained
 from kit.checkpoint.journal import sync_directory
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights.blocks import Identity, journal_path
+from kit.weights.content import START_BYTES, is_page, is_pointer
 from kit.weights.exclusive import exclusive
 from kit.weights.http import (
     DataClient,
@@ -41,8 +42,6 @@ from kit.weights.transfer import (
 
 _VERSIONS = 4
 """How often a file may change at the server while it is downloaded."""
-_SNIFF_BYTES = 512
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,13 @@ class _Job:
     keep: Keep
 
     def accept(self, arrived: Arrived, origin: str, discard: Callable[[], None]) -> None:
-        """Refuse a wrong digest and remove the data, with which no later try could succeed."""
-        if self.expected.sha256 not in (None, arrived.sha256):
+        """Refuse wrong content and remove the data, with which no later try could succeed."""
+        try:
+            require_size(self.target, arrived.size_bytes, self.expected, origin)
+            require_digest(self.target, arrived.sha256, self.expected, origin)
+        except IntegrityError:
             discard()
-        require_digest(self.target, arrived.sha256, self.expected, origin)
+            raise
         self.keep(arrived)
 
 
@@ -138,9 +140,9 @@ async def _probe(remote: Remote, target: Path) -> _Head:
     patience = remote.patience(target.name)
     while True:
         try:
-            async with remote.open(0, _SNIFF_BYTES, Validators()) as reply:
+            async with remote.open(0, START_BYTES, Validators()) as reply:
                 start = b""
-                async for piece in pieces(reply.chunks, _SNIFF_BYTES):
+                async for piece in pieces(reply.chunks, START_BYTES):
                     start += piece
                 _require_data(reply, start, remote, target)
                 return _Head(reply.ranged, reply.total_bytes, reply.validators)
@@ -149,13 +151,13 @@ async def _probe(remote: Remote, target: Path) -> _Head:
 
 
 def _require_data(reply: Reply, start: bytes, remote: Remote, target: Path) -> None:
-    if reply.html or start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+    if reply.html or is_page(start):
         raise EnvironmentNotReady(
             f"{remote.host} sends a web page instead of {target.name}",
             hint="a login or an error page may be in between: open the address in a browser, "
             "or try another --source or --mirror",
         )
-    if start.startswith(_POINTER):
+    if is_pointer(start):
         raise EnvironmentNotReady(
             f"{remote.host} has only the git LFS pointer of {target.name}, not its content",
             hint="copy the file itself to the mirror (git lfs pull), or try another --source",

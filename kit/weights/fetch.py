@@ -1,7 +1,8 @@
 """Fetch a set of weights into its folder: verified, recorded, resumable."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from kit.checkpoint.disk import full_disk_explained
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.lock import LockedFile
-from kit.weights import folder, layers
+from kit.weights import arriving, folder, layers
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.copy import copy_file
 from kit.weights.download import download
@@ -19,7 +20,7 @@ from kit.weights.remote import Tuning
 from kit.weights.sources import Offer, Offers
 from kit.weights.sources.https import local_path
 from kit.weights.sources.resolve import mirror_offers, source_offers
-from kit.weights.transfer import Arrived, Expected, Keep, Watch
+from kit.weights.transfer import Arrived, Expected, Keep, Watch, require_size
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class _Errand:
 
     target: Path
     offer: Offer
+    known: LockedFile | None
     expected: Expected
     about_bytes: int
 
@@ -84,7 +86,7 @@ def fetch(
     before: Callable[[int], None] = lambda nbytes: None,
     watch: Watch | None = None,
 ) -> Fetched:
-    """Fetch what is not there yet. Every file is held against the lock, or enters it.
+    """Fetch what is not there yet. Every file is held against the lock, or the set enters it whole.
 
     Args:
         before: called with the bytes still to come, before the first of them; may raise.
@@ -102,31 +104,80 @@ def fetch(
         source = None
         if missing:
             source, offered = _choose(order, catalogue, watching)
-            errands = {file: _errand(order, file, offered[file], locked) for file in missing}
+            finished = _finished(order, source, locked)
+            errands = {
+                file: _errand(order, file, offered[file], locked.get(file))
+                for file in missing
+                if file not in finished
+            }
             before(sum(errand.left_bytes for errand in errands.values()))
-            _run(order, errands, watching)
-            locked = layers.read_layers(order.data_dir).weights[name]
+            _run(order, source, errands, watching)
+            locked = _lock_whole(order, source, locked)
+        arriving.clear(directory)
         return Fetched(
             name, directory, source, {file: locked[file] for file in order.weights.files}
         )
 
 
-def _run(order: Order, errands: Mapping[str, _Errand], watch: Watch) -> None:
+def _run(order: Order, source: str, errands: Mapping[str, _Errand], watch: Watch) -> None:
     done_bytes, total_bytes = 0, sum(errand.size_bytes for errand in errands.values())
     for file, errand in errands.items():
-        keep = partial(_record, order, file, errand.offer)
+        keep = partial(_record, order, source, file, errand.offer)
         part = watch.part(done_bytes, total_bytes)
-        arrived = _bring(errand, order.tuning, part, keep)
+        with _lock_explained(order, errand.known):
+            arrived = _bring(errand, order.tuning, part, keep)
         done_bytes += arrived.size_bytes
         with full_disk_explained(errand.target.parent, KEPT):
             folder.remember(order.directory, file, arrived.sha256)
 
 
-def _record(order: Order, file: str, offer: Offer, arrived: Arrived) -> None:
+def _record(order: Order, source: str, file: str, offer: Offer, arrived: Arrived) -> None:
+    """A published digest enters the lock at once, an observed one with the whole set."""
     today = datetime.now(UTC).date().isoformat()
     entry = LockedFile(arrived.size_bytes, arrived.sha256, offer.basis, offer.origin, today)
+    if offer.basis == "pointer":
+        with full_disk_explained(order.data_dir, KEPT):
+            layers.record(order.data_dir, order.weights.name, {file: entry})
+    else:
+        with full_disk_explained(order.directory, KEPT):
+            arriving.add(order.directory, source, {file: entry})
+
+
+def _finished(order: Order, source: str, locked: Mapping[str, LockedFile]) -> set[str]:
+    """Files that an interrupted fetch from ``source`` has brought, and that no lock knows yet."""
+    return {
+        file
+        for file, entry in arriving.arrived_from(order.directory, source).items()
+        if file not in locked
+        and (order.directory / file).is_file()
+        and folder.digest_of(order.directory, file) == entry.sha256
+    }
+
+
+def _lock_whole(
+    order: Order, source: str, locked: Mapping[str, LockedFile]
+) -> Mapping[str, LockedFile]:
+    """Every file is there: what the lock did not know enters it. Returns its entries."""
+    arrived = arriving.arrived_from(order.directory, source)
+    new = {file: entry for file, entry in arrived.items() if file not in locked}
     with full_disk_explained(order.data_dir, KEPT):
-        layers.record(order.data_dir, order.weights.name, {file: entry})
+        layers.record(order.data_dir, order.weights.name, new)
+    return layers.read_layers(order.data_dir).weights[order.weights.name]
+
+
+@contextmanager
+def _lock_explained(order: Order, known: LockedFile | None) -> Iterator[None]:
+    """Say how to give up what the lock holds, where nobody published it."""
+    try:
+        yield
+    except IntegrityError as error:
+        if known is None or known.basis != "observed":
+            raise
+        raise IntegrityError(
+            error.message,
+            hint=f"{error.hint}; the lock took it from {known.source} on {known.date}: "
+            f"if that was the wrong file, kit weights lock --forget {order.weights.name}",
+        ) from error
 
 
 def _missing(order: Order, locked: Mapping[str, LockedFile], watch: Watch) -> tuple[str, ...]:
@@ -144,7 +195,8 @@ def _missing(order: Order, locked: Mapping[str, LockedFile], watch: Watch) -> tu
 
 def _choose(order: Order, catalogue: Catalogue, watch: Watch) -> tuple[str, Offers]:
     if order.mirror is not None:
-        return order.mirror, mirror_offers(order.mirror, order.weights, order.environ)
+        mirror = order.mirror.rstrip("/")
+        return mirror, mirror_offers(mirror, order.weights, order.environ)
     *first, last = order.sources
     for name in first:
         try:
@@ -155,17 +207,25 @@ def _choose(order: Order, catalogue: Catalogue, watch: Watch) -> tuple[str, Offe
     return last, source_offers(catalogue.sources[last], order.weights, order.environ)
 
 
-def _errand(order: Order, file: str, offer: Offer, locked: Mapping[str, LockedFile]) -> _Errand:
-    known, published = locked.get(file), offer.expected.sha256
-    if known is not None and published not in (None, known.sha256):
-        raise IntegrityError(
-            f"{offer.origin} announces sha256 {published} for {order.weights.name}/{file}, "
-            f"the lock says {known.sha256}",
-            hint="the file was replaced at the source: ask there why, before you change the lock",
-        )
-    expected = Expected(known.size_bytes, known.sha256) if known else offer.expected
+def _errand(order: Order, file: str, offer: Offer, known: LockedFile | None) -> _Errand:
+    """Refuses what the source announces, where that cannot be the file. Nothing was moved then."""
+    target, published = order.directory / file, offer.expected
+    plausible = order.weights.plausible_bytes(file)
+    with _lock_explained(order, known):
+        if known is not None and published.sha256 not in (None, known.sha256):
+            raise IntegrityError(
+                f"{offer.origin} announces sha256 {published.sha256} for "
+                f"{order.weights.name}/{file}, the lock says {known.sha256}",
+                hint="the file was replaced at the source: ask there why, before you change "
+                "the lock",
+            )
+        expected = Expected(known.size_bytes, known.sha256) if known else published
+        if published.size_bytes is not None:
+            within = Expected(known.size_bytes if known else None, plausible_bytes=plausible)
+            require_size(target, published.size_bytes, within, offer.origin)
+    expected = replace(expected, plausible_bytes=plausible)
     about = order.weights.tensors_bytes if file == order.weights.checkpoint else None
-    return _Errand(order.directory / file, offer, expected, about or 0)
+    return _Errand(target, offer, known, expected, about or 0)
 
 
 def _bring(errand: _Errand, tuning: Tuning, watch: Watch, keep: Keep) -> Arrived:

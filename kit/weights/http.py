@@ -6,6 +6,7 @@ and never on to another one that a redirect names.
 """
 
 import email.utils
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -25,6 +26,7 @@ PAUSES_S = (1.0, 2.0, 4.0)
 _AGENT = {"User-Agent": f"spark-kit/{kit.__version__}", "Accept-Encoding": "identity"}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _REFUSED = {401, 403, 404, 410}
+_NO_SUCH_RANGE = 416
 _TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 _CONNECT_S = 15.0
 
@@ -76,6 +78,19 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True)
+class Look:
+    """The beginning of a file at a server, and its size if that is told.
+
+    Attributes:
+        html: whether it calls itself a web page.
+    """
+
+    start: bytes
+    total_bytes: int | None
+    html: bool
+
+
+@dataclass(frozen=True)
 class Reply:
     """The beginning of an answer that carries data.
 
@@ -91,6 +106,15 @@ class Reply:
     validators: Validators
     html: bool
     chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a small request is answered with."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
 
 
 class DataClient:
@@ -141,9 +165,9 @@ def request_json(method: str, location: Location, **options: Any) -> Any:
         RefusedError: HTTP 401, 403, 404 or 410.
         EnvironmentNotReady: the server is out of reach or answers with something else.
     """
-    response = _request(method, location, options)
+    answer = _request(method, location, options)
     try:
-        return response.json()
+        return json.loads(answer.content)
     except ValueError as error:
         raise EnvironmentNotReady(
             f"{location.host} answers with something that is not JSON",
@@ -154,6 +178,19 @@ def request_json(method: str, location: Location, **options: Any) -> Any:
 def read_start(location: Location, limit_bytes: int) -> bytes:
     """The first bytes of a file, all of it if it is small. Raises as ``request_json``."""
     return _request("GET", location, {}, limit_bytes).content[:limit_bytes]
+
+
+def look(location: Location, limit_bytes: int) -> Look:
+    """What is at an address, without reading more than its start. Raises as ``request_json``."""
+    asked = {"headers": {"Range": f"bytes=0-{limit_bytes - 1}"}}
+    answer = _request("GET", location, asked, limit_bytes)
+    if answer.status_code == httpx.codes.OK:
+        total = answer.headers.get("Content-Length", "*")
+    else:
+        found = _TOTAL.fullmatch(answer.headers.get("Content-Range", ""))
+        total = found[3] if found else "*"
+    start = b"" if answer.status_code == _NO_SUCH_RANGE else answer.content[:limit_bytes]
+    return Look(start, int(total) if total.isdecimal() else None, _is_html(answer.headers))
 
 
 def refused(error: RefusedError, what: str) -> EnvironmentNotReady:
@@ -173,7 +210,7 @@ def refused(error: RefusedError, what: str) -> EnvironmentNotReady:
 
 def _request(
     method: str, location: Location, options: Mapping[str, Any], limit_bytes: int | None = None
-) -> httpx.Response:
+) -> _Answer:
     for pause_s in (*PAUSES_S, None):
         try:
             return _try_request(method, location, options, limit_bytes)
@@ -190,7 +227,7 @@ def _request(
 
 def _try_request(
     method: str, location: Location, options: Mapping[str, Any], limit_bytes: int | None
-) -> httpx.Response:
+) -> _Answer:
     headers = {**location.headers, **options.get("headers", {})}
     rest = {key: value for key, value in options.items() if key != "headers"}
     with (
@@ -203,19 +240,20 @@ def _try_request(
         ) as client,
         client.stream(method, location.url, headers=headers, **rest) as response,
     ):
-        _require_success(location, response)
+        if response.status_code != _NO_SUCH_RANGE:  # so an empty file answers
+            _require_success(location, response)
         content = b""
         for chunk in response.iter_bytes():
             content += chunk
             if limit_bytes is not None and len(content) >= limit_bytes:
                 break
-        return httpx.Response(response.status_code, content=content)
+        return _Answer(response.status_code, response.headers, content)
 
 
 def _reply(location: Location, response: httpx.Response, start: int | None) -> Reply:
     validators = Validators(response.headers.get("ETag"), response.headers.get("Last-Modified"))
     found = _TOTAL.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code == 416 and found and found[3] == "0":
+    if response.status_code == _NO_SUCH_RANGE and found and found[3] == "0":
         return Reply(True, 0, validators, False, _nothing())
     _require_success(location, response)
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -223,7 +261,7 @@ def _reply(location: Location, response: httpx.Response, start: int | None) -> R
             f"{location.host} sends the file in a compressed form that was not asked for",
             hint="try another --source or --mirror",
         )
-    html = response.headers.get("Content-Type", "").lower().startswith("text/html")
+    html = _is_html(response.headers)
     if response.status_code == 206:
         if found is None or found[1] is None or int(found[1]) != start:
             raise InterruptedTransferError("the server sent another range than was asked for")
@@ -232,6 +270,10 @@ def _reply(location: Location, response: httpx.Response, start: int | None) -> R
     length = response.headers.get("Content-Length")
     total = int(length) if length is not None else None
     return Reply(False, total, validators, html, _data(location, response))
+
+
+def _is_html(headers: Mapping[str, str]) -> bool:
+    return headers.get("Content-Type", "").lower().startswith("text/html")
 
 
 def _require_success(location: Location, response: httpx.Response) -> None:

@@ -65,6 +65,17 @@ def adopt(data_dir: Path, path: Path, *, overwrite: bool = False) -> dict[str, t
     return {name: tuple(files) for name, files in new.items() if files}
 
 
+def forget(data_dir: Path, name: str) -> tuple[str, ...]:
+    """Drop a set from the user's lock; returns its files there. The kit's lock stays."""
+    with _writing(data_dir):
+        own = _own(data_dir)
+        gone = tuple(own.weights.get(name, ()))
+        if gone:
+            rest = {other: files for other, files in own.weights.items() if other != name}
+            write_lock(_path(data_dir), replace(own, weights=rest))
+    return gone
+
+
 def _news(
     files: Mapping[str, LockedFile], known: Mapping[str, LockedFile]
 ) -> dict[str, LockedFile]:

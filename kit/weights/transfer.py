@@ -9,10 +9,15 @@ from kit.errors import IntegrityError
 
 @dataclass(frozen=True)
 class Expected:
-    """What a file must be, as far as it is known beforehand."""
+    """What a file must be, as far as it is known beforehand.
+
+    Attributes:
+        plausible_bytes: sizes that it may have, where the very size is not known.
+    """
 
     size_bytes: int | None = None
     sha256: str | None = None
+    plausible_bytes: range | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,18 @@ def keep_nothing(arrived: Arrived) -> None:
 
 def require_size(target: Path, found_bytes: int, expected: Expected, origin: str) -> None:
     """Refuse another size than expected before a byte is moved."""
-    if expected.size_bytes not in (None, found_bytes):
+    plausible = expected.plausible_bytes
+    if expected.size_bytes is not None:
+        wanted = f"{expected.size_bytes} are expected"
+        right = found_bytes == expected.size_bytes
+    elif plausible is not None:
+        wanted = f"{plausible.start} to {plausible.stop - 1} are expected"
+        right = found_bytes in plausible
+    else:
+        return
+    if not right:
         raise IntegrityError(
-            f"{origin} has {found_bytes} bytes for {target.name}, "
-            f"{expected.size_bytes} are expected",
+            f"{origin} has {found_bytes} bytes for {target.name}, {wanted}",
             hint="this is another file; try another --source or --mirror",
         )
 

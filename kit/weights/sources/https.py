@@ -1,13 +1,17 @@
 """Plain files: at an https address, or in a folder of this machine (``file:``)."""
 
 import ipaddress
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.weights.catalogue import Source, WeightSet
-from kit.weights.http import Location, RefusedError, read_start
+from kit.weights.content import START_BYTES, is_page, is_pointer
+from kit.weights.http import Location, Look, RefusedError, look
 from kit.weights.sources import Offer, Offers
 from kit.weights.transfer import Expected
 
@@ -15,37 +19,98 @@ MIRROR_TOKEN = "KIT_WEIGHTS_TOKEN"  # noqa: S105 - the name of a variable
 
 
 def offers(source: Source, files: Mapping[str, str], headers: Mapping[str, str]) -> Offers:
-    """``files`` below the source's base. Nothing is asked before they are read."""
-    base = source.options["base"]
-    return {
-        file: _offer(base, path, headers, source.token_variable) for file, path in files.items()
-    }
+    """``files`` below the source's base. Every one is looked at before any is read.
+
+    Raises:
+        EnvironmentNotReady: not all of them are there.
+    """
+    place = _Place(source.options["base"], headers, source.token_variable)
+    looks = place.look_at(files)
+    token = f"set {source.token_variable} to an access token, or " if source.token_variable else ""
+    return _whole(looks) or _refuse(place, "", looks, f"{token}try another --source or --mirror")
 
 
 def mirror_offers(base: str, weights: WeightSet, headers: Mapping[str, str]) -> Offers:
     """The set's files at a mirror, which may be laid out in three ways.
 
     ``BASE/SET/FILE`` as in the kit's own weights folder, ``BASE/PATH`` as at the original source,
-    or ``BASE/FILE`` where the mirror holds this set alone. The first file decides.
+    or ``BASE/FILE`` where the mirror holds this set alone. The first that has every file is taken.
 
     Raises:
         UsageError: ``base`` is neither ``https:`` nor ``file:`` (``http:`` on this machine).
-        EnvironmentNotReady: the mirror has the set in none of these layouts.
+        EnvironmentNotReady: the mirror has the whole set in none of these layouts.
     """
-    base = _checked(base).rstrip("/")
+    place = _Place(_checked(base).rstrip("/"), headers, MIRROR_TOKEN)
     layouts = (
         {file: f"{weights.name}/{file}" for file in weights.files},
         dict(weights.files),
         {file: file for file in weights.files},
     )
+    tried = []
     for layout in layouts:
-        found = {file: _offer(base, path, headers, MIRROR_TOKEN) for file, path in layout.items()}
-        if _exists(next(iter(found.values())).locate()):
-            return found
+        looks = place.look_at(layout)
+        if offers := _whole(looks):
+            return offers
+        tried.append(looks)
+    hint = (
+        f"the files are looked for at {place.base}/{weights.name}/, at {place.base}/ in the layout "
+        f"of the original source, and at {place.base}/ itself; a token goes into {MIRROR_TOKEN}"
+    )
+    return _refuse(place, f" of {weights.name}", max(tried, key=_found), hint)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An address below which files lie."""
+
+    base: str
+    headers: Mapping[str, str]
+    token_variable: str | None
+
+    def look_at(self, files: Mapping[str, str]) -> dict[str, Offer | str]:
+        """What is there, by path in the set's folder: an offer, or why there is none."""
+        return {file: self._look_at(path) for file, path in files.items()}
+
+    def _look_at(self, path: str) -> Offer | str:
+        location = Location(f"{self.base}/{quote(path)}", self.headers, self.token_variable)
+        local = local_path(location.url)
+        try:
+            found = look(location, START_BYTES) if local is None else _look_here(local)
+        except RefusedError as error:
+            says = "refuses access" if error.status in (401, 403) else "is not there"
+            return f"{location.url} {says} (HTTP {error.status})"
+        except OSError as error:
+            return f"{location.url}: {error.strerror}"
+        if found.html or is_page(found.start):
+            return f"{location.url} is a web page"
+        if is_pointer(found.start):
+            return f"{location.url} is only the git LFS pointer of the file"
+        if found.total_bytes == 0:
+            return f"{location.url} is empty"
+        return Offer(lambda: location, Expected(found.total_bytes), "observed", location.url)
+
+
+def _look_here(path: Path) -> Look:
+    with path.open("rb") as file:
+        return Look(file.read(START_BYTES), os.fstat(file.fileno()).st_size, html=False)
+
+
+def _whole(looks: Mapping[str, Offer | str]) -> dict[str, Offer] | None:
+    """The offers, where there is one for every file."""
+    offers = {file: found for file, found in looks.items() if isinstance(found, Offer)}
+    return offers if len(offers) == len(looks) else None
+
+
+def _found(looks: Mapping[str, Offer | str]) -> int:
+    return sum(isinstance(found, Offer) for found in looks.values())
+
+
+def _refuse(place: _Place, of: str, looks: Mapping[str, Offer | str], hint: str) -> NoReturn:
+    problems = {file: found for file, found in looks.items() if isinstance(found, str)}
     raise EnvironmentNotReady(
-        f"{base} has no {next(iter(weights.files))} of {weights.name}",
-        hint=f"the files are looked for at {base}/{weights.name}/, at {base}/ in the layout of "
-        f"the original source, and at {base}/ itself; a token goes into {MIRROR_TOKEN}",
+        f"{place.base} has no {', '.join(problems)}{of}\n       "
+        + "\n       ".join(problems.values()),
+        hint=hint,
     )
 
 
@@ -53,29 +118,6 @@ def local_path(url: str) -> Path | None:
     """The file on this machine that is meant; None for one at a server."""
     parts = urlsplit(url)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
-
-
-def _offer(base: str, path: str, headers: Mapping[str, str], token: str | None) -> Offer:
-    location = Location(f"{base}/{quote(path)}", headers, token)
-    local = local_path(location.url)
-    size_bytes = local.stat().st_size if local is not None and local.is_file() else None
-    return Offer(lambda: location, Expected(size_bytes), "observed", location.url)
-
-
-def _exists(location: Location) -> bool:
-    local = local_path(location.url)
-    if local is not None:
-        return local.is_file()
-    try:
-        start = read_start(location, 64)
-    except RefusedError as error:
-        if error.status in (401, 403):
-            raise EnvironmentNotReady(
-                f"{location.host} refuses access (HTTP {error.status})",
-                hint=f"set {MIRROR_TOKEN} to an access token",
-            ) from error
-        return False
-    return not start.lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _checked(base: str) -> str:

@@ -8,7 +8,7 @@ from kit.errors import IntegrityError
 from kit.lock import LockedFile, lock_text, read_lock, write_lock
 from kit.settings import bundled
 from kit.weights import layers
-from kit.weights.layers import adopt, read_layers, record
+from kit.weights.layers import adopt, forget, read_layers, record
 
 A = LockedFile(3, "aa" * 32, "observed", "https://example.org/a", "2024-05-01")
 B = LockedFile(4, "bb" * 32, "pointer", "https://example.org/b", "2024-05-02")
@@ -78,6 +78,18 @@ def test_a_contradiction_takes_nothing_unless_asked(tmp_path: Path) -> None:
     assert read_layers(data).weights["x"] == {"f": A}
     assert adopt(data, path, overwrite=True) == {"x": ("f", "g")}
     assert read_layers(data).weights["x"] == {"f": other, "g": B}
+
+
+def test_a_set_is_forgotten(tmp_path: Path) -> None:
+    record(tmp_path, "x", {"f": A, "g": B})
+    record(tmp_path, "y", {"f": A})
+    assert forget(tmp_path, "x") == ("f", "g")
+    assert forget(tmp_path, "x") == ()
+    known = read_layers(tmp_path).weights
+    assert "x" not in known
+    assert known["y"] == {"f": A}
+    assert forget(tmp_path, "demo") == ()
+    assert "demo" in known
 
 
 def test_files_of_another_kit_are_left_out(tmp_path: Path) -> None:

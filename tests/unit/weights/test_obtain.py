@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,16 +16,17 @@ from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import LockedFile
 from kit.settings import Settings
 from kit.weights import http, preflight
+from kit.weights.arriving import ARRIVING_NAME
 from kit.weights.catalogue import read_catalogue
 from kit.weights.fetch import Fetched
 from kit.weights.folder import checkpoint_dir, known_digest
-from kit.weights.layers import adopt, read_layers, record
+from kit.weights.layers import adopt, forget, read_layers, record
 from kit.weights.licence import How, Terms, read_acceptances
 from kit.weights.listing import list_sets
 from kit.weights.obtain import Wish, obtain
 from kit.weights.remote import Tuning
 from kit.weights.transfer import Watch
-from tests.file_server import FileServer, Served
+from tests.file_server import Exchange, FileServer, Served
 
 CONTENT = os.urandom(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -84,6 +85,24 @@ class Home:
     @property
     def asked(self) -> list[str]:
         return [request.path for request in self.server.requests]
+
+    def read(self, path: str) -> bool:
+        """Whether more than the start of a file was asked for."""
+        return any(r.path == path and r.range != (0, 512) for r in self.server.requests)
+
+    def locked(self) -> Mapping[str, LockedFile]:
+        return read_layers(self.settings.data_dir).weights.get("tiny", {})
+
+    def lose(self, path: str) -> None:
+        """From now on only the start of that file can be read."""
+
+        def gone(exchange: Exchange) -> None:
+            if exchange.request.range == (0, 512):
+                exchange.send()
+            else:
+                exchange.status(404)
+
+        self.server.always[path] = gone
 
 
 @pytest.fixture
@@ -182,7 +201,8 @@ def test_a_file_that_was_damaged_here_is_fetched_again(home: Home) -> None:
     home.get()
     assert (home.folder / "w.pt").read_bytes() == CONTENT
     assert "fetched again" in home.notices[0]
-    assert "/one/t.model" not in home.asked
+    assert home.read("/one/w.pt")
+    assert not home.read("/one/t.model")
 
 
 def test_a_colleagues_lock_is_held_against_the_first_fetch(home: Home, tmp_path: Path) -> None:
@@ -233,14 +253,99 @@ def test_a_mirror_in_a_folder_needs_no_network(home: Home, tmp_path: Path) -> No
     assert entry.source == (mirror / "tiny" / "w.pt").as_uri()
 
 
-def test_a_broken_fetch_keeps_finished_files(home: Home) -> None:
+def test_a_source_with_a_part_of_a_set_is_passed_over(home: Home) -> None:
     del home.server.files["/one/t.model"]
+    assert home.get().source == "second"
+    assert "has no Tokenizer/t.model" in home.notices[0]
+    assert not home.read("/one/w.pt")
+
+
+def test_a_broken_fetch_keeps_finished_files(home: Home) -> None:
+    home.lose("/one/t.model")
     with pytest.raises(EnvironmentNotReady, match=r"has no t\.model"):
         home.get()
+    assert home.locked() == {}
     home.server.requests.clear()
-    home.server.files["/one/t.model"] = Served(TOKENIZER)
+    home.server.always.clear()
     home.get()
-    assert "/one/w.pt" not in home.asked
+    assert not home.read("/one/w.pt")
+    assert home.locked()["w.pt"].sha256 == SHA
+    assert home.locked().keys() == {"w.pt", "Tokenizer/t.model"}
+    assert not (home.folder / ARRIVING_NAME).exists()
+
+
+def test_a_mirror_of_the_wrong_files_leaves_nothing_in_the_lock(home: Home) -> None:
+    home.server.files["/one/w.pt"] = Served(CONTENT[:-1] + b"?")
+    home.lose("/one/t.model")
+    with pytest.raises(EnvironmentNotReady, match=r"has no t\.model"):
+        home.get(mirror=home.server.url("/one/"))
+    assert (home.folder / "w.pt").exists()
+    assert home.locked() == {}
+    home.get(source="second")
+    assert (home.folder / "w.pt").read_bytes() == CONTENT
+    assert home.locked()["w.pt"].source == home.server.url("/two/w.pt")
+
+
+def test_a_finished_file_that_was_changed_meanwhile_is_fetched_again(home: Home) -> None:
+    home.lose("/one/t.model")
+    with pytest.raises(EnvironmentNotReady):
+        home.get()
+    (home.folder / "w.pt").write_bytes(b"something else")
+    home.server.always.clear()
+    home.get()
+    assert (home.folder / "w.pt").read_bytes() == CONTENT
+
+
+def test_a_lock_that_comes_meanwhile_wins(home: Home, tmp_path: Path) -> None:
+    home.lose("/one/t.model")
+    with pytest.raises(EnvironmentNotReady):
+        home.get()
+    right = LockedFile(len(CONTENT), "0" * 64, "observed", "their disk", "2024-01-01")
+    record(tmp_path / "colleague", "tiny", {"w.pt": right})
+    adopt(home.settings.data_dir, tmp_path / "colleague" / "kit.lock")
+    home.server.always.clear()
+    with pytest.raises(IntegrityError, match="0000 is expected") as caught:
+        home.get()
+    assert "from their disk on 2024-01-01" in caught.value.hint
+    assert "kit weights lock --forget tiny" in caught.value.hint
+    assert home.locked() == {"w.pt": right}
+    forget(home.settings.data_dir, "tiny")
+    home.get()
+    assert home.locked()["w.pt"].sha256 == SHA
+
+
+def test_another_size_than_the_locks_is_refused_before_any_byte(home: Home) -> None:
+    home.get()
+    (home.folder / "w.pt").unlink()
+    (home.folder / "Tokenizer" / "t.model").unlink()
+    home.server.files["/one/t.model"] = Served(TOKENIZER + b"!")
+    home.server.requests.clear()
+    with pytest.raises(IntegrityError, match=r"10 bytes for t\.model, 9 are expected"):
+        home.get()
+    assert not home.read("/one/w.pt")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "right"), [(75_000, True), (76_000, False), (10_000, False)]
+)
+def test_a_checkpoint_of_another_size_class_is_refused(
+    home: Home, tmp_path: Path, parameters: int, right: bool
+) -> None:
+    """300 000 bytes: 75 000 parameters in fp32, which 76 000 cannot be."""
+    catalogue = tmp_path / "own.toml"
+    shape = "[shapes.s]\nlayers = 1\nhidden = 8\nintermediate = 8\nvocabulary = 8\n"
+    shape += f"max_context = 8\nwindow = 8\nparameters = {parameters}\n"
+    text = catalogue.read_text() + 'shape = "s"\nparameter_bytes = 4\n'
+    catalogue.write_text(shape + text)
+    wish = {"mirror": home.server.url("/one"), "preflight": False}
+    if right:
+        home.get(**wish)
+        return
+    with pytest.raises(IntegrityError, match=rf"300000 bytes for w\.pt, {4 * parameters} to"):
+        home.get(**wish)
+    assert not home.read("/one/t.model")
+    assert not home.read("/one/w.pt")
+    assert home.locked() == {}
 
 
 def test_room_is_checked_before_any_byte(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +353,7 @@ def test_room_is_checked_before_any_byte(home: Home, monkeypatch: pytest.MonkeyP
     with pytest.raises(EnvironmentNotReady, match="not enough RAM for this command") as caught:
         home.get()
     assert "--no-preflight" in caught.value.hint
-    assert home.asked == ["/licence.md"]
+    assert not home.read("/one/w.pt")
     assert home.get(preflight=False).source == "first"
 
 
@@ -312,14 +417,18 @@ obtain(Wish("tiny"), settings, {}, lambda terms: "option", Watch())
 """
 
 
-@pytest.mark.parametrize("where", ["layers record", "folder remember"])
+@pytest.mark.parametrize(
+    "where", ["arriving add", "folder remember", "layers record", "arriving clear"]
+)
 def test_kill_9_around_the_naming_of_a_file(home: Home, where: str) -> None:
     data_dir, catalogue = home.settings.data_dir, home.settings.weights_catalogue
     command = [sys.executable, "-c", CHILD, where, str(data_dir), str(catalogue)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert (home.folder / "w.pt").exists() is (where == "folder remember")
+    assert (home.folder / "w.pt").exists() is (where != "arriving add")
+    assert bool(home.locked()) is (where == "arriving clear")
     home.server.requests.clear()
     home.get()
-    spans = [r for r in home.server.requests if r.path == "/one/w.pt" and r.range != (0, 512)]
-    assert spans == []
+    assert not home.read("/one/w.pt")
     assert (home.folder / "w.pt").read_bytes() == CONTENT
+    assert home.locked()["w.pt"].sha256 == SHA
+    assert not (home.folder / ARRIVING_NAME).exists()
