@@ -18,7 +18,7 @@ KIT = $(VENV)/bin/kit
 SOURCES = kit tests scripts docker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs test check format demo image wheelhouse lock clean
+.PHONY: help setup up down status logs test check format demo giftless image wheelhouse lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,8 @@ format: $(VENV)/.dev ## format the code
 demo: $(VENV)/.native ## train the embedded demo model again (minutes)
 	$(VENV)/bin/python scripts/train_demo.py
 
+giftless: $(VENV)/.giftless ## set up a git LFS server for the tests (KIT_TEST_GIFTLESS=PYTHON)
+
 image: $(VENV)/.cli ## build the container image (TARGET=cpu or cuda; BASE_IMAGE=, CA_BUNDLE=)
 	$(KIT) image build --target $(TARGET) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(CA_BUNDLE),--ca-bundle $(CA_BUNDLE))
 
@@ -85,6 +87,12 @@ $(VENV)/.torch: $(VENV)/.cli requirements/torch-cpu.txt requirements/torch-cuda.
 
 $(VENV)/.native: $(VENV)/.torch requirements/native.txt
 	$(PIP) install --require-hashes -r requirements/native.txt
+	@touch $@
+
+# It has requirements that are not the kit's, so it gets an environment of its own.
+$(VENV)/.giftless: $(VENV)/.cli requirements/giftless.txt
+	$(PYTHON) -m venv $(VENV)/giftless
+	$(VENV)/giftless/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/giftless.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.native requirements/dev.txt

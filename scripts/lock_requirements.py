@@ -22,6 +22,7 @@ TARGETS = {
     "dev.txt": [*KIT, "--extra=native", "--extra=plot", "--extra=megatron", "--extra=dev"],
     "image.txt": ["pyproject.toml", "--extra=native", "--extra=megatron", IMAGE],
     "image-build.txt": ["requirements/image-build.in", "requirements/build.in", IMAGE],
+    "giftless.txt": ["requirements/giftless.in"],
     "torch-cuda12.txt": ["requirements/torch-cuda12.in", "-c=requirements/image.txt", IMAGE],
 }
 CUDA = re.compile(r"(torch|triton|cuda-\w+|nvidia-(?!ml-py)[\w-]+)==")

@@ -1,9 +1,7 @@
 """The git LFS source against a real LFS server, giftless (PyPI), in a process of its own.
 
-It runs with this Python if giftless is installed, else with the one that KIT_TEST_GIFTLESS names:
-``pip install giftless flask flask-marshmallow flask-classful marshmallow-enum webargs figcan pyyaml
-python-dotenv python-dateutil cryptography typing_extensions "PyJWT<2.10"`` (giftless 0.6.2 itself
-names no requirements).
+It runs with this Python if giftless is installed, else with the one that KIT_TEST_GIFTLESS names;
+``make giftless`` makes .venv/giftless/bin/python.
 """
 
 import hashlib
