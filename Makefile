@@ -10,11 +10,15 @@ BASE_IMAGE   ?=
 IMAGE_PYTHON ?=
 # PEM file, where a TLS proxy signs what an image's build fetches.
 CA_BUNDLE    ?=
+# What runs the server, as `kit up` decides: a container, which brings its own torch, or a process.
+DOCKER  = $(or $(DOCKER_HOST),$(wildcard /var/run/docker.sock $(XDG_RUNTIME_DIR)/docker.sock))
+RUNTIME = $(or $(filter local container,$(KIT_RUNTIME)),$(if $(and $(filter cuda,$(TORCH)),$(DOCKER)),container,local))
 # More arguments for `kit`, such as: make up ARGS="--model /data/spark-13b --port 9000"
 ARGS   ?=
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 KIT = $(VENV)/bin/kit
+READY = $(VENV)/$(if $(filter container,$(RUNTIME)),.cli,.native)
 SOURCES = kit tests scripts docker
 
 .DEFAULT_GOAL := help
@@ -25,16 +29,16 @@ help: ## show this list
 
 setup: $(VENV)/.native ## set up .venv with the kit and its native engine
 
-up: $(VENV)/.native ## serve a model and print its first answer (ARGS="--model DIR" for your own)
+up: $(READY) ## serve a model and print its first answer (ARGS="--model DIR" for your own)
 	$(KIT) up $(ARGS)
 
-down: $(VENV)/.native ## stop the service
+down: $(READY) ## stop the service
 	$(KIT) down
 
-status: $(VENV)/.native ## say whether the service runs
+status: $(READY) ## say whether the service runs
 	$(KIT) status
 
-logs: $(VENV)/.native ## show the service's log
+logs: $(READY) ## show the service's log
 	$(KIT) logs
 
 test: $(VENV)/.dev ## run all tests (KIT_GOLDEN_DIR=DIR adds golden folders; ARGS go to pytest)
