@@ -39,7 +39,7 @@ class Sweep:
     Args:
         files: what to read.
         chunk_bytes: the largest piece that is read at once.
-        progress: told the bytes done after every piece.
+        progress: told the bytes done, at the start and after every piece.
         expected: what will be read, in this order. What is read without being expected, once all
             of these have been read, is not read ahead.
         known: digests of files that need not be hashed, and of which nothing else is read.
@@ -63,6 +63,8 @@ class Sweep:
         self._coming: deque[_Piece] = deque()
 
     def __enter__(self) -> Self:
+        if self._progress:
+            self._progress(0, self._total_bytes)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -76,10 +76,12 @@ class TransferView:
     def _line(self, done_bytes: int, total_bytes: int, now: float) -> str:
         began, before = self._first
         rate = (done_bytes - before) / max(now - began, 1e-3)
+        moved = done_bytes != before or done_bytes < total_bytes
         text = format_gib(done_bytes)
         if total_bytes:
             text += f" of {format_gib(total_bytes)} ({done_bytes / total_bytes:.0%})"
-        text += f", {format_gib(int(rate))}/s"
+        if moved:  # else an earlier run had done it all
+            text += f", {format_gib(int(rate))}/s"
         if rate > 0 and total_bytes > done_bytes:
             text += f", {_duration((total_bytes - done_bytes) / rate)} left"
         return text

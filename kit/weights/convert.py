@@ -119,8 +119,8 @@ def convert_checkpoint(
             not of one piece with each other or with the configuration.
     """
     paths = find_checkpoint(source)
-    tokenizer_model = find_tokenizer(tokenizer, paths[0])
     model = read_model(paths)
+    tokenizer_model = find_tokenizer(tokenizer, paths[0])
     adapter, alpha = open_adapter(lora, lora_alpha) if lora else (None, 0.0)
     if adapter:
         require_fit(adapter, model.shapes())

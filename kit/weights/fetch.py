@@ -121,6 +121,7 @@ def fetch(
 
 def _run(order: Order, source: str, errands: Mapping[str, _Errand], watch: Watch) -> None:
     done_bytes, total_bytes = 0, sum(errand.size_bytes for errand in errands.values())
+    watch.progress(sum(arrived_bytes(errand.target) for errand in errands.values()), total_bytes)
     for file, errand in errands.items():
         keep = partial(_record, order, source, file, errand.offer)
         part = watch.part(done_bytes, total_bytes)

@@ -58,6 +58,20 @@ def find_conversions(data_dir: Path) -> dict[Path, ConversionRecord]:
     return {path: record for path, record in found.items() if record is not None}
 
 
+def conversions_of(
+    checkpoint: LockedFile | None, conversions: Mapping[Path, ConversionRecord]
+) -> tuple[Path, ...]:
+    """The converted directories that were made of a checkpoint."""
+    if checkpoint is None:
+        return ()
+    digest = f"sha256:{checkpoint.sha256}"
+    return tuple(
+        path
+        for path, record in conversions.items()
+        if any(source.digest == digest for source in record.sources)
+    )
+
+
 def _state(
     weights: WeightSet,
     locked: Mapping[str, LockedFile],
@@ -84,9 +98,5 @@ def _state(
         complete=all(path.is_file() for path in paths),
         verified=exact
         and all(folder.known_digest(directory, f) == locked[f].sha256 for f in weights.files),
-        converted=tuple(
-            path
-            for path, record in conversions.items()
-            if checkpoint and any(s.digest == f"sha256:{checkpoint.sha256}" for s in record.sources)
-        ),
+        converted=conversions_of(checkpoint, conversions),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kit.cli.weights.next_step import conversion_command
+from kit.cli.weights.next_step import next_step
 
 if TYPE_CHECKING:
     from kit.settings import Settings
@@ -152,5 +152,5 @@ def _report(
     print(f"{fetched.directory} holds {fetched.name}: {size}, checked, {origin}")
     if made is not None:
         print(f"{made} holds the model in {precision}\nserve it: kit up --model {made}")
-    elif command := conversion_command(fetched.name, fetched.directory, settings, precision):
-        print(f"convert it: {command}")
+    elif step := next_step(fetched.name, fetched.directory, fetched.files, settings, precision):
+        print(step)

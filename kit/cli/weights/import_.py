@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kit.cli.weights.next_step import conversion_command
+from kit.cli.weights.next_step import next_step
 
 
 def import_(
@@ -52,5 +52,5 @@ def import_(
         print(f"{each.directory} holds {each.name}: {', '.join(each.files)}")
         if each.missing:
             print(f"missing: {', '.join(each.missing)}; get them: kit weights fetch {each.name}")
-        elif command := conversion_command(each.name, each.directory, settings):
-            print(f"convert it: {command}")
+        elif step := next_step(each.name, each.directory, each.files, settings):
+            print(step)

@@ -4,20 +4,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kit.lock import LockedFile
     from kit.settings import Settings
     from kit.weights.record import Precision
 
 
-def conversion_command(
-    name: str, directory: Path, settings: "Settings", precision: "Precision" = "bf16"
+def next_step(
+    name: str,
+    directory: Path,
+    files: "Mapping[str, LockedFile]",
+    settings: "Settings",
+    precision: "Precision" = "bf16",
 ) -> str | None:
-    """The command that converts set ``name`` in ``directory``; None: it holds no checkpoint."""
+    """What to do once set ``name`` is in ``directory``; None: it holds no checkpoint."""
     from kit.weights.catalogue import read_catalogue
     from kit.weights.folder import converted_dir
+    from kit.weights.listing import conversions_of, find_conversions
 
     weights = read_catalogue(settings.weights_catalogue).weights.get(name)
     if weights is None or weights.checkpoint is None:
         return None
     output = converted_dir(settings.data_dir, name, precision)
     option = "" if precision == "bf16" else f" --precision {precision}"
-    return f"kit weights convert {directory / weights.checkpoint} {output}{option}"
+    for made in conversions_of(files.get(weights.checkpoint), find_conversions(settings.data_dir)):
+        if made == output:
+            return f"{output} holds it in {precision}: kit up --model {output}"
+    return f"convert it: kit weights convert {directory / weights.checkpoint} {output}{option}"

@@ -38,6 +38,25 @@ def test_amount_rate_and_time_left(clock: list[float], capsys: pytest.CaptureFix
     ]
 
 
+def test_the_average_of_what_is_over_at_once(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TransferView("fetching x") as view:
+        view.watch().progress(0, 3 * MIB)
+        clock[0] += 0.5
+        view.watch().progress(3 * MIB, 3 * MIB)
+    assert lines(capsys) == ["fetching x: 3.0 MiB of 3.0 MiB (100%), 6.0 MiB/s"]
+
+
+def test_no_rate_where_nothing_was_left_to_do(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TransferView("fetching x") as view:
+        view.watch().progress(3 * MIB, 3 * MIB)
+        view.watch().progress(3 * MIB, 3 * MIB)
+    assert lines(capsys) == ["fetching x: 3.0 MiB of 3.0 MiB (100%)"]
+
+
 def test_what_starts_over_has_no_negative_rate(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,13 @@ def test_the_directory_opens_in_transformers(source: Path, tmp_path: Path) -> No
     assert record.tensors.keys() == load_file(out / "model.safetensors").keys()
 
 
+def test_a_bad_file_shows_before_a_missing_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "notzip.pt"
+    path.write_bytes(b"no zip at all" * 100)
+    with pytest.raises(IntegrityError, match="notzip"):
+        convert_checkpoint(path, tmp_path / "out")
+
+
 def test_a_known_sha256_is_taken_but_not_that_of_another_file(source: Path, tmp_path: Path) -> None:
     known = {source / CHECKPOINT: "a" * 64, source / "other": "b" * 64}
     taken = convert_checkpoint(source, tmp_path / "out", known=known.get)

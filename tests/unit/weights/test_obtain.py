@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.cli.weights.next_step import next_step
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import LockedFile
 from kit.settings import Settings
@@ -396,6 +397,14 @@ def test_the_list_follows(home: Home) -> None:
     catalogue = read_catalogue(home.settings.weights_catalogue)
     [tiny] = [s for s in list_sets(catalogue, read_layers(data_dir), data_dir) if s.name == "tiny"]
     assert tiny.converted == (data_dir / "out",)
+    files = read_layers(data_dir).weights["tiny"]
+    step = next_step("tiny", home.folder, files, home.settings)
+    assert step == f"convert it: kit weights convert {home.folder}/w.pt {data_dir}/tiny-bf16"
+    (data_dir / "out").rename(data_dir / "tiny-bf16")
+    step = next_step("tiny", home.folder, files, home.settings)
+    assert step == f"{data_dir}/tiny-bf16 holds it in bf16: kit up --model {data_dir}/tiny-bf16"
+    other = {"w.pt": replace(files["w.pt"], sha256="0" * 64)}
+    assert "convert it" in str(next_step("tiny", home.folder, other, home.settings))
     assert tiny.licence_accepted is not None
 
 
