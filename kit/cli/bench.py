@@ -18,7 +18,7 @@ def _group() -> None:
     pass
 
 
-@app.command()
+@app.command(short_help="Load as upstream, the published fix, and the kit do.")
 def loaders(
     checkpoint: Annotated[
         Path,

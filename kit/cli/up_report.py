@@ -95,7 +95,7 @@ def _facts(report: UpReport) -> list[tuple[str, str]]:
             f"{ready.dtype} on {ready.device}, {ready.context_length} tokens of context, "
             f"{ready.max_sequences} at once",
         ),
-        ("runs in", report.where),
+        ("runs in" if report.within_budget else "ran in", report.where),
         ("load", f"{ready.load_seconds:.1f} s ({report.seconds:.1f} s for this command)"),
     ]
     facts += [(verdict.what, _peak(verdict, report)) for verdict in report.verdicts]

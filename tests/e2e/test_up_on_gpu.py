@@ -110,7 +110,7 @@ def on_a_terminal(kit: Kit, answers: list[bytes], *arguments: str) -> tuple[int,
             shown += os.read(master, 4096)
         except OSError:  # how a terminal says that its other side is closed
             break
-        if pending and shown.count(b"[y/N]") > len(answers) - len(pending):
+        if pending and shown.count(b"[y/N]: ") > len(answers) - len(pending):
             os.write(master, pending.pop(0))
     os.close(master)
     return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())

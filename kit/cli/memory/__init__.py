@@ -9,11 +9,13 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.command("plan")(plan.plan)
-app.command("cards")(cards.cards)
-app.command("watch")(watch.watch)
-app.command("hold")(hold.hold)
-app.command("explain")(explain.explain)
+app.command("plan", short_help="Show what serving a model takes, line by line.")(plan.plan)
+app.command("cards", short_help="Show what common GPUs serve iFlytekSpark-13B with.")(cards.cards)
+app.command("watch", short_help="Watch the memory of the service, and keep its timeline.")(
+    watch.watch
+)
+app.command("hold", short_help="Prove the peak at full context, with a receipt.")(hold.hold)
+app.command("explain", short_help="Say where the peak of a timeline came from.")(explain.explain)
 
 
 @app.callback()

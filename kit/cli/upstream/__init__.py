@@ -5,7 +5,7 @@ import typer
 from kit.cli.upstream import diff, fetch, listing, render, verify
 
 app = typer.Typer(
-    help="Bring in the pinned Spark repo, verify it, and rewrite it into a tree of its own.",
+    help="Bring in the pinned Spark repo, verify and rewrite it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

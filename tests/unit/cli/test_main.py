@@ -38,6 +38,11 @@ def test_help_lists_commands_and_exit_codes():
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("group", [(), ("memory",), ("upstream",), ("bench",)])
+def test_help_tells_every_command_in_full(group):
+    assert "..." not in run(*group, "--help").stdout.split("Commands:")[1]
+
+
 @pytest.mark.parametrize("variable", ["KIT_MODEL", "KIT_HOST", "KIT_PORT", "KIT_MAX_RAM"])
 def test_help_of_up_names_environment_variables(variable):
     assert variable in run("up", "--help").stdout

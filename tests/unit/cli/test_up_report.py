@@ -66,6 +66,7 @@ def test_breach(report, capsys):
     print_text(replace(report, verdicts=hold(BUDGET, measured)))
     out = capsys.readouterr().out
     assert "was stopped: it took more memory than its budget" in out
+    assert "  ran in " in out
     assert "curl" not in out
 
 
@@ -73,7 +74,9 @@ def test_unmeasured_vram_is_said_and_null_in_json(report, capsys):
     measured = replace(report.measured, device_peak_bytes=Unavailable("NVML is silent"))
     unmeasured = replace(report, verdicts=hold(BUDGET, measured))
     print_text(unmeasured)
-    assert "VRAM      could not be measured: NVML is silent" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "VRAM      could not be measured: NVML is silent" in out
+    assert "was stopped: its peak was not measured" in out
     print_json(unmeasured)
     record = json.loads(capsys.readouterr().out)
     assert record["within_budget"] is False
