@@ -66,14 +66,15 @@ def _explain_pool(timeline: Timeline, pool: Pool, peak: Sample) -> list[str]:
 
 
 def _phases(timeline: Timeline, pool: Pool) -> list[str]:
-    """What every phase added to the most that was held before it."""
+    """The most that the first phase held, and what every later one added to it."""
     lines: list[str] = []
     before = 0
     for phase, begin, end in timeline.spans():
         inside = [s for s in timeline.samples if s.phase == phase and begin <= s.seconds <= end]
         most = max((_size(s, pool) for s in inside), default=0)
         if most - before >= _NOTHING_BYTES:
-            lines.append(f"{phase:<10} up to {format_gib(most)}, {format_gib(most - before)} more")
+            added = f", {format_gib(most - before)} more" if before else ""
+            lines.append(f"{phase:<10} up to {format_gib(most)}{added}")
             before = most
     return lines
 

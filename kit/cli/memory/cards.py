@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kit.cli.output import print_record
+from kit.cli.output import print_record, print_table
 
 
 def cards(
@@ -36,4 +36,4 @@ def cards(
     for row in rows:
         cells = (known.describe(row.best.get(precision)) for precision in PRECISIONS)
         table.add_row(row.card.name, format_gib(row.card.usable_bytes), *cells)
-    Console(highlight=False, markup=False).print(table)
+    print_table(Console(highlight=False, markup=False), table)

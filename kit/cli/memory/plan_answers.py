@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kit.cli.memory.plan_question import Question
-from kit.cli.output import print_record
+from kit.cli.output import print_record, print_table
 from kit.errors import EnvironmentNotReady
 from kit.memory.fit import Fitting, Option, options, smallest
 from kit.memory.plan import Phase, Plan, PlanLine, Pool
@@ -81,7 +81,7 @@ def show_fit(question: Question, room: str) -> None:
         console = _console()
         console.print(f"The best that fits {format_gib(fitting.room_bytes)}:")
         _print_plan(console, question, plan, f"{question.planned.name} in {best.precision}")
-        console.print(_other_options(fitting, found, shapes))
+        print_table(console, _other_options(fitting, found, shapes))
 
 
 def _console() -> Console:
@@ -102,7 +102,7 @@ def _print_plan(console: Console, question: Question, plan: Plan, what: str) -> 
     for pool in Pool:
         lines = [line for line in plan.lines if line.pool is pool]
         if lines:
-            console.print(_pool_table(question, plan, pool, lines))
+            print_table(console, _pool_table(question, plan, pool, lines))
     console.print(Text(f"\n{_LEGEND}", style="dim"))
 
 

@@ -81,6 +81,7 @@ def test_tables_fit_80_columns(arguments):
     assert "tokens of context, " in done.stdout
     assert "KV cache" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+    assert " \n" not in done.stdout
 
 
 def test_a_converted_directory_needs_no_conversion(model_dir):

@@ -10,14 +10,14 @@ def test_every_figure_and_where_it_comes_from():
 spark, native engine on cuda:0: 5 samples in 4.0 s from 2026-01-02T03:04:05+00:00
 host RAM: the most at once was 2.00 GiB, reached after 1.0 s, phase weights
   of it 1.50 GiB private, 0.50 GiB of mapped files, which the kernel can drop
-  starting   up to 1.00 GiB, 1.00 GiB more
+  starting   up to 1.00 GiB
   weights    up to 2.00 GiB, 1.00 GiB more
   planned 3.00 GiB; measured 0.67 of the plan: 1.00 GiB under, more than its tolerance of 10%
     plan: runtime              3.00 GiB
   budget 4.00 GiB: 2.00 GiB below
 VRAM: the most at once was 27.00 GiB, reached after 3.0 s, phase prefill
   of it 26.50 GiB in torch's pool, 0.50 GiB CUDA context and kernels
-  weights    up to 25.00 GiB, 25.00 GiB more
+  weights    up to 25.00 GiB
   prefill    up to 27.00 GiB, 2.00 GiB more
   planned 28.00 GiB; measured 0.96 of the plan, within its tolerance of 10%
     plan: weights             25.00 GiB
