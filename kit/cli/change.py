@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kit.cli.terminal import Terminal
     from kit.stack.report import UpReport
 
-_Model = typer.Option(metavar="demo|DIR", help="Another model.")
+_Model = typer.Option(metavar="demo|NAME|DIR", help="Another model.")
 _Name = typer.Option(metavar="NAME", help="Another name in the API.")
 _Context = typer.Option("--context", min=2, metavar="TOKENS", help="Another context.")
 _MaxSequences = typer.Option(min=1, metavar="N", help="Another number of answers at once.")

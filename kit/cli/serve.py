@@ -21,9 +21,10 @@ def serve(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR",
+            metavar="DIR|NAME",
             readable=False,  # looked at below, with a hint
-            help="A converted directory; for the megatron engine upstream's own checkpoint.",
+            help="A converted directory, for the megatron engine upstream's own checkpoint; or "
+            "the name of fetched weights.",
         ),
     ],
     engine: Annotated[
@@ -90,6 +91,7 @@ def serve(
         units.parse_size(max_ram) if max_ram else None,
         units.parse_size(max_vram) if max_vram else None,
     )
+    model = _named(model, settings, engine, device, budget, context, max_sequences)
     if engine == "megatron":
         source = upstream_source(
             settings,
@@ -127,6 +129,43 @@ def serve(
         app=AppOptions(api_key=settings.api_key, budget=budget),
     )
     run(source, options)
+
+
+def _named(
+    model: Path,
+    settings: Settings,
+    engine: Literal["native", "megatron"],
+    device: str,
+    budget: Budget,
+    context: int | None,
+    max_sequences: int | None,
+) -> Path:
+    """The directory that is meant: ``model`` itself, or where the set of that name lies.
+
+    Raises:
+        EnvironmentNotReady: it is the name of weights that are not here.
+        UsageError: it is the name of something that the engine does not serve.
+    """
+    if model.exists():
+        return model
+    from kit.memory import nvml
+    from kit.memory.unavailable import Unavailable
+    from kit.stack.model import Wish, servable
+    from kit.stack.named import fitting
+
+    found = nvml.gpus()
+    gpus = () if isinstance(found, Unavailable) else nvml.visible(found, os.environ)
+    kind: Literal["cpu", "cuda"] = "cuda" if gpus and device != "cpu" else "cpu"
+    fits = fitting(kind, gpus, budget.max_vram_bytes, context, max_sequences)
+    wish = Wish(
+        str(model),
+        settings.data_dir,
+        bool(gpus),
+        engine,
+        catalogue=settings.weights_catalogue,
+        fits=fits,
+    )
+    return servable(str(model), wish)
 
 
 def require_readable(model_dir: Path) -> None:

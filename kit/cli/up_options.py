@@ -39,8 +39,8 @@ class RuntimeChoice(StrEnum):
 
 Model = typer.Option(
     envvar=["KIT_MODEL", "KIT_MODEL_DIR"],
-    metavar="demo|DIR",
-    help="What to serve: the built-in demo, or a converted directory.",
+    metavar="demo|NAME|DIR",
+    help="What to serve: the built-in demo, fetched weights by their name, or a directory.",
     show_default="the fetched weights; the demo where there is no GPU",
 )
 Name = typer.Option(envvar="KIT_MODEL_NAME", metavar="NAME", help="The model's name in the API.")

@@ -22,6 +22,7 @@ from kit.stack.container_user import container_user
 from kit.stack.engine import Engine, Image
 from kit.stack.listener import Listener
 from kit.stack.model import Model, Wish, gpus_of, resolve, shape_of
+from kit.stack.named import fitting
 from kit.stack.proof import PROOF, Proof
 from kit.stack.runtime import (
     EngineName,
@@ -153,7 +154,15 @@ def decide(
         device = options.device
     runtimes[runtime].require_installed(options.engine)
     settings = options.settings
-    wish = Wish(options.model, settings.data_dir, bool(visible), options.engine, dry)
+    wish = Wish(
+        options.model,
+        settings.data_dir,
+        bool(visible),
+        options.engine,
+        dry,
+        settings.weights_catalogue,
+        fitting(device, visible, settings.max_vram_bytes, options.context, options.max_sequences),
+    )
     model = resolve(wish, listener)
     shape = shape_of(model, options.engine)
     wanted = wanted_image(options.image, device, environ) if runtime == "container" else None

@@ -1,10 +1,10 @@
-"""Which model to serve: resolve `--model demo|DIR` into a directory that can be served."""
+"""Which model to serve: resolve `--model demo|NAME|DIR` into a directory that can be served."""
 
 import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from kit.errors import EnvironmentNotReady, KitError
 from kit.lock import read_lock
@@ -15,6 +15,7 @@ from kit.stack.missing_weights import WEIGHTS, WeightsMissing
 from kit.stack.runtime import EngineName
 
 if TYPE_CHECKING:
+    from kit.stack.named import Fits
     from kit.weights.record import ConversionRecord
 
 DEMO = "demo"
@@ -47,10 +48,12 @@ class Wish:
     """What is asked for.
 
     Attributes:
-        model: ``demo``, a directory, or None.
+        model: ``demo``, a directory, a name of the catalogue, or None.
         engine: decides which format the directory has to be in.
         has_gpu: without a model, the demo is served only where there is no GPU.
         dry: the demo is not converted.
+        catalogue: of the user's own, on top of the kit's.
+        fits: chooses among the precisions that a model is here in.
     """
 
     model: str | None
@@ -58,25 +61,49 @@ class Wish:
     has_gpu: bool
     engine: EngineName = "native"
     dry: bool = False
+    catalogue: Path | None = None
+    fits: "Fits" = lambda shape: True
 
 
 def resolve(wish: Wish, listener: Listener) -> Model:
     """The model to serve. Where none was named: on a GPU the weights that are here, else the demo.
 
+    A directory wins over a name of the catalogue; ``./demo`` is a directory, too.
+
     Raises:
         WeightsMissing: nothing was asked for on a machine with a GPU, and no weights are here.
-        EnvironmentNotReady: there is no such directory, or the engine does not serve it.
+        EnvironmentNotReady: there is no such directory, or the engine does not serve it, or the
+            weights of that name are not here.
         IntegrityError: files of the demo are damaged.
+        UsageError: the name is of something that the engine does not serve.
     """
     if wish.model == DEMO or (wish.model is None and not wish.has_gpu):
         return _demo(wish, listener)
     if wish.model is not None:
-        directory = Path(wish.model).expanduser().absolute()
+        directory = servable(wish.model, wish)
         _require_servable(directory, wish.engine)
     else:
         directory = _fetched(wish)
         listener.say(f"serving the weights that are here: {directory}")
     return model_at(directory)
+
+
+def servable(model: str, wish: Wish) -> Path:
+    """The directory that is meant by ``model``: itself, or where the set of that name lies.
+
+    Raises:
+        EnvironmentNotReady: it is the name of weights that are not here.
+        UsageError: it is the name of something that the engine does not serve.
+    """
+    directory = Path(model).expanduser().absolute()
+    if directory.exists() or "/" in model:
+        return directory
+    from kit.stack.named import find_set, require_here
+
+    weights = find_set(model, wish.catalogue)
+    if weights is None:
+        return directory
+    return require_here(weights, wish.data_dir, wish.engine, wish.fits)
 
 
 def model_at(directory: Path) -> Model:
@@ -110,18 +137,12 @@ def gpus_of(model: Model, engine: EngineName) -> int:
 
 def _fetched(wish: Wish) -> Path:
     """Where `kit weights fetch` has put the weights, or `--convert` their conversion."""
-    from kit.weights.folder import checkpoint_dir, converted_dir
-    from kit.weights.record import Precision, read_record
+    from kit.stack.named import find_here
 
-    if wish.engine == "megatron":
-        places = [checkpoint_dir(wish.data_dir, WEIGHTS)]
-        found = [place for place in places if any(place.glob("mp_rank_*.pt"))]
-    else:
-        places = [converted_dir(wish.data_dir, WEIGHTS, each) for each in get_args(Precision)]
-        found = [place for place in places if read_record(place) is not None]
-    if not found:
+    found = find_here(WEIGHTS, wish.data_dir, wish.engine, wish.fits)
+    if found is None:
         raise WeightsMissing.of(convert=wish.engine == "native")
-    return found[0]
+    return found
 
 
 def _require_servable(directory: Path, engine: EngineName) -> None:
@@ -137,7 +158,8 @@ def _require_converted(directory: Path) -> None:
     if not directory.exists():
         raise EnvironmentNotReady(
             f"there is no {directory}",
-            hint=f"name a converted directory, or demo; to get one: {_GET}",
+            hint="name a converted directory, demo, or a name that kit weights list shows; "
+            f"to get one: {_GET}",
         )
     if not directory.is_dir():
         raise EnvironmentNotReady(

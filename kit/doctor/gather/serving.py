@@ -9,6 +9,7 @@ from kit.memory.plan import Plan, plan_serving
 from kit.memory.torch_build import installed_build
 from kit.stack.missing_weights import WEIGHTS, WeightsMissing
 from kit.stack.model import Wish, resolve, shape_of
+from kit.stack.named import fitting
 from kit.stack.preflight import rooms
 from kit.weights.catalogue import read_catalogue
 from kit.weights.preflight import serving_plan
@@ -54,7 +55,21 @@ def _would_be(request: Request, facts: Facts) -> Serving:
     gpu = None if wanted.device == "cpu" else visible_gpu
     data_dir, has_gpu = request.settings.data_dir, visible_gpu is not None
     try:
-        wish = Wish(wanted.model, data_dir, has_gpu, wanted.engine, dry=True)
+        wish = Wish(
+            wanted.model,
+            data_dir,
+            has_gpu,
+            wanted.engine,
+            dry=True,
+            catalogue=request.settings.weights_catalogue,
+            fits=fitting(
+                "cpu" if gpu is None else "cuda",
+                () if gpu is None else (gpu,),
+                request.settings.max_vram_bytes,
+                wanted.context,
+                wanted.max_sequences,
+            ),
+        )
         model = resolve(wish, _Nobody())
     except WeightsMissing:
         name = f"{WEIGHTS} in {PRECISION}"
