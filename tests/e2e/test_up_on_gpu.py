@@ -1,5 +1,6 @@
 """`kit up` on a GPU server that has no weights yet. The driver is a stub, the bindings are real."""
 
+import json
 import os
 import pty
 import re
@@ -90,6 +91,36 @@ def test_the_demo_is_served_there_if_it_is_named(gpu_kit: Kit) -> None:
     assert done.returncode == 0, done.stderr
     assert "You said: What is spark-kit?" in done.stdout
     assert "VRAM      peak" in done.stdout
+
+
+def test_vram_that_the_driver_does_not_tell_breaks_the_promise(gpu_kit: Kit) -> None:
+    """The server tells of torch's pool; that knows no CUDA context, and is no proof."""
+    silent = replace(gpu_kit, environ=gpu_kit.environ | {"STUB_SCENARIO": "silent"})
+    done = silent.up("--model", "demo", "--no-preflight")
+    assert done.returncode == 5, done.stderr
+    assert "stopped the service: its peak was not measured" in done.stderr
+    assert "error: peak VRAM could not be measured (" in done.stderr
+    assert "was stopped: its peak was not measured" in done.stdout
+    (path,) = (gpu_kit.home / "state/spark-kit/receipts").glob("*.json")
+    receipt = json.loads(path.read_text(encoding="utf-8"))
+    assert receipt["outcome"] == "unmeasured"
+    assert receipt["pools"]["device"]["peak_bytes"] is None
+    assert receipt["pools"]["host"]["measured_by"] == "kernel"
+
+
+def test_a_service_that_runs_has_no_proof_either_where_the_driver_names_no_process(
+    gpu_kit: Kit,
+) -> None:
+    assert gpu_kit.up("--model", "demo", "--no-preflight").returncode == 0
+    pid = gpu_kit.pid
+    again = gpu_kit.up("--model", "demo", "--no-preflight")
+    assert again.returncode == 0, again.stderr
+    assert "VRAM      peak 0.59 GiB" in again.stdout  # the pool, and a context that is assumed
+    held = gpu_kit("memory", "hold")
+    assert held.returncode == 5, held.stderr
+    assert "the GPU was not looked at before it started" in held.stderr
+    assert "hint: let it be measured from its start: kit down" in held.stderr
+    assert (gpu_kit.pid, gpu_kit("status").returncode) == (pid, 0)
 
 
 def on_a_terminal(kit: Kit, answers: list[bytes], *arguments: str) -> tuple[int, str]:
