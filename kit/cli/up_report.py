@@ -32,6 +32,7 @@ def print_json(report: UpReport) -> None:
             "budget_bytes": verdict.budget_bytes,
             "plan_bytes": report.plan.peak_bytes(_pool(verdict)),
             "passed": verdict.passed,
+            "measured_by": verdict.measured_by,
         }
         for verdict in report.verdicts
     }
@@ -98,7 +99,10 @@ def _facts(report: UpReport) -> list[tuple[str, str]]:
         ("runs in" if report.within_budget else "ran in", report.where),
         ("load", f"{ready.load_seconds:.1f} s ({report.seconds:.1f} s for this command)"),
     ]
-    facts += [(verdict.what, _peak(verdict, report)) for verdict in report.verdicts]
+    for verdict in report.verdicts:
+        facts.append((verdict.what, _peak(verdict, report)))
+        if verdict.measured_by == "torch":
+            facts.append(("", "of it torch's pool is measured, the CUDA context assumed"))
     if ready.device == "cpu":
         facts.append(("VRAM", "none: no GPU in use"))
     if report.receipt is not None:

@@ -86,7 +86,15 @@ def test_unmeasured_vram_is_said_and_null_in_json(report, capsys):
         "budget_bytes": 30 * GIB,
         "plan_bytes": report.plan.peak_bytes(Pool.DEVICE),
         "passed": False,
+        "measured_by": None,
     }
+
+
+def test_vram_that_is_not_the_drivers_figure_is_marked(report, capsys):
+    print_text(replace(report, verdicts=hold(BUDGET, replace(report.measured, device_by="torch"))))
+    assert "the CUDA context assumed" in capsys.readouterr().out
+    print_text(report)
+    assert "assumed" not in capsys.readouterr().out
 
 
 def test_says_where_kit_is_when_the_shell_would_not_find_it(report, capsys, monkeypatch, tmp_path):
