@@ -135,6 +135,12 @@ def test_a_container_that_sees_none():
     assert docker.toolkit.judge(tried()).status is Status.FAIL
 
 
+def test_who_wants_no_container_is_only_warned():
+    local = {"KIT_RUNTIME": "local"}
+    for found in (tried(), tried(125, error="nvidia-smi: not found")):
+        assert docker.toolkit.judge(replace(found, environ=local)).status is Status.WARN
+
+
 def test_no_image_to_try_it_with():
     finding = docker.toolkit.judge(tried(image=None))
     assert finding.status is Status.SKIP
