@@ -5,7 +5,7 @@
     ├── EnvironmentNotReady      3  the machine lacks something: memory, disk, a free port, weights
     ├── IntegrityError           4  checksum mismatch, damaged file, upstream drift
     │   └── UnsafePickle         4  a checkpoint's pickle would call code
-    ├── BudgetExceeded           5  a measured memory peak passed its budget
+    ├── BudgetExceeded           5  a memory peak passed its budget, or could not be measured
     └── ServiceError             6  the service did not start, died, or is unhealthy
 
 0 is success and 130 an interrupt (Ctrl-C). The CLI prints ``error: …`` and ``hint: …`` for these;
@@ -50,7 +50,7 @@ class UnsafePickle(IntegrityError):
 
 
 class BudgetExceeded(KitError):
-    """A measured memory peak passed its budget."""
+    """A memory peak passed its budget, or was promised and could not be measured."""
 
     exit_code = 5
 

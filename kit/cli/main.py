@@ -32,7 +32,7 @@ Exit codes:
   2  wrong usage or setting
   3  the machine lacks something: memory, disk, a free port, weights
   4  integrity: checksum mismatch, damaged file, unsafe pickle
-  5  a measured memory peak passed its budget
+  5  a memory peak passed its budget, or could not be measured
   6  the service did not start, died, or is not ready
 130  interrupted
 """
