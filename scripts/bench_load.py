@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
@@ -39,6 +40,17 @@ def files(directory: Path) -> list[Path]:
 def by_kit(directory: Path, device: torch.device) -> torch.nn.Module:
     """What the native engine runs."""
     return load_model(directory, device, "auto", lambda phase, fraction: None)
+
+
+def touched(directory: Path, device: torch.device) -> None:
+    """The same, and all of it used."""
+    touch(by_kit(directory, device))
+
+
+def touched_without_read_ahead(directory: Path, device: torch.device) -> None:
+    """The same, each page read by the fault that touches it."""
+    with patch("kit.serve.loader.read_ahead"):
+        touched(directory, device)
 
 
 def by_ring(directory: Path, device: torch.device) -> None:
@@ -94,7 +106,8 @@ def copy_pinned(directory: Path, device: torch.device) -> None:
 
 CPU_JOBS: dict[str, Job] = {
     "disk: plain read, cold": read_files,
-    "kit, cold, and every page touched": lambda d, device: touch(by_kit(d, device)),
+    "kit, cold, and every page touched": touched,
+    "the same without read-ahead, cold": touched_without_read_ahead,
     "kit, warm": by_kit,
     "kit's ring for GPUs, filled and emptied, cold": by_ring,
     "from_pretrained, warm": by_transformers,

@@ -12,6 +12,7 @@ from torch import nn
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.serve.engine import Progress
 from kit.serve.quantised import Int4Linear, quantise_linears
+from kit.serve.read_ahead import read_ahead
 from kit.serve.staging import Ring, stage
 from kit.spark import SparkConfig, SparkForCausalLM
 from kit.spark.rotary_spark import SparkRotaryEmbedding
@@ -46,9 +47,9 @@ def load_model(
     """Load the model without ever holding it twice.
 
     Nothing is initialised: modules are built on the meta device. On the CPU the parameters are
-    the memory-mapped file itself, so that loading takes no private memory; on a GPU each tensor
-    is filled through a ring of pinned buffers. A dtype other than the files' is made tensor by
-    tensor, on the device.
+    the memory-mapped file itself, so that loading takes no private memory, and the kernel reads
+    it from the disk meanwhile; on a GPU each tensor is filled through a ring of pinned buffers. A
+    dtype other than the files' is made tensor by tensor, on the device.
 
     Args:
         directory: what ``kit weights convert`` made.
@@ -76,6 +77,8 @@ def load_model(
     total = sum(path.stat().st_size for path in files)
     done = 0
     staged = device.type != "cpu" if staged is None else staged
+    if not staged:
+        read_ahead(files)
     with Ring(device) if staged else nullcontext() as ring:
         for path in files:
             for name, tensor in _read(path, ring):
