@@ -107,17 +107,13 @@ def _take_set(
 ) -> TakenIn:
     directory = checkpoint_dir(data_dir, weights.name)
     locked = layers.read_layers(data_dir).weights.get(weights.name, {})
+    expected = {
+        file: _expected(weights, file, path, locked.get(file)) for file, path in found.items()
+    }
     total, done = sum(path.stat().st_size for path in found.values()), 0
     for file, path in found.items():
-        known = locked.get(file)
-        expected = Expected(known.size_bytes, known.sha256) if known else Expected()
-        if known and path.stat().st_size != known.size_bytes:
-            raise IntegrityError(
-                f"{path} has {path.stat().st_size} bytes, {known.size_bytes} are expected",
-                hint="it is damaged, or another file; get it again from where it came",
-            )
         part = watch.part(done, total)
-        arrived = place(path, directory, file, expected, link=link, watch=part)
+        arrived = place(path, directory, file, expected[file], link=link, watch=part)
         done += arrived.size_bytes
         entry = LockedFile(
             arrived.size_bytes, arrived.sha256, "observed", f"import of {path.name}", _today()
@@ -126,6 +122,22 @@ def _take_set(
     files = layers.read_layers(data_dir).weights[weights.name]
     missing = tuple(file for file in weights.files if not (directory / file).is_file())
     return TakenIn(weights.name, directory, {file: files[file] for file in found}, missing)
+
+
+def _expected(weights: WeightSet, file: str, path: Path, known: LockedFile | None) -> Expected:
+    """What ``path`` must be to be that file. Raises IntegrityError if its size tells otherwise."""
+    expected = Expected(plausible_bytes=weights.plausible_bytes(file))
+    hint = (
+        "it is damaged, or of another model; what is not of the catalogue needs no import: "
+        f"kit weights convert {path} DIRECTORY"
+    )
+    if known is not None:
+        expected = Expected(known.size_bytes, known.sha256)
+        hint = "it is damaged, or another file; get it again from where it came"
+    size_bytes = path.stat().st_size
+    if wanted := expected.other_size(size_bytes):
+        raise IntegrityError(f"{path} has {size_bytes} bytes, {wanted} are expected", hint=hint)
+    return expected
 
 
 def _today() -> str:

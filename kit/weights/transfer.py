@@ -19,6 +19,15 @@ class Expected:
     sha256: str | None = None
     plausible_bytes: range | None = None
 
+    def other_size(self, found_bytes: int) -> str | None:
+        """Which size it should have, in words; None: it may have this one."""
+        plausible = self.plausible_bytes
+        if self.size_bytes is not None:
+            return None if found_bytes == self.size_bytes else str(self.size_bytes)
+        if plausible is None or found_bytes in plausible:
+            return None
+        return f"{plausible.start} to {plausible.stop - 1}"
+
 
 @dataclass(frozen=True)
 class Arrived:
@@ -62,18 +71,10 @@ def keep_nothing(arrived: Arrived) -> None:
 
 def require_size(target: Path, found_bytes: int, expected: Expected, origin: str) -> None:
     """Refuse another size than expected before a byte is moved."""
-    plausible = expected.plausible_bytes
-    if expected.size_bytes is not None:
-        wanted = f"{expected.size_bytes} are expected"
-        right = found_bytes == expected.size_bytes
-    elif plausible is not None:
-        wanted = f"{plausible.start} to {plausible.stop - 1} are expected"
-        right = found_bytes in plausible
-    else:
-        return
-    if not right:
+    wanted = expected.other_size(found_bytes)
+    if wanted is not None:
         raise IntegrityError(
-            f"{origin} has {found_bytes} bytes for {target.name}, {wanted}",
+            f"{origin} has {found_bytes} bytes for {target.name}, {wanted} are expected",
             hint="this is another file; try another --source or --mirror",
         )
 

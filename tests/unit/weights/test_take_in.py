@@ -1,5 +1,6 @@
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from kit.weights.layers import read_layers, record
 from kit.weights.take_in import take_in
 from kit.weights.transfer import Watch
 
-CATALOGUE: Catalogue = read_catalogue()
+SHIPPED: Catalogue = read_catalogue()
+CATALOGUE = replace(  # of no certain size
+    SHIPPED, weights={name: replace(each, shape=None) for name, each in SHIPPED.weights.items()}
+)
 BIG = os.urandom((1 << 20) + 1)
 SHA = hashlib.sha256(BIG).hexdigest()
 CHECKPOINT = "mp_rank_00_model_states.pt"
@@ -119,3 +123,12 @@ def test_two_candidates(tmp_path: Path) -> None:
 def test_no_such_path(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentNotReady, match="there is no"):
         take_in([tmp_path / "usb"], CATALOGUE, tmp_path / "data")
+
+
+def test_a_checkpoint_of_another_size_class_is_refused(tmp_path: Path) -> None:
+    usb = put(tmp_path / "usb", *UPSTREAM)
+    with pytest.raises(IntegrityError, match="are expected") as caught:
+        take_in([usb], SHIPPED, tmp_path / "data")
+    assert f"kit weights convert {usb / UPSTREAM[0]}" in caught.value.hint
+    assert "spark-13b-chat" not in read_layers(tmp_path / "data").weights
+    assert not (checkpoint_dir(tmp_path / "data", "spark-13b-chat") / CHECKPOINT).exists()
