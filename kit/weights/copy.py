@@ -20,6 +20,7 @@ from kit.weights.transfer import (
 )
 
 COMMIT_S = 1.0
+_REMEDY = "get it again from where it came"
 
 
 def copy_file(
@@ -52,7 +53,7 @@ def copy_file(
         ) from error
     with fd, exclusive(target, "copying to"):
         bytes_wanted = range(state.st_size) if extent is None else extent
-        require_size(target, len(bytes_wanted), asked, str(source.parent))
+        require_size(target, len(bytes_wanted), asked, str(source), _REMEDY)
         validator = f"{source.name} {state.st_size} {state.st_mtime_ns} {bytes_wanted.start}"
         identity = Identity(len(bytes_wanted), asked.sha256, validator)
         with Partial(target, identity, block_bytes) as partial:
@@ -65,7 +66,7 @@ def copy_file(
                 )
             if asked.sha256 not in (None, found):
                 partial.discard()
-            require_digest(target, found, asked, str(source.parent))
+            require_digest(target, found, asked, str(source), _REMEDY)
             arrived = Arrived(len(bytes_wanted), found)
             keep(arrived)
             partial.publish()

@@ -18,9 +18,14 @@ def exclusive(target: Path, doing: str, wait_s: float = 0.0) -> Iterator[None]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=wait_s)
+        path = target.with_name(f".{target.name}.lock")
+        lock = FileLock(path, timeout=wait_s)
         lock.acquire()
     except Timeout as error:
+        if not path.exists():  # it could not be made: no process holds it
+            raise EnvironmentNotReady(
+                f"cannot write to {target.parent}", hint="choose another place"
+            ) from error
         raise EnvironmentNotReady(
             f"another process is {doing} {target}",
             hint="wait until it has finished, then run the same command",

@@ -7,7 +7,7 @@ from pathlib import Path
 from kit.lock import Lock, LockedFile
 from kit.weights import folder
 from kit.weights.catalogue import Catalogue, WeightSet
-from kit.weights.folder import checkpoint_dir
+from kit.weights.folder import checkpoint_dir, converted_dir
 from kit.weights.licence import read_acceptances
 from kit.weights.partial import arrived_bytes
 from kit.weights.record import ConversionRecord, read_record
@@ -25,7 +25,7 @@ class SetState:
         complete: whether every file is there.
         verified: whether every file is there, known to the lock, and unchanged since it was read
             and found to be what the lock says.
-        converted: directories made of its checkpoint.
+        converted: directories made of its checkpoint, or named as its conversion.
     """
 
     name: str
@@ -72,6 +72,18 @@ def conversions_of(
     )
 
 
+def _converted(
+    name: str,
+    checkpoint: LockedFile | None,
+    conversions: Mapping[Path, ConversionRecord],
+    data_dir: Path,
+) -> tuple[Path, ...]:
+    """Those, and what `kit up --model NAME` serves, from a bundle for instance."""
+    made = conversions_of(checkpoint, conversions)
+    named = {converted_dir(data_dir, name, record.precision) for record in conversions.values()}
+    return tuple(path for path in conversions if path in made or path in named)
+
+
 def _state(
     weights: WeightSet,
     locked: Mapping[str, LockedFile],
@@ -98,5 +110,5 @@ def _state(
         complete=all(path.is_file() for path in paths),
         verified=exact
         and all(folder.known_digest(directory, f) == locked[f].sha256 for f in weights.files),
-        converted=conversions_of(checkpoint, conversions),
+        converted=_converted(weights.name, checkpoint, conversions, data_dir),
     )

@@ -69,17 +69,25 @@ def keep_nothing(arrived: Arrived) -> None:
     """The ``Keep`` of a transfer that nobody records."""
 
 
-def require_size(target: Path, found_bytes: int, expected: Expected, origin: str) -> None:
+ELSEWHERE = "try another --source or --mirror"
+"""What helps where a server has the wrong file."""
+
+
+def require_size(
+    target: Path, found_bytes: int, expected: Expected, origin: str, remedy: str = ELSEWHERE
+) -> None:
     """Refuse another size than expected before a byte is moved."""
     wanted = expected.other_size(found_bytes)
     if wanted is not None:
         raise IntegrityError(
             f"{origin} has {found_bytes} bytes for {target.name}, {wanted} are expected",
-            hint="this is another file; try another --source or --mirror",
+            hint=f"this is another file; {remedy}",
         )
 
 
-def require_digest(target: Path, found: str, expected: Expected, origin: str) -> None:
+def require_digest(
+    target: Path, found: str, expected: Expected, origin: str, remedy: str = ELSEWHERE
+) -> None:
     """Refuse other content than expected.
 
     Raises:
@@ -90,5 +98,5 @@ def require_digest(target: Path, found: str, expected: Expected, origin: str) ->
             f"{target.name} from {origin} has sha256 {found}, {expected.sha256} is expected; "
             "what arrived was removed",
             hint="the data was damaged on its way, or it is another file: "
-            "run the same command again, or try another --source or --mirror",
+            f"run the same command again, or {remedy}",
         )

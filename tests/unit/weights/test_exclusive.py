@@ -27,3 +27,8 @@ def test_no_writing_there(tmp_path: Path) -> None:
         exclusive(tmp_path / "file" / "out", "writing"),
     ):
         pass
+    with (
+        pytest.raises(EnvironmentNotReady, match="cannot write to /proc"),
+        exclusive(Path("/proc/out"), "writing"),
+    ):
+        pass

@@ -14,8 +14,8 @@ import pytest
 
 from kit.cli.weights.next_step import next_step
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
-from kit.lock import LockedFile
-from kit.settings import Settings
+from kit.lock import LockedFile, read_lock
+from kit.settings import Settings, bundled
 from kit.weights import http, preflight
 from kit.weights.arriving import ARRIVING_NAME
 from kit.weights.catalogue import read_catalogue
@@ -397,10 +397,12 @@ def test_the_list_follows(home: Home) -> None:
     catalogue = read_catalogue(home.settings.weights_catalogue)
     [tiny] = [s for s in list_sets(catalogue, read_layers(data_dir), data_dir) if s.name == "tiny"]
     assert tiny.converted == (data_dir / "out",)
-    files = read_layers(data_dir).weights["tiny"]
+    files, kit_lock = read_layers(data_dir).weights["tiny"], bundled("kit.lock")
     step = next_step("tiny", home.folder, files, home.settings)
     assert step == f"convert it: kit weights convert {home.folder}/w.pt {data_dir}/tiny-bf16"
     (data_dir / "out").rename(data_dir / "tiny-bf16")
+    [tiny] = [s for s in list_sets(catalogue, read_lock(kit_lock), data_dir) if s.name == "tiny"]
+    assert tiny.converted == (data_dir / "tiny-bf16",)  # told by its name
     step = next_step("tiny", home.folder, files, home.settings)
     assert step == f"{data_dir}/tiny-bf16 holds it in bf16: kit up --model {data_dir}/tiny-bf16"
     other = {"w.pt": replace(files["w.pt"], sha256="0" * 64)}
