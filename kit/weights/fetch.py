@@ -86,7 +86,9 @@ def fetch(
     before: Callable[[int], None] = lambda nbytes: None,
     watch: Watch | None = None,
 ) -> Fetched:
-    """Fetch what is not there yet. Every file is held against the lock, or the set enters it whole.
+    """Fetch what is not there yet. Every file is held against the lock, or enters it.
+
+    Digests that a source publishes enter at once, those that are only observed with the whole set.
 
     Args:
         before: called with the bytes still to come, before the first of them; may raise.
@@ -110,8 +112,9 @@ def fetch(
                 for file in missing
                 if file not in finished
             }
-            before(sum(errand.left_bytes for errand in errands.values()))
-            _run(order, source, errands, watching)
+            if errands:
+                before(sum(errand.left_bytes for errand in errands.values()))
+                _run(order, source, errands, watching)
             locked = _lock_whole(order, source, locked)
         arriving.clear(directory)
         return Fetched(
