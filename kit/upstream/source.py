@@ -9,7 +9,8 @@ from kit.lock import Lock
 from kit.upstream.files import Found, difference, read_folder, require_same
 from kit.upstream.git import head, read_commit, shown
 from kit.upstream.tarball import read_tarball
-from kit.weights.http import Location, RefusedError, read_start
+from kit.weights.ask import read_start
+from kit.weights.http import Location, RefusedError
 
 _URL = re.compile(r"[a-z][a-z+.-]*://|[\w.-]+@[\w.-]+:")
 _TARBALL = (".tar.gz", ".tgz", ".tar", ".tar.xz", ".tar.bz2")

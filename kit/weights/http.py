@@ -1,4 +1,4 @@
-"""Talking to the servers that hold weights: the one place of the kit's downloads that uses httpx.
+"""Talking to the servers that hold weights: opening files, and what may go wrong with a server.
 
 httpx takes proxies from the environment (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) and an own
 certificate authority from ``SSL_CERT_FILE``. It sends ``Authorization`` to the host that was asked
@@ -6,29 +6,23 @@ and never on to another one that a redirect names.
 """
 
 import email.utils
-import json
 import re
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import httpx
 
 import kit
 from kit.errors import EnvironmentNotReady
 
-PAUSES_S = (1.0, 2.0, 4.0)
-"""Between the tries of a small request. Downloads have their own, see ``kit.weights.download``."""
-
-_AGENT = {"User-Agent": f"spark-kit/{kit.__version__}", "Accept-Encoding": "identity"}
+AGENT = {"User-Agent": f"spark-kit/{kit.__version__}", "Accept-Encoding": "identity"}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _REFUSED = {401, 403, 404, 410}
-_NO_SUCH_RANGE = 416
-_TOTAL = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
-_CONNECT_S = 15.0
+NO_SUCH_RANGE = 416
+CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+CONNECT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -78,19 +72,6 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class Look:
-    """The beginning of a file at a server, and its size if that is told.
-
-    Attributes:
-        html: whether it calls itself a web page.
-    """
-
-    start: bytes
-    total_bytes: int | None
-    html: bool
-
-
-@dataclass(frozen=True)
 class Reply:
     """The beginning of an answer that carries data.
 
@@ -108,15 +89,6 @@ class Reply:
     chunks: AsyncIterator[bytes]
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What a small request is answered with."""
-
-    status_code: int
-    headers: Mapping[str, str]
-    content: bytes
-
-
 class DataClient:
     """Opens files for reading, over as many connections as are asked for. A context manager."""
 
@@ -124,10 +96,10 @@ class DataClient:
         self._stall_s = stall_s
         self._client = httpx.AsyncClient(
             follow_redirects=True,
-            headers=_AGENT,
-            timeout=httpx.Timeout(stall_s, connect=_CONNECT_S, pool=None),
+            headers=AGENT,
+            timeout=httpx.Timeout(stall_s, connect=CONNECT_S, pool=None),
             limits=httpx.Limits(max_connections=connections + 1),
-            event_hooks={"response": [_keep_tls]},
+            event_hooks={"response": [_keep_tls_later]},
         )
 
     async def __aenter__(self) -> "DataClient":
@@ -153,44 +125,9 @@ class DataClient:
             headers["Range"] = f"bytes={start}-{stop - 1}"
             if validators.strong:
                 headers["If-Range"] = validators.strong
-        with _faults(location, self._stall_s):
+        with faults(location, self._stall_s):
             async with self._client.stream("GET", location.url, headers=headers) as response:
                 yield _reply(location, response, start)
-
-
-def request_json(method: str, location: Location, **options: Any) -> Any:
-    """The JSON that a small request is answered with; ``options`` are httpx's.
-
-    Raises:
-        RefusedError: HTTP 401, 403, 404 or 410.
-        EnvironmentNotReady: the server is out of reach or answers with something else.
-    """
-    answer = _request(method, location, options)
-    try:
-        return json.loads(answer.content)
-    except ValueError as error:
-        raise EnvironmentNotReady(
-            f"{location.host} answers with something that is not JSON",
-            hint="a proxy or a login page may be in between; try another --source or --mirror",
-        ) from error
-
-
-def read_start(location: Location, limit_bytes: int) -> bytes:
-    """The first bytes of a file, all of it if it is small. Raises as ``request_json``."""
-    return _request("GET", location, {}, limit_bytes).content[:limit_bytes]
-
-
-def look(location: Location, limit_bytes: int) -> Look:
-    """What is at an address, without reading more than its start. Raises as ``request_json``."""
-    asked = {"headers": {"Range": f"bytes=0-{limit_bytes - 1}"}}
-    answer = _request("GET", location, asked, limit_bytes)
-    if answer.status_code == httpx.codes.OK:
-        total = answer.headers.get("Content-Length", "*")
-    else:
-        found = _TOTAL.fullmatch(answer.headers.get("Content-Range", ""))
-        total = found[3] if found else "*"
-    start = b"" if answer.status_code == _NO_SUCH_RANGE else answer.content[:limit_bytes]
-    return Look(start, int(total) if total.isdecimal() else None, _is_html(answer.headers))
 
 
 def refused(error: RefusedError, what: str) -> EnvironmentNotReady:
@@ -208,60 +145,18 @@ def refused(error: RefusedError, what: str) -> EnvironmentNotReady:
     )
 
 
-def _request(
-    method: str, location: Location, options: Mapping[str, Any], limit_bytes: int | None = None
-) -> _Answer:
-    for pause_s in (*PAUSES_S, None):
-        try:
-            return _try_request(method, location, options, limit_bytes)
-        except InterruptedTransferError as error:
-            if pause_s is None:
-                raise EnvironmentNotReady(
-                    f"cannot read from {location.host}: {error}",
-                    hint="check the network and the proxy settings (HTTPS_PROXY, NO_PROXY), "
-                    "or try another --source or --mirror",
-                ) from error
-            time.sleep(max(pause_s, min(error.pause_s or 0.0, 30.0)))
-    raise AssertionError("unreachable")
-
-
-def _try_request(
-    method: str, location: Location, options: Mapping[str, Any], limit_bytes: int | None
-) -> _Answer:
-    headers = {**location.headers, **options.get("headers", {})}
-    rest = {key: value for key, value in options.items() if key != "headers"}
-    with (
-        _faults(location, _CONNECT_S),
-        httpx.Client(
-            follow_redirects=True,
-            headers=_AGENT,
-            timeout=_CONNECT_S,
-            event_hooks={"response": [_keep_tls_now]},
-        ) as client,
-        client.stream(method, location.url, headers=headers, **rest) as response,
-    ):
-        if response.status_code != _NO_SUCH_RANGE:  # so an empty file answers
-            _require_success(location, response)
-        content = b""
-        for chunk in response.iter_bytes():
-            content += chunk
-            if limit_bytes is not None and len(content) >= limit_bytes:
-                break
-        return _Answer(response.status_code, response.headers, content)
-
-
 def _reply(location: Location, response: httpx.Response, start: int | None) -> Reply:
     validators = Validators(response.headers.get("ETag"), response.headers.get("Last-Modified"))
-    found = _TOTAL.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code == _NO_SUCH_RANGE and found and found[3] == "0":
+    found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status_code == NO_SUCH_RANGE and found and found[3] == "0":
         return Reply(True, 0, validators, False, _nothing())
-    _require_success(location, response)
+    require_success(location, response)
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise EnvironmentNotReady(
             f"{location.host} sends the file in a compressed form that was not asked for",
             hint="try another --source or --mirror",
         )
-    html = _is_html(response.headers)
+    html = is_html(response.headers)
     if response.status_code == 206:
         if found is None or found[1] is None or int(found[1]) != start:
             raise InterruptedTransferError("the server sent another range than was asked for")
@@ -272,11 +167,13 @@ def _reply(location: Location, response: httpx.Response, start: int | None) -> R
     return Reply(False, total, validators, html, _data(location, response))
 
 
-def _is_html(headers: Mapping[str, str]) -> bool:
+def is_html(headers: Mapping[str, str]) -> bool:
+    """Whether an answer calls itself a web page."""
     return headers.get("Content-Type", "").lower().startswith("text/html")
 
 
-def _require_success(location: Location, response: httpx.Response) -> None:
+def require_success(location: Location, response: httpx.Response) -> None:
+    """Raise what an answer without success means; see :meth:`DataClient.open`."""
     status = response.status_code
     if status in _PASSING:
         raise InterruptedTransferError(f"HTTP {status}", _retry_after(response))
@@ -301,7 +198,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 @contextmanager
-def _faults(location: Location, stall_s: float) -> Iterator[None]:
+def faults(location: Location, stall_s: float) -> Iterator[None]:
     """Turn httpx's errors into those of this module."""
     try:
         yield
@@ -321,7 +218,12 @@ def _faults(location: Location, stall_s: float) -> Iterator[None]:
         ) from error
 
 
-def _keep_tls_now(response: httpx.Response) -> None:
+def keep_tls(response: httpx.Response) -> None:
+    """Follow no redirect from https to anything else.
+
+    Raises:
+        EnvironmentNotReady: this is one.
+    """
     if not response.has_redirect_location:
         return
     asked = response.request.url
@@ -334,12 +236,12 @@ def _keep_tls_now(response: httpx.Response) -> None:
         )
 
 
-async def _keep_tls(response: httpx.Response) -> None:
-    _keep_tls_now(response)
+async def _keep_tls_later(response: httpx.Response) -> None:
+    keep_tls(response)
 
 
 async def _data(location: Location, response: httpx.Response) -> AsyncIterator[bytes]:
-    with _faults(location, response.request.extensions["timeout"]["read"]):
+    with faults(location, response.request.extensions["timeout"]["read"]):
         async for chunk in response.aiter_raw():
             yield chunk
 

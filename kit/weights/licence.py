@@ -14,9 +14,10 @@ from typing import Literal
 
 from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady
+from kit.weights.ask import read_start
 from kit.weights.catalogue import Licence
 from kit.weights.exclusive import exclusive
-from kit.weights.http import Location, RefusedError, read_start
+from kit.weights.http import Location, RefusedError
 
 RECORD_NAME = "licences.json"
 TEXT_FOLDER = "licences"

@@ -9,9 +9,10 @@ from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.weights.ask import Look, look
 from kit.weights.catalogue import Source, WeightSet
 from kit.weights.content import START_BYTES, is_page, is_pointer
-from kit.weights.http import Location, Look, RefusedError, look
+from kit.weights.http import Location, RefusedError
 from kit.weights.sources import Offer, Offers
 from kit.weights.transfer import Expected
 

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any
 
 from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.weights.ask import read_start, request_json
 from kit.weights.catalogue import Source
-from kit.weights.http import Location, RefusedError, read_start, refused, request_json
+from kit.weights.http import Location, RefusedError, refused
 from kit.weights.sources import Offer, Offers
 from kit.weights.sources.git import read_blobs
 from kit.weights.transfer import Expected

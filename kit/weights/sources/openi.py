@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from kit.errors import EnvironmentNotReady
+from kit.weights.ask import request_json
 from kit.weights.catalogue import Source
-from kit.weights.http import Location, RefusedError, request_json
+from kit.weights.http import Location, RefusedError
 from kit.weights.sources import Offer, Offers
 from kit.weights.transfer import Expected
 

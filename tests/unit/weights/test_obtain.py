@@ -16,7 +16,7 @@ from kit.cli.weights.next_step import next_step
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import LockedFile, read_lock
 from kit.settings import Settings, bundled
-from kit.weights import http, preflight
+from kit.weights import preflight
 from kit.weights.arriving import ARRIVING_NAME
 from kit.weights.catalogue import read_catalogue
 from kit.weights.fetch import Fetched
@@ -108,7 +108,7 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    monkeypatch.setattr(http, "PAUSES_S", ())
+    monkeypatch.setattr(ask, "PAUSES_S", ())
     with FileServer() as server:
         server.files = {
             "/licence.md": Served(b"all of the text"),

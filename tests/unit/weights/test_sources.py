@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
-from kit.weights import http
+from kit.weights import ask
 from kit.weights.catalogue import Source, WeightSet, read_catalogue
 from kit.weights.download import download
 from kit.weights.sources import Offers
@@ -29,7 +29,7 @@ PATH = "iFlytekSpark_13B_chat_fp32/mp_rank_00_model_states.pt"
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSES_S", (0.001,))
+    monkeypatch.setattr(ask, "PAUSES_S", (0.001,))
 
 
 @pytest.fixture

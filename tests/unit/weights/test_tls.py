@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady
+from kit.weights.ask import read_start
 from kit.weights.download import download
-from kit.weights.http import Location, read_start
+from kit.weights.http import Location
 from tests.file_server import FileServer, Served
 
 
