@@ -1,6 +1,7 @@
 """Shared by all tests: small random Spark models in converted form."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 TOKENIZER = Path(__file__).parent / "golden" / "data" / "a" / "tokenizer" / "tokenizer.model"
 
 

@@ -16,7 +16,7 @@ from kit.cli.weights.next_step import next_step
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import LockedFile, read_lock
 from kit.settings import Settings, bundled
-from kit.weights import preflight
+from kit.weights import ask, preflight
 from kit.weights.arriving import ARRIVING_NAME
 from kit.weights.catalogue import read_catalogue
 from kit.weights.fetch import Fetched
