@@ -121,11 +121,12 @@ def test_watch_waits_for_a_service_and_sees_it_from_start_to_end(real_kit: Kit, 
     files = {name: tmp_path / f"watched.{name}" for name in ("jsonl", "png", "html")}
     pictures = ("--png", str(files["png"]), "--html", str(files["html"]))
     watch = real_kit.start("memory", "watch", "--output", str(files["jsonl"]), *pictures)
+    assert watch.stderr is not None
+    assert "waiting for a service" in watch.stderr.readline()
     assert real_kit.up(*FULL).returncode == 0
     assert real_kit("down").returncode == 0
     out, err = watch.communicate(timeout=60)
     assert watch.returncode == 0, err
-    assert "waiting for a service" in err
     assert "the service was stopped" in out
     assert "host RAM: the most at once was" in out
     assert max(map(len, out.splitlines()[:5])) <= 80

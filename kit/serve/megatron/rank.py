@@ -136,7 +136,11 @@ def _explain(error: Exception) -> KitError:
 
 
 def run(connection: Connection) -> None:
-    """Follow orders until there are no more."""
+    """Follow orders until there are no more.
+
+    A rank that failed waits for the server to end it: the exit codes then tell of no other rank
+    than one that was killed, which may be why this one failed.
+    """
     orders = Orders(connection)
     connection.send(Hello(int(os.environ["RANK"])))
     task = orders.next()
@@ -147,12 +151,14 @@ def run(connection: Connection) -> None:
     except Exception as error:
         traceback.print_exc()
         connection.send(Failed(_explain(error)))
+        orders.next()
         sys.exit(1)
     while isinstance(order := orders.next(), Forward):
         try:
             rank.forward(order)
         except Exception as error:
             if not rank.survive(error):
+                orders.next()
                 sys.exit(1)
     end_group: Any = torch.distributed.destroy_process_group
     end_group()

@@ -37,6 +37,8 @@ logger = logging.getLogger("kit.serve.megatron")
 _LOG_LINES = 40
 _ACCEPT_SECONDS = 0.2
 _END_SECONDS = 5.0
+_NOTICE_SECONDS = 1.0
+"""Until the end of a process is noticed that has made others fail."""
 _LAUNCHER_SECONDS = 10.0
 """DeepSpeed's launcher looks once a second whether a rank has ended, and then says how."""
 
@@ -64,6 +66,7 @@ class Ranks:
         self._memory: dict[int, DeviceMemory | None] = {}
         self._stopping = threading.Lock()
         self._stopped = False
+        self._dying = threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="kit-ranks-")
         self.rendezvous = Path(self._folder.name) / "rendezvous"
         path = Path(self._folder.name) / "socket"
@@ -92,9 +95,10 @@ class Ranks:
             elif isinstance(message, Progress) and rank == 0:
                 progress(message.phase, message.fraction)
             elif isinstance(message, Failed):
+                death = self._death_of_another()
                 self._say_last_words()
                 self._stop(orderly=False)
-                raise message.error
+                raise death or message.error
         return tuple(loaded[rank] for rank in range(self._count))
 
     def forward(self, order: Forward) -> bytes:
@@ -112,10 +116,13 @@ class Ranks:
                 done[rank] = message
                 self._memory[rank] = message.memory
             elif isinstance(message, Failed):
+                death = self._death_of_another()
                 self._say_last_words()
                 if self._count == 1:
                     raise message.error
-                raise EngineDied(f"rank {rank}: {message.error.message}", hint=message.error.hint)
+                self._stop(orderly=False)
+                own = EngineDied(f"rank {rank}: {message.error.message}", hint=message.error.hint)
+                raise death or own
         return done[0].scores
 
     def device_memory(self) -> DeviceMemory | None:
@@ -185,11 +192,21 @@ class Ranks:
         """One has ended: if unasked, end the others too, and say why."""
         if self._stopped:
             return
+        self._dying.set()
         code = self._stop(orderly=False)
         self._say_last_words()
         death = _died(f"{who} ended unexpectedly", code)
         self._arrived.put((0, death))
         self._on_death(death)
+
+    def _death_of_another(self) -> EngineDied | None:
+        """When a rank has failed: the end of another one, if that is why."""
+        if self._count == 1 or not self._dying.wait(_NOTICE_SECONDS):
+            return None
+        while True:
+            _, message = self._arrived.get()
+            if isinstance(message, EngineDied):
+                return message
 
     def _next(self) -> tuple[int, FromRank]:
         rank, message = self._arrived.get()
