@@ -1,23 +1,57 @@
 """Taking out of a text what it may give away: keys, tokens, names of people and machines."""
 
 import getpass
+import ipaddress
+import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"KEY|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 4
-"""A shorter value would be found in the middle of words."""
-_PATTERNS = (
+"""A shorter value would be found in the middle of words: it is looked for as a word."""
+_SHORTEST_WORD = 3
+
+
+def _ipv6(match: re.Match[str]) -> str:
+    """What looks like one may be a time, or have a port or a colon after it."""
+    whole = match[0]
+    for address, rest in ((whole, ""), (whole[: whole.rindex(":")], whole[whole.rindex(":") :])):
+        try:
+            found = ipaddress.IPv6Address(address)
+        except ValueError:
+            continue
+        return whole if found.is_loopback or found.is_unspecified else f"<address>{rest}"
+    return whole
+
+
+_PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(Bearer|Basic) +[\w.+/=~-]+", re.IGNORECASE), r"\1 <redacted>"),
     (re.compile(r"\b(?:sk|hf|ghp|glpat)[-_][\w-]{8,}"), "<redacted>"),
-    (re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@"), r"\1<redacted>@"),
+    # In an address: the user, with a password or without, and all after the question mark.
+    (re.compile(r"(\w+://)[^/\s\"']+@"), r"\1<redacted>@"),
+    (re.compile(r"(\w+://[^\s\"'?]*\?)[^\s\"'\\]+"), r"\1<redacted>"),
+    (re.compile(r"(/[^\s\"'?]*\?)[^\s\"'\\=]+=[^\s\"'\\]*"), r"\1<redacted>"),
+    # What is called a secret: in quotes, as a variable, or as a longer word.
     (
         re.compile(
-            r"([\w-]*(?:api[_-]?key|token|secret|password)[\w-]*[\"']?\s*[=:]\s*[\"']?)"
+            r"([\w-]*(?:api[_-]?key|token|secret|password)[\w-]*[\"']?\s*[=:]\s*([\"']))"
+            r"(?!<)(?:(?!\2)[^\\\n]|\\.)+",
+            re.IGNORECASE,
+        ),
+        r"\1<redacted>",
+    ),
+    (
+        re.compile(r"\b([A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD)\s*[=:][ \t]*)(?![\"'<])[^\s,}]+"),
+        r"\1<redacted>",
+    ),
+    (
+        re.compile(
+            r"([\w-]*(?:api[_-]?key|token|secret|password)[\w-]*[\"']?\s*[=:]\s*)"
             r"(?!null|None|<)([^\s\"',}]{4,})",
             re.IGNORECASE,
         ),
@@ -27,6 +61,12 @@ _PATTERNS = (
     (
         re.compile(r"(?<![\d.])(?!127\.|0\.0\.0\.0)(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"),
         "<address>",
+    ),
+    (
+        re.compile(
+            r"(?:(?<![\w:])|(?<=\\[nrt]))(?=[\da-f]*:[\da-f]*:)[\da-f:]+(?![\w:])", re.IGNORECASE
+        ),
+        _ipv6,
     ),
 )
 
@@ -56,18 +96,35 @@ class Redactor:
 
 def redactor(environ: Mapping[str, str] = os.environ) -> Redactor:
     """What this machine and its environment would give away."""
-    secrets = {
-        value: f"<{name}>"
-        for name, value in environ.items()
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET
-    }
+    secrets: dict[str, str] = {}
+    names = dict.fromkeys({socket.gethostname(), socket.getfqdn()} - {"localhost", ""}, "<host>")
+    for name, value in environ.items():
+        if not is_secret(name) or len(value) < _SHORTEST_WORD:
+            continue
+        kind = secrets if len(value) >= _SHORTEST_SECRET else names
+        kind.update(dict.fromkeys(_spellings(value), f"<{name}>"))
     home = str(Path(environ.get("HOME") or Path.home()))
     if len(home) > 1:
         secrets[home] = "~"
-    names = dict.fromkeys({socket.gethostname(), socket.getfqdn()} - {"localhost", ""}, "<host>")
     if (user := environ.get("USER") or _user()) not in ("root", ""):
         names[user] = "<user>"
     return Redactor(secrets, names)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of that name holds something that nobody else may know."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    """It, and how it is written in JSON and Python, in an address, and by Compose."""
+    yield secret
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield repr(secret)[1:-1]
+    yield quote(secret, safe="")
+    yield secret.replace("$", "$$")
+    yield secret.replace("'", "''")
 
 
 def _user() -> str:

@@ -23,7 +23,7 @@ from kit.stack.container import ContainerRuntime
 from kit.stack.details import details
 from kit.stack.history import Proven
 from kit.stack.recall import recall
-from kit.stack.redact import redactor
+from kit.stack.redact import is_secret, redactor
 from kit.stack.runtime import Runtime, RuntimeName, current
 from kit.stack.status import status
 from kit.stack.writing import writing
@@ -47,7 +47,7 @@ def write_bundle(
     texts = {name: redact(_text(part)) for name, part in parts.items()}
     texts = {"contents.txt": _contents(texts), **texts}
     folder = path.name.removesuffix(".gz").removesuffix(".tar")
-    with writing(path):
+    with writing(path, hint="choose another --output"):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -101,9 +101,13 @@ def _versions(
 
 
 def _settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Everything of the environment that the kit or its libraries go by."""
+    """Everything of the environment that the kit or its libraries go by; of secrets, the names."""
     ours = ("KIT_", "COMPOSE_", "DOCKER_", "CUDA_", "NVIDIA_", "XDG_", "HF_", "PIP_")
-    return {name: value for name, value in sorted(environ.items()) if name.startswith(ours)}
+    return {
+        name: f"<{name}>" if is_secret(name) else value
+        for name, value in sorted(environ.items())
+        if name.startswith(ours)
+    }
 
 
 def _status(

@@ -1,4 +1,7 @@
-"""Writing into the state folder, which the user may have set to one that cannot be written."""
+"""Writing where the user may have said to, which may be a place that cannot be written.
+
+It is the state folder, unless a hint says otherwise.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +9,11 @@ from pathlib import Path
 
 from kit.errors import EnvironmentNotReady
 
+_STATE_HINT = "set KIT_STATE_DIR to a folder that can be written"
+
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, hint: str = _STATE_HINT) -> Iterator[None]:
     """Around code that writes to ``path``.
 
     Raises:
@@ -17,12 +22,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(path, error, hint) from error
 
 
-def unwritable(path: Path, error: OSError) -> EnvironmentNotReady:
+def unwritable(path: Path, error: OSError, hint: str = _STATE_HINT) -> EnvironmentNotReady:
     """What to raise for an ``error`` met when writing to ``path``."""
-    return EnvironmentNotReady(
-        f"cannot write to {path}: {error.strerror or error}",
-        hint="set KIT_STATE_DIR to a folder that can be written",
-    )
+    return EnvironmentNotReady(f"cannot write to {path}: {error.strerror or error}", hint=hint)

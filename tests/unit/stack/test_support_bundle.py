@@ -1,10 +1,13 @@
+import json
 import stat
 import tarfile
 
 import pytest
 
 from kit.errors import EnvironmentNotReady, ServiceError
-from kit.stack.support_bundle import write_bundle
+from kit.settings import Settings
+from kit.stack.local import LocalRuntime
+from kit.stack.support_bundle import parts_of, write_bundle
 
 
 def fail(error):
@@ -41,5 +44,17 @@ def test_an_older_file_becomes_private(tmp_path):
 
 
 def test_where_nothing_can_be_written(tmp_path):
-    with pytest.raises(EnvironmentNotReady, match="cannot write"):
-        write_bundle(tmp_path / "no" / "b.tar.gz", PARTS, {})
+    for path in (tmp_path / "no" / "b.tar.gz", tmp_path):
+        with pytest.raises(EnvironmentNotReady, match="cannot write") as caught:
+            write_bundle(path, PARTS, {})
+        assert caught.value.hint == "choose another --output"
+
+
+def test_settings_name_secrets_and_no_more(tmp_path):
+    environ = {"KIT_API_KEY": "a", "HF_TOKEN": 'long"token"rest', "KIT_PORT": "80", "PATH": "x"}
+    settings = parts_of(Settings(tmp_path, tmp_path), {"local": LocalRuntime(tmp_path)}, environ)
+    assert json.loads(settings["settings.json"]()) == {
+        "KIT_API_KEY": "<KIT_API_KEY>",
+        "HF_TOKEN": "<HF_TOKEN>",
+        "KIT_PORT": "80",
+    }
