@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from kit.errors import IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights import folder
 from kit.weights.copy import copy_file
 from kit.weights.digest import sha256_file
@@ -23,33 +23,57 @@ def place(
 
     Raises:
         IntegrityError: ``source`` is not what was expected.
-        EnvironmentNotReady: it cannot be read, or the disk is full.
+        EnvironmentNotReady: it cannot be read, there is no writing into ``directory``, or the disk
+            is full.
     """
     source, target = source.resolve(), directory / file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if link and source.stat().st_size >= LINK_FROM_BYTES and _same_disk(source, target.parent):
-        arrived = _link(source, target, expected, watch)
-    else:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"cannot write to {target.parent}: {error.strerror}",
+            hint="choose another data folder with KIT_DATA_DIR",
+        ) from error
+    large = source.stat().st_size >= LINK_FROM_BYTES
+    arrived = _link(source, target, expected, watch) if link and large else None
+    if arrived is None:
         arrived = copy_file(source, target, expected, watch=watch)
     folder.remember(directory, file, arrived.sha256)
     watch.progress(arrived.size_bytes, arrived.size_bytes)
     return arrived
 
 
-def _link(source: Path, target: Path, expected: Expected, watch: Watch) -> Arrived:
-    size_bytes, found = source.stat().st_size, sha256_file(source, watch.progress)
+def _link(source: Path, target: Path, expected: Expected, watch: Watch) -> Arrived | None:
+    """Make ``target`` a hard link to ``source``; None where there can be none.
+
+    Not across file systems, not on all of them, and (fs.protected_hardlinks) not of others' files.
+    """
+    if target.exists() and target.samefile(source):
+        return _checked(source, expected, watch)
+    fresh = target.with_name(f".{target.name}.link")
+    try:
+        fresh.unlink(missing_ok=True)
+        os.link(source, fresh)
+    except OSError:
+        return None
+    try:
+        arrived = _checked(source, expected, watch)
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return arrived
+
+
+def _checked(source: Path, expected: Expected, watch: Watch) -> Arrived:
+    try:
+        found = sha256_file(source, watch.progress)
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"cannot read {source}: {error.strerror}", hint="check its permissions"
+        ) from error
     if expected.sha256 not in (None, found):
         raise IntegrityError(
             f"{source} has sha256 {found}, {expected.sha256} is expected",
             hint="it is damaged, or another file; get it again from where it came",
         )
-    if not (target.exists() and target.samefile(source)):
-        fresh = target.with_name(f".{target.name}.link")
-        fresh.unlink(missing_ok=True)
-        os.link(source, fresh)
-        fresh.replace(target)
-    return Arrived(size_bytes, found)
-
-
-def _same_disk(source: Path, folder_there: Path) -> bool:
-    return source.stat().st_dev == folder_there.stat().st_dev
+    return Arrived(source.stat().st_size, found)

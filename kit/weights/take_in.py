@@ -49,7 +49,10 @@ def take_in(
 
     Raises:
         UsageError: nothing is recognised, or what is found could be several things.
-        IntegrityError: a file is not what the lock says.
+        EnvironmentNotReady: a file is not there or cannot be read, or there is no writing into the
+            weights folder.
+        IntegrityError: a file is not what the lock says, or not of a size that it may have
+            (``WeightSet.plausible_bytes``).
     """
     files = [file for path in paths for file in _files_below(path)]
     wanted = [catalogue.find(name)] if name else list(catalogue.weights.values())
@@ -69,10 +72,15 @@ def take_in(
 
 
 def _files_below(path: Path) -> list[Path]:
-    if not path.exists():
-        raise EnvironmentNotReady(f"there is no {path}", hint="check the path; is it mounted?")
-    below = path.rglob("*") if path.is_dir() else [path]
-    return sorted(file.absolute() for file in below if file.is_file())
+    try:
+        if not path.exists():
+            raise EnvironmentNotReady(f"there is no {path}", hint="check the path; is it mounted?")
+        below = path.rglob("*") if path.is_dir() else [path]
+        return sorted(file.absolute() for file in below if file.is_file())
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"cannot read {error.filename or path}: {error.strerror}", hint="check its permissions"
+        ) from error
 
 
 def _find(weights: WeightSet, files: Sequence[Path], *, forced: bool) -> Found:

@@ -12,11 +12,13 @@ from kit.weights.folder import checkpoint_dir, known_digest
 from kit.weights.layers import read_layers, record
 from kit.weights.take_in import take_in
 from kit.weights.transfer import Watch
+from tests.held_back import held_back, open_folder
 
 SHIPPED: Catalogue = read_catalogue()
 CATALOGUE = replace(  # of no certain size
     SHIPPED, weights={name: replace(each, shape=None) for name, each in SHIPPED.weights.items()}
 )
+SHIPPED_SHAPE = next(each.shape for each in SHIPPED.weights.values() if each.shape)
 BIG = os.urandom((1 << 20) + 1)
 SHA = hashlib.sha256(BIG).hexdigest()
 CHECKPOINT = "mp_rank_00_model_states.pt"
@@ -125,10 +127,30 @@ def test_no_such_path(tmp_path: Path) -> None:
         take_in([tmp_path / "usb"], CATALOGUE, tmp_path / "data")
 
 
-def test_a_checkpoint_of_another_size_class_is_refused(tmp_path: Path) -> None:
-    usb = put(tmp_path / "usb", *UPSTREAM)
+@pytest.mark.parametrize("parameters", [SHIPPED_SHAPE.parameters, 10_000])
+def test_a_checkpoint_of_another_size_class_is_refused(tmp_path: Path, parameters: int) -> None:
+    """Smaller than its tensors, or larger than the training state of a model of that size."""
+    usb, shape = put(tmp_path / "usb", *UPSTREAM), replace(SHIPPED_SHAPE, parameters=parameters)
+    known = {name: replace(each, shape=shape) for name, each in SHIPPED.weights.items()}
     with pytest.raises(IntegrityError, match="are expected") as caught:
-        take_in([usb], SHIPPED, tmp_path / "data")
+        take_in([usb], replace(SHIPPED, weights=known), tmp_path / "data")
     assert f"kit weights convert {usb / UPSTREAM[0]}" in caught.value.hint
     assert "spark-13b-chat" not in read_layers(tmp_path / "data").weights
     assert not (checkpoint_dir(tmp_path / "data", "spark-13b-chat") / CHECKPOINT).exists()
+
+
+def test_a_data_folder_without_writing_and_files_without_reading(tmp_path: Path) -> None:
+    with open_folder() as folder:
+        usb = put(folder / "usb", *UPSTREAM)
+        (folder / "data").mkdir(0o555)
+        for link in (True, False):
+            with held_back(), pytest.raises(EnvironmentNotReady, match="cannot write to") as told:
+                take_in([usb], CATALOGUE, folder / "data", link=link)
+            assert "KIT_DATA_DIR" in told.value.hint
+        (folder / "data").chmod(0o777)
+        (usb / UPSTREAM[0]).chmod(0)
+        with held_back(), pytest.raises(EnvironmentNotReady, match=r"cannot read .*\.pt: Perm"):
+            take_in([usb], CATALOGUE, folder / "data")
+        (usb / "Tokenizer").chmod(0)
+        with held_back(), pytest.raises(EnvironmentNotReady, match=r"cannot read .*: Perm"):
+            take_in([usb / UPSTREAM[1]], CATALOGUE, folder / "data")
