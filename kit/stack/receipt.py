@@ -94,12 +94,12 @@ def machine_of(gpus: tuple[Gpu, ...]) -> MeasuredMachine:
 
 def digests_of(intent: Intent) -> dict[str, str]:
     """Of the files that the weights come from: by kit.lock, else by the conversion's record."""
-    from kit.weights.record import read_record
+    from kit.weights.record import sound_record
 
     if intent.model.demo:
         locked = read_lock(bundled("kit.lock")).weights[DEMO]
         return {name: f"sha256:{file.sha256}" for name, file in sorted(locked.items())}
-    record = read_record(intent.model.directory)
+    record = sound_record(intent.model.directory)
     if record is None:
         return {}
     adapter = record.lora.sources if record.lora else ()

@@ -39,7 +39,7 @@ def bundle(names: Sequence[str], output: Path, data_dir: Path, watch: Watch) -> 
     Raises:
         UsageError: ``output`` exists and is something else.
         EnvironmentNotReady: something is not there, or the disk is full.
-        IntegrityError: a file is not what the lock says.
+        IntegrityError: a file is not what the lock says, or a conversion's record is damaged.
     """
     locked = layers.read_layers(data_dir).weights
     members, sets = [], {}

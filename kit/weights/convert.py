@@ -31,7 +31,7 @@ from kit.weights.record import (
     Precision,
     Source,
     match_all,
-    read_record,
+    sound_record,
     write_record,
 )
 
@@ -141,7 +141,7 @@ def _already_converted(job: _Job, overwrite: bool) -> ConversionRecord | None:
     """
     output = job.output
     require_outside(tuple(file.path for file in job.conversion.all_files), output)
-    record = read_record(output)
+    record = sound_record(output)
     if record is None or not job.made(record):
         if not overwrite:
             source = job.model.files[0].path

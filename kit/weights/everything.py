@@ -3,11 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-from kit.errors import EnvironmentNotReady
+from kit.errors import EnvironmentNotReady, KitError
 from kit.weights import layers
 from kit.weights.folder import checkpoint_dir
-from kit.weights.listing import find_conversions
-from kit.weights.record import read_record
+from kit.weights.listing import read_records
+from kit.weights.record import RECORD_NAME, read_record
 from kit.weights.transfer import Watch
 from kit.weights.verify import Checked, verify_conversion, verify_set
 
@@ -18,7 +18,9 @@ def verify_one(name: str, path: Path, data_dir: Path, watch: Watch) -> tuple[Che
     A folder is a converted directory, or one that holds a set's files (``fetch --to``).
 
     Raises:
-        EnvironmentNotReady: there is no such thing here, or the lock does not know it.
+        EnvironmentNotReady: there is no such thing here, or the lock does not know it; or the
+            conversion's record cannot be read.
+        IntegrityError: the conversion's record is damaged.
     """
     locked = layers.read_layers(data_dir).weights
     if name in locked and checkpoint_dir(data_dir, name).is_dir():
@@ -48,12 +50,14 @@ def verify_all(data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
         for name, files in layers.read_layers(data_dir).weights.items()
         if (directory := checkpoint_dir(data_dir, name)).is_dir()
     ]
-    jobs += [
-        (sum(record.files.values()), partial(verify_conversion, directory, record))
-        for directory, record in find_conversions(data_dir).items()
-    ]
-    total_bytes, done_bytes = sum(size_bytes for size_bytes, _ in jobs), 0
     results: list[Checked] = []
+    for directory, record in read_records(data_dir).items():
+        if isinstance(record, KitError):
+            results.append(_unusable(directory, record))
+        else:
+            size_bytes = sum(record.files.values())
+            jobs.append((size_bytes, partial(verify_conversion, directory, record)))
+    total_bytes, done_bytes = sum(size_bytes for size_bytes, _ in jobs), 0
     for size_bytes, verify in jobs:
         results += verify(progress=watch.part(done_bytes, total_bytes).progress)
         done_bytes += size_bytes
@@ -62,3 +66,9 @@ def verify_all(data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
             f"there are no weights in {data_dir}", hint="kit weights fetch gets some"
         )
     return tuple(results)
+
+
+def _unusable(directory: Path, error: KitError) -> Checked:
+    path = directory / RECORD_NAME
+    problem = error.message.removeprefix(f"{path} ")
+    return Checked(path, 0, problem, readable=not isinstance(error, EnvironmentNotReady))

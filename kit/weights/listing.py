@@ -1,16 +1,19 @@
 """What the catalogue offers, and how far each set has come on this machine."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from kit.errors import KitError
 from kit.lock import Lock, LockedFile
 from kit.weights import folder
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.folder import checkpoint_dir, converted_dir
 from kit.weights.licence import read_acceptances
 from kit.weights.partial import arrived_bytes
-from kit.weights.record import ConversionRecord, read_record
+from kit.weights.record import ConversionRecord, Precision, read_record
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class SetState:
         verified: whether every file is there, known to the lock, and unchanged since it was read
             and found to be what the lock says.
         converted: directories made of its checkpoint, or named as its conversion.
+        damaged: directories named as its conversion, with a record that cannot be read.
     """
 
     name: str
@@ -40,22 +44,43 @@ class SetState:
     complete: bool
     verified: bool
     converted: tuple[Path, ...]
+    damaged: tuple[Path, ...]
 
 
 def list_sets(catalogue: Catalogue, lock: Lock, data_dir: Path) -> tuple[SetState, ...]:
     """The state of every set in the catalogue."""
     accepted = {name: entry.date for name, entry in read_acceptances(data_dir).items()}
-    conversions = find_conversions(data_dir)
+    records = read_records(data_dir)
     return tuple(
-        _state(weights, lock.weights.get(weights.name, {}), data_dir, accepted, conversions)
+        _state(weights, lock.weights.get(weights.name, {}), data_dir, accepted, records)
         for weights in catalogue.weights.values()
     )
 
 
+def read_records(data_dir: Path) -> dict[Path, ConversionRecord | KitError]:
+    """The directories in the data folder that have a conversion's record: it, or what is wrong.
+
+    Folders that may not be entered, such as a volume's lost+found, are left out.
+    """
+    found = {}
+    for path in sorted(data_dir.glob("[!.]*")):
+        if path.is_dir() and os.access(path, os.X_OK):
+            try:
+                record: ConversionRecord | KitError | None = read_record(path)
+            except KitError as error:
+                record = error
+            if record is not None:
+                found[path] = record
+    return found
+
+
 def find_conversions(data_dir: Path) -> dict[Path, ConversionRecord]:
-    """The converted directories in the data folder, with their records."""
-    found = {path: read_record(path) for path in sorted(data_dir.glob("[!.]*")) if path.is_dir()}
-    return {path: record for path, record in found.items() if record is not None}
+    """The converted directories in the data folder, with their records; none that is damaged."""
+    return _sound(read_records(data_dir))
+
+
+def _sound(records: Mapping[Path, ConversionRecord | KitError]) -> dict[Path, ConversionRecord]:
+    return {path: each for path, each in records.items() if isinstance(each, ConversionRecord)}
 
 
 def conversions_of(
@@ -89,7 +114,7 @@ def _state(
     locked: Mapping[str, LockedFile],
     data_dir: Path,
     accepted: Mapping[str, str],
-    conversions: Mapping[Path, ConversionRecord],
+    records: Mapping[Path, ConversionRecord | KitError],
 ) -> SetState:
     directory = checkpoint_dir(data_dir, weights.name)
     exact = weights.files.keys() <= locked.keys()
@@ -110,5 +135,12 @@ def _state(
         complete=all(path.is_file() for path in paths),
         verified=exact
         and all(folder.known_digest(directory, f) == locked[f].sha256 for f in weights.files),
-        converted=_converted(weights.name, checkpoint, conversions, data_dir),
+        converted=_converted(weights.name, checkpoint, _sound(records), data_dir),
+        damaged=tuple(
+            path
+            for precision in get_args(Precision)
+            if isinstance(
+                records.get(path := converted_dir(data_dir, weights.name, precision)), KitError
+            )
+        ),
     )

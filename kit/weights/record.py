@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile
+from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.weights.digest import has_digest
 
 RECORD_NAME = "conversion.json"
@@ -90,14 +91,34 @@ class ConversionRecord:
 
 
 def read_record(directory: Path) -> ConversionRecord | None:
-    """The record of a converted directory; None where there is none that can be understood."""
+    """The record of a converted directory; None where there is none.
+
+    Raises:
+        EnvironmentNotReady: there is one, but it cannot be read.
+        IntegrityError: it is damaged: what the weights were cannot be told any more.
+    """
+    path = directory / RECORD_NAME
     try:
-        content: dict[str, Any] = json.loads((directory / RECORD_NAME).read_bytes())
-        lora = content["lora"]
-        if lora is not None:
-            lora = MergedLora(**lora | {"sources": _sources(lora)})
-        return ConversionRecord(**content | {"sources": _sources(content), "lora": lora})
-    except (OSError, ValueError, KeyError, TypeError):
+        return _parse(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"{path} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{path} is damaged",
+            hint=f"get {directory} again from where it is intact, or make it again: "
+            f"kit weights convert CHECKPOINT {directory} --overwrite",
+        ) from error
+
+
+def sound_record(directory: Path) -> ConversionRecord | None:
+    """The record; None, too, where it is damaged: for those who would make the directory anew."""
+    try:
+        return read_record(directory)
+    except KitError:
         return None
 
 
@@ -105,6 +126,19 @@ def write_record(directory: Path, record: ConversionRecord) -> None:
     """Write the record, durably, in a byte-stable form."""
     text = json.dumps(asdict(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_durably(directory / RECORD_NAME, text.encode())
+
+
+def _parse(text: bytes) -> ConversionRecord:
+    content: dict[str, Any] = json.loads(text)
+    lora = content["lora"]
+    if lora is not None:
+        lora = MergedLora(**lora | {"sources": _sources(lora)})
+    kinds = {"tensors": str, "files": int, "support": str, "nonfinite": int}
+    if content["precision"] not in get_args(Precision) or not all(
+        isinstance(value, kind) for key, kind in kinds.items() for value in content[key].values()
+    ):
+        raise ValueError("a precision, sizes and digests are expected")
+    return ConversionRecord(**content | {"sources": _sources(content), "lora": lora})
 
 
 def _sources(content: dict[str, Any]) -> tuple[Source, ...]:

@@ -7,6 +7,7 @@ that a warm start reads nothing twice.
 import contextlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def require_untampered(
         progress: called as ``progress(done_bytes, total_bytes)``.
 
     Raises:
-        IntegrityError: a file is missing, cut short, or holds other bytes.
+        IntegrityError: a file is missing, cut short or damaged, or the record is damaged.
+        EnvironmentNotReady: the record or a file cannot be read.
     """
     record = read_record(directory)
     if record is None:
@@ -46,9 +48,10 @@ def require_untampered(
     require_sound(results, f"remove {directory} and convert again; kit weights verify reads it all")
     with contextlib.suppress(OSError):  # then it is read again next time
         state_dir.mkdir(parents=True, exist_ok=True)
-        temporary = seen_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(seen | {name: state}), encoding="utf-8")
-        temporary.replace(seen_file)
+        with tempfile.TemporaryDirectory(dir=state_dir) as own:  # others may write at the same time
+            fresh = Path(own) / SEEN_NAME
+            fresh.write_text(json.dumps(seen | {name: state}), encoding="utf-8")
+            fresh.replace(seen_file)
 
 
 def _state(directory: Path, record: ConversionRecord) -> list[list[int]] | None:

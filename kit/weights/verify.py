@@ -1,15 +1,17 @@
 """Read everything again and hold it against the lock, or against a conversion's record."""
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
 
 from kit.checkpoint.pages import PageRelease, read_into
-from kit.errors import IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.lock import LockedFile
 from kit.units import MIB
 from kit.weights import folder
@@ -22,11 +24,17 @@ _CHUNK_BYTES = 4 * MIB
 
 @dataclass(frozen=True)
 class Checked:
-    """One file that was looked at. ``problem`` is None where it is what it should be."""
+    """One file that was looked at.
+
+    Attributes:
+        problem: None where it is what it should be.
+        readable: whether it could be looked at.
+    """
 
     path: Path
     size_bytes: int
     problem: str | None = None
+    readable: bool = True
 
 
 def verify_set(
@@ -61,12 +69,11 @@ def verify_weights(
     total, done = sum(record.files.values()), 0
     progress(done, total)
     for file, size_bytes in record.files.items():
-        path = directory / file
-        problem = _size_problem(path, size_bytes)
-        if problem is None and file.endswith(".safetensors"):
-            part = Watch(progress).part(done, total).progress
-            problem = _tensors_problem(path, record.tensors, missing, part)
-        results.append(Checked(path, size_bytes, problem))
+        part = Watch(progress).part(done, total).progress
+        find_problem = partial(
+            _weights_problem, directory / file, size_bytes, record.tensors, missing, part
+        )
+        results.append(_checked(directory / file, size_bytes, find_problem))
         done += size_bytes
         progress(done, total)
     if missing and not any(result.problem for result in results):
@@ -80,32 +87,52 @@ def require_sound(results: tuple[Checked, ...], remedy: str) -> None:
 
     Raises:
         IntegrityError: it names every file that is not what it should be.
+        EnvironmentNotReady: nothing is known to be wrong, but files cannot be read; it names them.
     """
-    problems = [f"{result.path} {result.problem}" for result in results if result.problem]
-    if problems:
-        raise IntegrityError("\n       ".join(problems), hint=remedy)
+    wrong = [result for result in results if result.problem]
+    problems = "\n       ".join(f"{result.path} {result.problem}" for result in wrong)
+    if any(result.readable for result in wrong):
+        raise IntegrityError(problems, hint=remedy)
+    if wrong:
+        raise EnvironmentNotReady(problems, hint="check the permissions, then run it again")
 
 
 def _verify_file(directory: Path, file: str, entry: LockedFile, progress: Progress) -> Checked:
     path = directory / file
-    problem = _size_problem(path, entry.size_bytes)
-    if problem is None:
+
+    def problem() -> str | None:
+        if wrong_size := _size_problem(path, entry.size_bytes):
+            return wrong_size
         found = sha256_file(path, progress)
-        if found == entry.sha256:
-            folder.remember(directory, file, found)
-            return Checked(path, entry.size_bytes)
-        problem = f"has sha256 {found}, {entry.sha256} expected"
-    folder.forget(directory, file)
-    return Checked(path, entry.size_bytes, problem)
+        same = found == entry.sha256
+        return None if same else f"has sha256 {found}, {entry.sha256} expected"
+
+    checked = _checked(path, entry.size_bytes, problem)
+    with contextlib.suppress(OSError):  # a folder of somebody else's
+        if checked.problem is None:
+            folder.remember(directory, file, entry.sha256)
+        else:
+            folder.forget(directory, file)
+    return checked
 
 
 def _verify_support(directory: Path, file: str, sha256: str) -> Checked:
     path = directory / file
-    if not path.is_file():
-        return Checked(path, 0, "is missing")
-    size_bytes = path.stat().st_size
-    same = sha256_file(path) == sha256
-    return Checked(path, size_bytes, None if same else "was changed since the conversion")
+
+    def problem() -> str | None:
+        if not path.is_file():
+            return "is missing"
+        return None if sha256_file(path) == sha256 else "was changed since the conversion"
+
+    return _checked(path, path.stat().st_size if path.is_file() else 0, problem)
+
+
+def _checked(path: Path, size_bytes: int, problem: Callable[[], str | None]) -> Checked:
+    """``path`` with what ``problem()`` says of it, also where that cannot read it."""
+    try:
+        return Checked(path, size_bytes, problem())
+    except OSError as error:
+        return Checked(path, size_bytes, f"cannot be read: {error.strerror}", readable=False)
 
 
 def _size_problem(path: Path, size_bytes: int) -> str | None:
@@ -115,10 +142,20 @@ def _size_problem(path: Path, size_bytes: int) -> str | None:
     return None if found == size_bytes else f"has {found} bytes, {size_bytes} expected"
 
 
-def _tensors_problem(
-    path: Path, tensors: Mapping[str, str], missing: set[str], progress: Progress
+def _weights_problem(
+    path: Path,
+    size_bytes: int,
+    tensors: Mapping[str, str],
+    missing: set[str],
+    progress: Progress,
 ) -> str | None:
-    """What is wrong with a safetensors file; takes the tensors it holds out of ``missing``."""
+    """What is wrong with a file of weights; takes the tensors it holds out of ``missing``.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if (wrong_size := _size_problem(path, size_bytes)) or path.suffix != ".safetensors":
+        return wrong_size
     try:
         for name, extent in _extents(path):
             expected = tensors.get(name)
@@ -129,7 +166,7 @@ def _tensors_problem(
                 return f"has other bytes in {name}: blake3 {found}, {expected} expected"
             missing.discard(name)
             progress(extent.stop, extent.stop)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"has a damaged header ({error})"
     return None
 
@@ -139,14 +176,17 @@ def _extents(path: Path) -> Iterator[tuple[str, range]]:
 
     Format: https://github.com/huggingface/safetensors#format.
     """
+    size_bytes = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
+        if length > size_bytes:
             raise ValueError("its length is wrong")
         header = json.loads(file.read(length))
     start = 8 + length
     tensors = [(entry["data_offsets"], name) for name, entry in header.items() if name[:2] != "__"]
     for (begin, end), name in sorted(tensors):
+        if not 0 <= begin <= end <= size_bytes - start:
+            raise ValueError(f"{name} lies outside of the file")
         yield name, range(start + begin, start + end)
 
 

@@ -32,7 +32,11 @@ def list_(
 def _as_json(states: "tuple[SetState, ...]", catalogue: "Catalogue") -> dict[str, Any]:
     sets = [
         asdict(state)
-        | {"directory": str(state.directory), "converted": [str(p) for p in state.converted]}
+        | {
+            "directory": str(state.directory),
+            "converted": [str(path) for path in state.converted],
+            "damaged": [str(path) for path in state.damaged],
+        }
         for state in states
     ]
     sources = {name: {"kind": s.kind, "what": s.what} for name, s in catalogue.sources.items()}
@@ -42,6 +46,8 @@ def _as_json(states: "tuple[SetState, ...]", catalogue: "Catalogue") -> dict[str
 def _print_table(states: "tuple[SetState, ...]", catalogue: "Catalogue") -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from kit.cli.output import print_table
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
@@ -53,7 +59,7 @@ def _print_table(states: "tuple[SetState, ...]", catalogue: "Catalogue") -> None
         sources = ", ".join(state.sources)
         table.add_row(state.name, state.what, _size(state), sources, _here(state))
     console = Console(highlight=False)
-    console.print(table)
+    print_table(console, table)
     for name, source in catalogue.sources.items():
         console.print(f"{name}: {source.what}", markup=False, soft_wrap=True)
     for licence in catalogue.licences.values():
@@ -69,6 +75,8 @@ def _size(state: "SetState") -> str:
 
 
 def _here(state: "SetState") -> str:
+    if state.damaged:
+        return f"damaged record: {', '.join(path.name for path in state.damaged)}"
     if state.converted:
         return f"converted: {', '.join(path.name for path in state.converted)}"
     if state.verified:

@@ -1,15 +1,18 @@
 """Converted weights are read whole before they are served the first time, and not again."""
 
+import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
-from kit.errors import IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.settings import bundled
 from kit.weights.convert import convert_checkpoint
 from kit.weights.record import RECORD_NAME
 from kit.weights.untampered import SEEN_NAME, require_untampered
+from tests.held_back import held_back, open_folder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,46 @@ def test_without_a_record_there_is_nothing_to_hold_it_against(
     (converted / RECORD_NAME).unlink()
     assert bytes_read(converted, tmp_path) == 0
     assert "taken as they are" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{}", "half"])
+def test_a_damaged_record_vouches_for_nothing(converted: Path, tmp_path: Path, text: str) -> None:
+    bytes_read(converted, tmp_path)
+    whole = (converted / RECORD_NAME).read_text()
+    (converted / RECORD_NAME).write_text(whole[: len(whole) // 2] if text == "half" else text)
+    with pytest.raises(IntegrityError, match=r"conversion\.json is damaged") as caught:
+        bytes_read(converted, tmp_path)
+    assert "--overwrite" in caught.value.hint
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", RECORD_NAME])
+def test_a_file_that_cannot_be_read(converted: Path, file: str) -> None:
+    with open_folder() as folder:
+        copy = Path(shutil.copytree(converted, folder / "converted"))
+        (copy / file).chmod(0)
+        with held_back(), pytest.raises(EnvironmentNotReady, match=f"{file} cannot be read: Perm"):
+            bytes_read(copy, folder)
+
+
+def test_many_at_once_remember_without_spoiling(converted: Path, tmp_path: Path) -> None:
+    states, problems = tmp_path / "states", []
+
+    def read() -> None:
+        for _ in range(5):
+            require_untampered(converted, states, lambda done, total: None)
+            (converted / "model.safetensors").touch()
+            try:
+                json.loads((states / SEEN_NAME).read_text())
+            except (OSError, ValueError) as error:
+                problems.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert [path.name for path in states.iterdir()] == [SEEN_NAME]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])

@@ -1,5 +1,7 @@
 import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from kit.weights.layers import record
 from kit.weights.lock import lock_files
 from kit.weights.record import read_record
 from kit.weights.transfer import Watch
-from kit.weights.verify import require_sound, verify_conversion, verify_set
+from kit.weights.verify import Checked, require_sound, verify_conversion, verify_set
+from tests.held_back import held_back, open_folder
 
 FILES = ("w.pt", "Tokenizer/t.model")
 
@@ -142,6 +145,56 @@ def test_a_tensor_that_was_left_out(converted: Path) -> None:
     assert conversion_problems(converted) == [
         "conversion.json tensors are missing: model.norm.bias"
     ]
+
+
+def test_a_damaged_record_is_named_among_the_others(converted: Path, folder: Path) -> None:
+    text = (converted / "conversion.json").read_text()
+    (converted / "conversion.json").write_text(text[:-20])
+    with pytest.raises(IntegrityError, match=r"conversion\.json is damaged"):
+        verify_one(str(converted), converted, folder, Watch())
+    [result] = verify_all(converted.parent, Watch())
+    assert (result.path, result.problem) == (converted / "conversion.json", "is damaged")
+    with pytest.raises(IntegrityError):
+        require_sound((result,), "…")
+
+
+def test_tensors_that_lie_outside_of_their_file(converted: Path) -> None:
+    path = converted / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    for change in (-1, 1 << 70):
+        header = json.loads(content[8 : 8 + length])
+        header["model.norm.bias"]["data_offsets"][0 if change < 0 else 1] = change
+        new = json.dumps(header, separators=(",", ":")).encode()
+        new = new.ljust(length) if len(new) <= length else new
+        whole = len(new).to_bytes(8, "little") + new + content[8 + length :]
+        path.write_bytes(whole[: len(content)])
+        assert any("lies outside of the file" in each for each in conversion_problems(converted))
+    path.write_bytes((2).to_bytes(8, "little") + b"[]" + bytes(len(content) - 10))
+    assert any("damaged header" in each for each in conversion_problems(converted))
+
+
+def test_what_cannot_be_read_is_not_damaged(converted: Path, folder: Path) -> None:
+    with open_folder() as data:
+        shutil.copytree(converted, data / "out")
+        shutil.copytree(folder, checkpoint_dir(data, "tiny"))
+        record(data, "tiny", lock_files(folder, FILES))
+        shutil.copytree(converted, data / "unknown")
+        closed = ("out/model.safetensors", "out/config.json", "unknown/conversion.json")
+        for path in (*closed, "checkpoints/tiny/w.pt"):
+            (data / path).chmod(0)
+        (data / "lost+found").mkdir(0o700)
+        with held_back():
+            found = verify_all(data, Watch())
+        problems = {str(each.path.relative_to(data)): each.problem for each in found}
+        unreadable = {path for path, problem in problems.items() if problem}
+        assert unreadable == {*closed, "checkpoints/tiny/w.pt"}
+        assert {problems[path] for path in unreadable} == {"cannot be read: Permission denied"}
+        with pytest.raises(EnvironmentNotReady, match=r"model\.safetensors cannot be read") as told:
+            require_sound(found, "…")
+        assert "permissions" in told.value.hint
+        with pytest.raises(IntegrityError, match="is damaged"):
+            require_sound((*found, Checked(data, 0, "is damaged")), "…")
 
 
 def test_the_locks_files_only(folder: Path) -> None:
