@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from kit.errors import IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import Lock, LockedFile, read_lock, write_lock
 from kit.settings import bundled
 from kit.weights.exclusive import exclusive
@@ -46,12 +46,13 @@ def adopt(data_dir: Path, path: Path, *, overwrite: bool = False) -> dict[str, t
     Entries without a basis are of files that come with the kit: every kit has its own.
 
     Raises:
+        EnvironmentNotReady: ``path`` is not there, or cannot be read.
         IntegrityError: ``path`` is damaged, or contradicts the kit's lock, or (unless
             ``overwrite``) the user's. Nothing is taken then.
     """
     offered = {
         name: {file: locked for file, locked in files.items() if locked.basis is not None}
-        for name, files in read_lock(path).weights.items()
+        for name, files in _read_offered(path).weights.items()
     }
     _require_agreement(offered, _shipped().weights, path, "the kit's lock", "")
     with _writing(data_dir):
@@ -66,14 +67,36 @@ def adopt(data_dir: Path, path: Path, *, overwrite: bool = False) -> dict[str, t
 
 
 def forget(data_dir: Path, name: str) -> tuple[str, ...]:
-    """Drop a set from the user's lock; returns its files there. The kit's lock stays."""
+    """Drop a set from the user's lock; returns its files there. The kit's lock stays.
+
+    Raises:
+        UsageError: it is not in there.
+    """
     with _writing(data_dir):
         own = _own(data_dir)
-        gone = tuple(own.weights.get(name, ()))
-        if gone:
-            rest = {other: files for other, files in own.weights.items() if other != name}
-            write_lock(_path(data_dir), replace(own, weights=rest))
-    return gone
+        if name not in own.weights:
+            raise UsageError(
+                f"{name} is not in your lock, {_path(data_dir)}",
+                hint=f"it holds {', '.join(own.weights) or 'nothing yet'}",
+            )
+        rest = {other: files for other, files in own.weights.items() if other != name}
+        write_lock(_path(data_dir), replace(own, weights=rest))
+    return tuple(own.weights[name])
+
+
+def _read_offered(path: Path) -> Lock:
+    hint = f"the colleague makes it with: kit weights lock > {path.name}"
+    try:
+        return read_lock(path)
+    except IntegrityError as error:
+        reason = error.__cause__
+        if isinstance(reason, FileNotFoundError):
+            raise EnvironmentNotReady(f"there is no {path}", hint=hint) from error
+        if isinstance(reason, OSError):
+            raise EnvironmentNotReady(
+                f"cannot read {path}: {reason.strerror}", hint=hint
+            ) from error
+        raise IntegrityError(f"{path} is no lock, or damaged", hint=hint) from error
 
 
 def _news(

@@ -27,7 +27,7 @@ def lock(
     data_dir = Settings.from_environ().data_dir
     if forgotten is not None:
         gone = forget(data_dir, forgotten)
-        print(f"{forgotten}: {', '.join(gone) if gone else 'not in your lock'}")
+        print(f"{forgotten}: {', '.join(gone)}")
     if adopted is not None:
         new = adopt(data_dir, adopted, overwrite=overwrite)
         for name, files in new.items():

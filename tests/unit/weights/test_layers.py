@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.errors import IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import LockedFile, lock_text, read_lock, write_lock
 from kit.settings import bundled
 from kit.weights import layers
@@ -84,12 +84,18 @@ def test_a_set_is_forgotten(tmp_path: Path) -> None:
     record(tmp_path, "x", {"f": A, "g": B})
     record(tmp_path, "y", {"f": A})
     assert forget(tmp_path, "x") == ("f", "g")
-    assert forget(tmp_path, "x") == ()
+    with pytest.raises(UsageError, match="x is not in your lock") as caught:
+        forget(tmp_path, "x")
+    assert caught.value.hint == "it holds y"
     known = read_layers(tmp_path).weights
     assert "x" not in known
     assert known["y"] == {"f": A}
-    assert forget(tmp_path, "demo") == ()
     assert "demo" in known
+    with pytest.raises(UsageError, match="demo is not in your lock"):
+        forget(tmp_path, "demo")
+    with pytest.raises(UsageError) as caught:
+        forget(tmp_path / "new", "x")
+    assert caught.value.hint == "it holds nothing yet"
 
 
 def test_files_of_another_kit_are_left_out(tmp_path: Path) -> None:
@@ -106,8 +112,17 @@ def test_a_damaged_lock_is_said(tmp_path: Path, content: str) -> None:
     (tmp_path / "kit.lock").write_text(content)
     with pytest.raises(IntegrityError, match="missing or damaged"):
         read_layers(tmp_path)
-    with pytest.raises(IntegrityError, match="missing or damaged"):
+    with pytest.raises(IntegrityError, match="is no lock, or damaged") as caught:
         adopt(tmp_path / "data", tmp_path / "kit.lock")
+    assert caught.value.hint.endswith("kit weights lock > kit.lock")
+
+
+def test_a_colleagues_lock_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentNotReady, match=r"there is no .*team\.lock") as caught:
+        adopt(tmp_path, tmp_path / "team.lock")
+    assert caught.value.hint.endswith("kit weights lock > team.lock")
+    with pytest.raises(EnvironmentNotReady, match=r"cannot read .*: Is a directory"):
+        adopt(tmp_path, tmp_path)
 
 
 def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
