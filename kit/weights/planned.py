@@ -8,12 +8,14 @@ from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.model import read_model
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory.converted_shape import Architecture, Precision
+from kit.memory.fit import PRECISIONS
 from kit.memory.plan import Plan, PlanLine
 from kit.memory.plan_convert import conversion_lines, stored_line
 from kit.memory.shape import ModelShape, read_shape
 from kit.settings import bundled
-from kit.weights.catalogue import Catalogue, Shape
+from kit.weights.catalogue import Catalogue, Shape, WeightSet
 from kit.weights.facts import HEAD_DIM, find_arguments, model_config
+from kit.weights.folder import checkpoint_dir, converted_dir
 from kit.weights.locate import find_checkpoint
 
 DEMO = "demo"
@@ -69,21 +71,25 @@ class Planned:
         return found
 
 
-def find_planned(target: str | None, catalogue: Catalogue) -> Planned:
+def find_planned(
+    target: str | None, catalogue: Catalogue, data_dir: Path, precision: Precision | None = None
+) -> Planned:
     """The model of that name or path; None is the published one.
 
     Args:
         target: ``demo``, a converted directory, a checkpoint that ``kit weights convert`` takes, or
             a name of the catalogue.
         catalogue: what can be fetched.
+        data_dir: where a set is looked for whose shape the catalogue does not tell.
+        precision: the one that matters then, of several conversions.
 
     Raises:
         UsageError: it is neither a path nor known by name.
-        EnvironmentNotReady: there is nothing at the path.
+        EnvironmentNotReady: there is nothing at the path, or no telling what shape a set has.
         IntegrityError: the files there are damaged.
     """
     if target in (None, *catalogue.weights):
-        return _of_catalogue(target or PUBLISHED, catalogue)
+        return _of_set(catalogue.find(target or PUBLISHED), data_dir, precision)
     path = bundled(DEMO) if target == DEMO else Path(str(target)).expanduser()
     if path.is_dir() and any(path.glob("*.safetensors")):
         return Planned(path.resolve().name, converted=read_shape(path))
@@ -148,18 +154,35 @@ def with_disk(planned: Planned, shape: ModelShape, plan: Plan) -> Plan:
     return replace(plan, lines=plan.lines + lines)
 
 
-def _of_catalogue(name: str, catalogue: Catalogue) -> Planned:
-    found = catalogue.find(name)
-    if found.shape is None:
-        raise UsageError(
-            f"{name} is no model: {found.what}", hint=f"such as kit memory plan {PUBLISHED}"
+def _of_set(found: WeightSet, data_dir: Path, precision: Precision | None) -> Planned:
+    if found.shape is not None:
+        return Planned(
+            found.name,
+            architecture=architecture_of(found.shape),
+            source_bytes=found.tensors_bytes,
+            source=f"{found.what}: to download",
         )
-    size = found.tensors_bytes or 0
-    return Planned(
-        name,
-        architecture=architecture_of(found.shape),
-        source_bytes=size,
-        source=f"{found.what}: to download",
+    if found.checkpoint is not None:
+        return _of_what_is_here(found.name, found.checkpoint, data_dir, precision)
+    raise UsageError(
+        f"{found.name} is no model: {found.what}", hint=f"such as kit memory plan {PUBLISHED}"
+    )
+
+
+def _of_what_is_here(
+    name: str, checkpoint: str, data_dir: Path, precision: Precision | None
+) -> Planned:
+    """A set by its conversion, else by its checkpoint."""
+    for each in (precision,) if precision else (*PRECISIONS, "fp32"):
+        directory = converted_dir(data_dir, name, each)
+        if any(directory.glob("*.safetensors")):
+            return Planned(name, converted=read_shape(directory))
+    path = checkpoint_dir(data_dir, name) / checkpoint
+    if path.exists():
+        return replace(_of_checkpoint(path), name=name)
+    raise EnvironmentNotReady(
+        f"{name} is not here, and the catalogue does not tell its shape",
+        hint=f"fetch it first: kit weights fetch {name}; or give it a shape = in the catalogue",
     )
 
 

@@ -51,9 +51,10 @@ def plan(
         raise UsageError(
             f"the shape of {target} is known", hint="name a model, or describe another one"
         )
-    catalogue = read_catalogue(Settings.from_environ().weights_catalogue)
+    settings = Settings.from_environ()
+    catalogue = read_catalogue(settings.weights_catalogue)
     question = Question(
-        planned=described(find_planned(target, catalogue), numbers),
+        planned=described(find_planned(target, catalogue, settings.data_dir, precision), numbers),
         precision=precision,
         context=context,
         max_sequences=max_sequences,

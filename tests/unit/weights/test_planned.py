@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -6,14 +8,18 @@ from kit.checkpoint.layout import Dimensions
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory.plan import Phase, Pool, plan_serving
 from kit.memory.torch_build import CPU_BUILD
+from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue
+from kit.weights.convert import convert_checkpoint
+from kit.weights.folder import checkpoint_dir, converted_dir
+from kit.weights.locate import CHECKPOINT_NAME
 from kit.weights.planned import described, find_planned, with_disk
 
 CATALOGUE = read_catalogue()
 
 
-def find(target):
-    return find_planned(None if target is None else str(target), CATALOGUE)
+def find(target, catalogue=CATALOGUE, data_dir=Path("nowhere"), precision=None):
+    return find_planned(None if target is None else str(target), catalogue, data_dir, precision)
 
 
 def planned(model, engine="native", precision=None):
@@ -82,6 +88,39 @@ def test_what_is_neither():
         find("/no/such/folder")
     with pytest.raises(UsageError, match="no model"):
         find("spark-13b-tokenizer")
+
+
+OURS = """
+[weights.ours]
+what = "our fine-tune"
+sources = []
+licence = "spark-13b"
+checkpoint = "mp_rank_00_model_states.pt"
+files."mp_rank_00_model_states.pt" = "v3/mp_rank_00_model_states.pt"
+"""
+
+
+def test_a_set_of_which_the_catalogue_tells_no_shape(tmp_path, make_state):
+    (tmp_path / "own.toml").write_text(OURS)
+    catalogue = read_catalogue(tmp_path / "own.toml")
+    with pytest.raises(EnvironmentNotReady, match="does not tell its shape") as caught:
+        find("ours", catalogue, tmp_path)
+    assert "kit weights fetch ours" in caught.value.hint
+    assert "shape =" in caught.value.hint
+
+    folder = checkpoint_dir(tmp_path, "ours")
+    shutil.copytree(bundled("demo"), folder)
+    found = find("ours", catalogue, tmp_path)
+    assert (found.name, found.architecture.dimensions.vocab_size) == ("ours", 1536)
+    assert found.source_bytes == (folder / CHECKPOINT_NAME).stat().st_size
+
+    for precision in ("fp32", "int8"):
+        output = converted_dir(tmp_path, "ours", precision)
+        convert_checkpoint(folder / CHECKPOINT_NAME, output, precision=precision)
+    assert find("ours", catalogue, tmp_path).shape(None).precision == "int8"
+    assert find("ours", catalogue, tmp_path, "fp32").converted.precision == "fp32"
+    other = find("ours", catalogue, tmp_path, "int4")  # no conversion: of the checkpoint
+    assert other.shape("int4").precision == "int4"
 
 
 def test_another_shape():
