@@ -9,7 +9,8 @@
     └── ServiceError             6  the service did not start, died, or is unhealthy
 
 0 is success and 130 an interrupt (Ctrl-C). The CLI prints ``error: …`` and ``hint: …`` for these;
-any other exception that escapes is a bug and keeps its traceback.
+a path that may not be used (PermissionError) ends like EnvironmentNotReady. Any other exception
+that escapes is a bug and keeps its traceback.
 """
 
 

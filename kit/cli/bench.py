@@ -4,9 +4,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from kit.serve.loading_receipt import Comparison
 
 app = typer.Typer(
     help="Measure on this machine, side by side.", no_args_is_help=True, rich_markup_mode=None
@@ -54,10 +57,27 @@ def loaders(
     from kit.stack.packages import require_native_packages
 
     require_native_packages()
+    from kit.serve.loading_receipt import table, write_picture, write_receipt
+
+    found = _compare(checkpoint, upstream, device, precision, rounds)
+    print(table(found))
+    if json_file:
+        write_receipt(found, json_file)
+    if png:
+        write_picture(found, png)
+
+
+def _compare(
+    checkpoint: Path,
+    upstream: str | None,
+    device: Literal["auto", "cpu", "cuda"],
+    precision: Literal["bf16", "fp32"],
+    rounds: int,
+) -> "Comparison":
     import torch
 
     from kit.serve.loading import Sources, compare_loaders, make_trees
-    from kit.serve.loading_receipt import Comparison, table, write_picture, write_receipt
+    from kit.serve.loading_receipt import Comparison
     from kit.settings import Settings, bundled
     from kit.upstream.fetch import fetch
     from kit.upstream.tree import pinned
@@ -84,12 +104,7 @@ def loaders(
             on_run=lambda run: _say(f"{run.loader}: {run.seconds:.1f} s"),
         )
     commit = pinned(settings).commit
-    found = Comparison(runs, checkpoint, device, precision, commit, digests, seconds)
-    print(table(found))
-    if json_file:
-        write_receipt(found, json_file)
-    if png:
-        write_picture(found, png)
+    return Comparison(runs, checkpoint, device, precision, commit, digests, seconds)
 
 
 def _say(text: str) -> None:

@@ -1,8 +1,9 @@
 """The `kit` command: its subcommands, and the one place where errors become exit codes."""
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,7 +24,7 @@ from kit.cli import (
 from kit.cli.dotenv import load_dotenv
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
-from kit.errors import KitError
+from kit.errors import EnvironmentNotReady, KitError
 
 _EPILOG = """\b
 Exit codes:
@@ -57,7 +58,7 @@ app.command()(service.status)
 app.command()(service.logs)
 app.command(short_help="Ask the server whether it is ready.")(service.health)
 app.command(short_help="Pack what helps to find a fault.")(support_bundle.support_bundle)
-app.command(short_help="Serve the model in DIR in the foreground.")(serve.serve)
+app.command(short_help="Serve a model in the foreground.")(serve.serve)
 app.add_typer(weights.app, name="weights")
 app.command("pull", hidden=True)(weights.fetch.fetch)
 app.add_typer(memory.app, name="memory")
@@ -92,5 +93,20 @@ def run(*, server_command: Sequence[str] | None = None) -> None:
     try:
         app(obj=Wiring(server_command))
     except KitError as error:
-        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except PermissionError as error:  # wherever a path leads that was named
+        if error.filename is None:
+            raise
+        _fail(_denied(error.filename))
+
+
+def _fail(error: KitError) -> NoReturn:
+    print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _denied(path: str) -> KitError:
+    return EnvironmentNotReady(
+        f"{path}: permission denied for user {os.getuid()}",
+        hint="give this user access, also to the folders above it, or choose another place",
+    )

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kit import units
-from kit.errors import EnvironmentNotReady, UsageError
+from kit.errors import UsageError
 from kit.memory.hold import Budget
 from kit.settings import Settings
 from kit.stack.packages import require_megatron_packages, require_native_packages
@@ -16,110 +17,98 @@ from kit.stack.packages import require_megatron_packages, require_native_package
 if TYPE_CHECKING:
     from kit.serve.model import ModelSource
 
+EngineName = Literal["native", "megatron"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+_MODEL = typer.Argument(
+    metavar="DIR|NAME",
+    help="A converted directory, for the megatron engine upstream's own checkpoint; or the name "
+    "of fetched weights.",
+)
+_ENGINE = typer.Option(envvar="KIT_ENGINE", help="megatron: upstream's own code, rewritten.")
+_HOST = typer.Option(metavar="ADDRESS", help="Address to bind.")
+_PORT = typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")
+_NAME = typer.Option(
+    envvar="KIT_MODEL_NAME",
+    metavar="NAME",
+    help="What clients call the model; else the directory's name.",
+)
+_CONTEXT = typer.Option(
+    envvar="KIT_CONTEXT", min=2, metavar="TOKENS", help="Prompt and answer together, in tokens."
+)
+_MAX_SEQUENCES = typer.Option(
+    envvar="KIT_MAX_SEQUENCES", min=1, metavar="N", help="Answers generated at once; more wait."
+)
+_DEVICE = typer.Option(envvar="KIT_DEVICE", help="cpu, cuda, or auto: the GPU if any.")
+_DTYPE = typer.Option(
+    help="Precision of the weights; auto: as they are stored, megatron: bfloat16."
+)
+_TENSOR_PARALLEL = typer.Option(
+    min=1, metavar="N", help="Ranks of the megatron engine; else one per shard in DIR."
+)
+_MAX_RAM = typer.Option(
+    envvar="KIT_MAX_RAM",
+    metavar="SIZE",
+    help="Budget of the host RAM peak, such as 4GiB; past it, it is not ready any more.",
+)
+_MAX_VRAM = typer.Option(
+    envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak, the same way."
+)
+_VERIFY = typer.Option(
+    envvar="KIT_VERIFY",
+    help="Hold converted weights against their record before they are first served.",
+)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is served, whichever engine does it; None is decided from the model.
+
+    Attributes:
+        device: cpu, cuda or auto.
+        max_vram_bytes: what torch's pool may grow to; None: no limit.
+    """
+
+    name: str | None = None
+    context: int | None = None
+    max_sequences: int | None = None
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    max_vram_bytes: int | None = None
+
 
 def serve(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR|NAME",
-            readable=False,  # looked at below, with a hint
-            help="A converted directory, for the megatron engine upstream's own checkpoint; or "
-            "the name of fetched weights.",
-        ),
-    ],
-    engine: Annotated[
-        Literal["native", "megatron"],
-        typer.Option(envvar="KIT_ENGINE", help="megatron: upstream's own code, rewritten."),
-    ] = "native",
-    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            envvar="KIT_MODEL_NAME", help="What clients call the model; else the directory's name."
-        ),
-    ] = None,
-    context: Annotated[
-        int | None,
-        typer.Option(envvar="KIT_CONTEXT", min=2, help="Tokens of prompt and answer together."),
-    ] = None,
-    max_sequences: Annotated[
-        int | None, typer.Option(envvar="KIT_MAX_SEQUENCES", min=1, help="Answers at once.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(envvar="KIT_DEVICE", help="cpu, cuda, or auto: the GPU if any.")
-    ] = "auto",
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(
-            help="Precision of the weights; auto: as they are stored, megatron: bfloat16."
-        ),
-    ] = "auto",
-    tensor_parallel: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Ranks of the megatron engine; else one per shard in DIR."
-        ),
-    ] = None,
-    max_ram: Annotated[
-        str | None,
-        typer.Option(
-            envvar="KIT_MAX_RAM",
-            metavar="SIZE",
-            help="Budget of the host RAM peak, such as 4GiB; past it, it is not ready any more.",
-        ),
-    ] = None,
-    max_vram: Annotated[
-        str | None,
-        typer.Option(
-            envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak, the same way."
-        ),
-    ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            envvar="KIT_VERIFY",
-            help="Hold converted weights against their record before they are first served.",
-        ),
-    ] = True,
+    model: Annotated[str, _MODEL],
+    engine: Annotated[EngineName, _ENGINE] = "native",
+    host: Annotated[str | None, _HOST] = None,
+    port: Annotated[int | None, _PORT] = None,
+    name: Annotated[str | None, _NAME] = None,
+    context: Annotated[int | None, _CONTEXT] = None,
+    max_sequences: Annotated[int | None, _MAX_SEQUENCES] = None,
+    device: Annotated[str, _DEVICE] = "auto",
+    dtype: Annotated[Dtype, _DTYPE] = "auto",
+    tensor_parallel: Annotated[int | None, _TENSOR_PARALLEL] = None,
+    max_ram: Annotated[str | None, _MAX_RAM] = None,
+    max_vram: Annotated[str | None, _MAX_VRAM] = None,
+    verify: Annotated[bool, _VERIFY] = True,
 ) -> None:
-    """Serve the model in DIR in the foreground until Ctrl-C or SIGTERM."""
+    """Serve a model in the foreground until Ctrl-C or SIGTERM."""
     require_native_packages()
-    require_readable(model)
     settings = Settings.from_environ()
     budget = Budget(
         units.parse_size(max_ram) if max_ram else None,
         units.parse_size(max_vram) if max_vram else None,
     )
-    model = _named(model, settings, engine, device, budget, context, max_sequences)
+    serving = Serving(name, context, max_sequences, device, dtype, budget.max_vram_bytes)
+    directory = _directory(model, engine, settings, serving)
     if engine == "megatron":
-        source = upstream_source(
-            settings,
-            model,
-            name,
-            context,
-            max_sequences,
-            device,
-            dtype,
-            tensor_parallel,
-            budget.max_vram_bytes,
+        source = upstream_source(settings, directory, serving, tensor_parallel)
+    elif tensor_parallel not in (None, 1):
+        raise UsageError(
+            "the native engine runs on one GPU", hint="--engine megatron runs on several"
         )
     else:
-        if tensor_parallel not in (None, 1):
-            raise UsageError(
-                "the native engine runs on one GPU", hint="--engine megatron runs on several"
-            )
-        require_converted(model)
-        source = native_source(
-            model,
-            name,
-            context,
-            max_sequences,
-            device,
-            dtype,
-            budget.max_vram_bytes,
-            settings.state_dir if verify else None,
-        )
+        source = native_source(directory, serving, settings.state_dir if verify else None)
     from kit.serve.app import AppOptions
     from kit.serve.server import ServerOptions, run
 
@@ -131,79 +120,37 @@ def serve(
     run(source, options)
 
 
-def _named(
-    model: Path,
-    settings: Settings,
-    engine: Literal["native", "megatron"],
-    device: str,
-    budget: Budget,
-    context: int | None,
-    max_sequences: int | None,
-) -> Path:
+def _directory(model: str, engine: EngineName, settings: Settings, serving: Serving) -> Path:
     """The directory that is meant: ``model`` itself, or where the set of that name lies.
 
     Raises:
-        EnvironmentNotReady: it is the name of weights that are not here.
+        EnvironmentNotReady: it is not there, or not what the engine serves.
         UsageError: it is the name of something that the engine does not serve.
     """
-    if model.exists():
-        return model
     from kit.memory import nvml
     from kit.memory.unavailable import Unavailable
-    from kit.stack.model import Wish, servable
+    from kit.stack.model import Wish, require_servable, servable
     from kit.stack.named import fitting
 
     found = nvml.gpus()
     gpus = () if isinstance(found, Unavailable) else nvml.visible(found, os.environ)
-    kind: Literal["cpu", "cuda"] = "cuda" if gpus and device != "cpu" else "cpu"
-    fits = fitting(kind, gpus, budget.max_vram_bytes, context, max_sequences)
+    kind: Literal["cpu", "cuda"] = "cuda" if gpus and serving.device != "cpu" else "cpu"
+    limits = (serving.max_vram_bytes, serving.context, serving.max_sequences)
     wish = Wish(
-        str(model),
+        model,
         settings.data_dir,
         bool(gpus),
         engine,
         catalogue=settings.weights_catalogue,
-        fits=fits,
+        fits=fitting(kind, gpus, *limits),
     )
-    return servable(str(model), wish)
-
-
-def require_readable(model_dir: Path) -> None:
-    """Return when the directory can be read, or is not there at all.
-
-    Raises:
-        EnvironmentNotReady: it may not be read.
-    """
-    if os.access(model_dir, os.F_OK) and not os.access(model_dir, os.R_OK | os.X_OK):
-        raise EnvironmentNotReady(
-            f"{model_dir} cannot be read by user {os.getuid()}",
-            hint="let everyone read it (chmod -R a+rX), or run as its owner (docker run --user)",
-        )
-
-
-def require_converted(model_dir: Path) -> None:
-    """Return when the directory looks like a converted one.
-
-    Raises:
-        EnvironmentNotReady: it does not.
-    """
-    if not (model_dir / "config.json").is_file():
-        raise EnvironmentNotReady(
-            f"{model_dir} is not a converted directory: it has no config.json",
-            hint=f"convert a checkpoint into it: kit weights convert CHECKPOINT {model_dir}",
-        )
+    directory = servable(model, wish)
+    require_servable(directory, engine)
+    return directory
 
 
 def upstream_source(
-    settings: Settings,
-    checkpoint: Path,
-    name: str | None,
-    context: int | None,
-    max_sequences: int | None,
-    device: str,
-    dtype: Literal["auto", "float32", "bfloat16", "float16"],
-    tensor_parallel: int | None,
-    max_vram_bytes: int | None = None,
+    settings: Settings, checkpoint: Path, serving: Serving, tensor_parallel: int | None = None
 ) -> "ModelSource":
     """The checkpoint's model in the megatron engine, which the rewritten upstream tree is.
 
@@ -217,25 +164,18 @@ def upstream_source(
     return megatron_source(
         checkpoint,
         require_rewritten(settings),
-        name=name,
-        device=device,
-        dtype=dtype,
-        context=context,
-        max_sequences=max_sequences,
+        name=serving.name,
+        device=serving.device,
+        dtype=serving.dtype,
+        context=serving.context,
+        max_sequences=serving.max_sequences,
         tensor_parallel=tensor_parallel,
-        max_vram_bytes=max_vram_bytes,
+        max_vram_bytes=serving.max_vram_bytes,
     )
 
 
 def native_source(
-    model_dir: Path,
-    name: str | None,
-    context: int | None,
-    max_sequences: int | None,
-    device: str,
-    dtype: Literal["auto", "float32", "bfloat16", "float16"],
-    max_vram_bytes: int | None = None,
-    verified_dir: Path | None = None,
+    model_dir: Path, serving: Serving, verified_dir: Path | None = None
 ) -> "ModelSource":
     """The directory's model in the native engine. Nothing heavy is imported before it is built.
 
@@ -256,16 +196,16 @@ def native_source(
 
         return NativeEngine(
             model_dir,
-            device=device,
-            dtype=dtype,
-            context=context,
-            max_sequences=max_sequences,
-            max_vram_bytes=max_vram_bytes,
+            device=serving.device,
+            dtype=serving.dtype,
+            context=serving.context,
+            max_sequences=serving.max_sequences,
+            max_vram_bytes=serving.max_vram_bytes,
             check=check,
         )
 
     return ModelSource(
-        name=name or model_dir.resolve().name,
+        name=serving.name or model_dir.resolve().name,
         engine_name="native",
         build_engine=build_engine,
         load_tokenizer=lambda: load_tokenizer(model_dir),

@@ -1,7 +1,7 @@
 """`kit up`."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,10 @@ from kit.cli import up_options as option
 from kit.cli.up_options import Device, Engine, RuntimeChoice
 from kit.cli.wiring import wiring
 from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.stack.change import Runtimes
+    from kit.stack.intent import UpOptions
 
 
 def up(
@@ -62,7 +66,11 @@ def up(
         from kit.cli.dry_run_report import show
 
         show(options, runtimes, as_json=as_json)
-        return
+    else:
+        _bring_up(options, runtimes, as_json=as_json)
+
+
+def _bring_up(options: "UpOptions", runtimes: "Runtimes", *, as_json: bool) -> None:
     from kit.cli import up_report
     from kit.cli.offer import up_or_offer
     from kit.cli.terminal import Terminal

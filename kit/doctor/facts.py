@@ -112,7 +112,7 @@ class Disk:
 
     Attributes:
         weights: what fetching and converting the catalogue's chat weights would still write;
-            empty: they are here.
+            empty: they are here, or another model is served.
         docker: what the image would still take in the engine's folder; None: it is here.
     """
 

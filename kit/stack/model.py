@@ -1,6 +1,7 @@
 """Which model to serve: resolve `--model demo|NAME|DIR` into a directory that can be served."""
 
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,7 @@ def resolve(wish: Wish, listener: Listener) -> Model:
         return _demo(wish, listener)
     if wish.model is not None:
         directory = servable(wish.model, wish)
-        _require_servable(directory, wish.engine)
+        require_servable(directory, wish.engine)
     else:
         directory = _fetched(wish)
         listener.say(f"serving the weights that are here: {directory}")
@@ -145,7 +146,18 @@ def _fetched(wish: Wish) -> Path:
     return found
 
 
-def _require_servable(directory: Path, engine: EngineName) -> None:
+def require_servable(directory: Path, engine: EngineName) -> None:
+    """Return when the directory looks like what the engine serves.
+
+    Raises:
+        EnvironmentNotReady: it does not, or may not be read.
+        IntegrityError: files of upstream's checkpoint are damaged.
+    """
+    if directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK):
+        raise EnvironmentNotReady(
+            f"{directory} cannot be read by user {os.getuid()}",
+            hint="let everyone read it (chmod -R a+rX), or run as its owner (docker run --user)",
+        )
     if engine == "megatron":
         from kit.serve.megatron.folder import read_folder
 
@@ -158,7 +170,7 @@ def _require_converted(directory: Path) -> None:
     if not directory.exists():
         raise EnvironmentNotReady(
             f"there is no {directory}",
-            hint="name a converted directory, demo, or a name that kit weights list shows; "
+            hint="name a converted directory, or weights that kit weights list shows; "
             f"to get one: {_GET}",
         )
     if not directory.is_dir():
@@ -171,7 +183,7 @@ def _require_converted(directory: Path) -> None:
     shards = sorted(directory.rglob("mp_rank_*.pt"))
     if shards:
         raise EnvironmentNotReady(
-            f"{directory} holds upstream's checkpoint, which is not served as it is",
+            f"{directory} holds upstream's checkpoint, which --engine megatron serves as it is",
             hint=f"convert it first: kit weights convert {shards[0]} DIRECTORY",
         )
     raise EnvironmentNotReady(

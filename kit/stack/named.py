@@ -75,7 +75,7 @@ def require_here(weights: WeightSet, data_dir: Path, engine: EngineName, fits: F
     command = f"kit weights fetch {name}" + (" --convert" if engine == "native" else "")
     raise EnvironmentNotReady(
         f"{name} is here, but not converted" if here else f"{name} is not here ({data_dir})",
-        hint=f"{command}, then the same command again",
+        hint=f"get it: {command}",
     )
 
 

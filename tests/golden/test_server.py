@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
-from kit.cli.serve import native_source
+from kit.cli.serve import Serving, native_source
 from kit.serve.server import ModelServer, ServerOptions
 
 CHAT_FORMAT = "<User> %s<end><Bot> "
@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def client(golden, converted) -> Iterator[openai.OpenAI]:
-    source = native_source(converted(golden, "fp32"), "spark", None, None, "cpu", "auto")
+    source = native_source(converted(golden, "fp32"), Serving("spark", device="cpu"))
     server = ModelServer(source, ServerOptions(port=0))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from kit.cli import up_options as option
 from kit.cli.up_options import Device, Engine, RuntimeChoice
 from kit.cli.wiring import wiring
 from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.stack.intent import UpOptions
 
 _NOT_OF_THE_SERVICE = {"timeout", "preflight", "receipt", "keep", "as_json"}
 
@@ -50,10 +53,6 @@ def hold(
     options, and stops it afterwards. Exit code 5: a peak passed its budget, or could not be
     measured.
     """
-    from kit.cli.memory import hold_report
-    from kit.cli.terminal import Terminal
-    from kit.memory.hold import require
-    from kit.stack.hold import hold_service
     from kit.stack.proof import Proof
 
     options = option.options_of(
@@ -72,6 +71,15 @@ def hold(
         timeout_seconds=timeout,
         preflight=preflight,
     )
+    _hold(context, options, keep=keep, as_json=as_json)
+
+
+def _hold(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: bool) -> None:
+    from kit.cli.memory import hold_report
+    from kit.cli.terminal import Terminal
+    from kit.memory.hold import require
+    from kit.stack.hold import hold_service
+
     runtimes = wiring(context).runtimes(options.settings)
     with Terminal() as terminal:
         report = hold_service(

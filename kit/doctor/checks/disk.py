@@ -13,7 +13,7 @@ def weights(facts: Facts) -> Finding:
     """A failure where the real model is to be served, else a warning."""
     rooms = known(facts.disk).weights
     if not rooms:
-        return passed("the chat weights are converted already")
+        return passed("no weights have to be fetched")
     short = [room for room in rooms if room.problem]
     if not short:
         return passed("; ".join(f"{_free(room)}, {size(room.need_bytes)} needed" for room in rooms))

@@ -83,7 +83,7 @@ def compose(facts: Facts) -> Finding:
 @check(
     "docker.toolkit",
     "a container that asks for GPUs gets them (one is started)",
-    reads=["probe", "nvidia", "environ"],
+    reads=["probe", "nvidia", "serving", "environ"],
     requires=["docker.engine", "gpu.driver"],
 )
 def toolkit(facts: Facts) -> Finding:
@@ -91,7 +91,8 @@ def toolkit(facts: Facts) -> Finding:
     probe, nvidia = known(facts.probe), known(facts.nvidia)
     if probe.image is None:
         return skipped(f"no image is here to try it with; by hand: {probe.command}")
-    say = warning if facts.environ.get("KIT_RUNTIME") == "local" else failure
+    unused = facts.environ.get("KIT_RUNTIME") == "local" and not _wants_container(facts)
+    say = warning if unused else failure
     expected = f"nvidia-smi names {many(len(nvidia.gpus), 'GPU')}"
     if probe.exit_code != 0:
         lines = [line.strip() for line in probe.error.splitlines()]

@@ -9,12 +9,13 @@ from kit.doctor.request import Request
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 from kit.stack.missing_weights import WEIGHTS
+from kit.stack.model import DEMO
+from kit.stack.named import find_here
 from kit.units import GIB
 from kit.weights import preflight
 from kit.weights.catalogue import read_catalogue
-from kit.weights.folder import checkpoint_dir, converted_dir
+from kit.weights.folder import checkpoint_dir
 from kit.weights.partial import arrived_bytes
-from kit.weights.record import read_record
 
 IMAGE_BYTES = 16 * GIB
 """Assumed: torch with CUDA unpacked takes about 7 GiB, and the build keeps its layers twice."""
@@ -26,9 +27,14 @@ def look(request: Request, facts: Facts) -> Disk:
 
 
 def _weights_rooms(request: Request) -> tuple[Room, ...]:
-    """Of the catalogue's chat weights, fetched and converted as the README does."""
+    """Of the catalogue's chat weights, fetched and converted as the README does.
+
+    None where another model is to be served, or a conversion of them is here.
+    """
     data_dir = request.settings.data_dir
-    if read_record(converted_dir(data_dir, WEIGHTS, PRECISION)) is not None:
+    if request.wanted.model not in (None, DEMO, WEIGHTS):
+        return ()
+    if find_here(WEIGHTS, data_dir, "native", fits=lambda shape: True) is not None:
         return ()
     weights = read_catalogue(request.settings.weights_catalogue).find(WEIGHTS)
     folder = checkpoint_dir(data_dir, WEIGHTS)

@@ -40,6 +40,9 @@ def look(request: Request, facts: Facts) -> Serving | NotServable:
         return _would_be(request, facts)
     except KitError as error:
         return NotServable(error.message, error.hint)
+    except PermissionError as error:
+        remedy = "let this user read it: chmod -R a+rX, also for the folders above it"
+        return NotServable(f"{error.filename}: permission denied", remedy)
 
 
 def usable_gpu(facts: Facts) -> Gpu | None:

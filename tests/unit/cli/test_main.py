@@ -85,6 +85,21 @@ def test_errors_become_exit_codes(monkeypatch, capsys, kind, code):
     assert capsys.readouterr() == ("", "error: it broke\nhint: mend it\n")
 
 
+def test_a_path_that_may_not_be_used_is_3(monkeypatch, capsys):
+    from kit.cli import main
+
+    def fail(**_):
+        raise PermissionError(13, "Permission denied", "/root/weights")
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == 3
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: /root/weights: permission denied for user ")
+    assert hint.startswith("hint: ")
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     from kit.cli import main
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from kit.errors import EnvironmentNotReady
@@ -50,3 +52,14 @@ def test_upstreams_checkpoint_is_to_be_converted(tmp_path):
     with pytest.raises(EnvironmentNotReady) as caught:
         resolve(Wish(str(tmp_path), tmp_path, False), Silence())
     assert f"kit weights convert {shard}" in caught.value.hint
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_directory_that_may_not_be_read(tmp_path):
+    folder = tmp_path / "spark-13b"
+    folder.mkdir(mode=0o000)
+    try:
+        with pytest.raises(EnvironmentNotReady, match=f"cannot be read by user {os.getuid()}"):
+            resolve(Wish(str(folder), tmp_path, False), Silence())
+    finally:
+        folder.chmod(0o700)

@@ -97,7 +97,7 @@ def test_upstreams_engine_takes_the_checkpoint(tmp_path):
     assert find_here(CHAT, tmp_path, "megatron", fits) is None
     with pytest.raises(EnvironmentNotReady) as caught:
         resolve(wish(tmp_path, engine="megatron"), Silence())
-    assert caught.value.hint.startswith(f"kit weights fetch {CHAT}, ")
+    assert caught.value.hint == f"get it: kit weights fetch {CHAT}"
     folder = checkpoint_dir(tmp_path, CHAT)
     folder.mkdir(parents=True)
     (folder / "mp_rank_00_model_states.pt").touch()

@@ -16,7 +16,7 @@ SHORT = Room("disk at /data (50 GiB to download)", 10 * GIB, 75 * GIB, "make roo
 def test_weights():
     assert disk.weights.judge(LAPTOP).summary == "500.00 GiB free, 75.00 GiB needed"
     here = replace(LAPTOP, disk=Disk((), None))
-    assert disk.weights.judge(here).summary == "the chat weights are converted already"
+    assert disk.weights.judge(here).summary == "no weights have to be fetched"
 
 
 def test_too_little_disk_is_a_failure_where_the_model_is_to_be_served():

@@ -138,7 +138,10 @@ def test_a_container_that_sees_none():
 def test_who_wants_no_container_is_only_warned():
     local = {"KIT_RUNTIME": "local"}
     for found in (tried(), tried(125, error="nvidia-smi: not found")):
-        assert docker.toolkit.judge(replace(found, environ=local)).status is Status.WARN
+        unused = replace(found, environ=local)
+        assert docker.toolkit.judge(unused).status is Status.WARN
+        decided = replace(unused, serving=serving(GPU, runtime="container"))
+        assert docker.toolkit.judge(decided).status is Status.FAIL
 
 
 def test_no_image_to_try_it_with():

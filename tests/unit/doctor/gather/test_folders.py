@@ -26,7 +26,8 @@ from kit.upstream.render import render, write_rendered
 from kit.upstream.selection import select
 from kit.upstream.tree import pinned, read_pristine, rewritten_dir
 from kit.weights import layers
-from kit.weights.folder import checkpoint_dir
+from kit.weights.folder import checkpoint_dir, converted_dir
+from kit.weights.record import ConversionRecord, write_record
 from tests.unit.doctor.machines import GPU, plan
 from tests.upstream_tree import make_stand_in
 
@@ -107,6 +108,19 @@ def test_what_has_arrived_needs_no_more_room(request_):
         file.truncate(50 * 10**9)  # sparse: takes no room itself
     left = sum(room.need_bytes for room in disk.look(request_, Facts()).weights)
     assert left == pytest.approx(29.9e9, rel=0.01)
+
+
+def test_another_model_needs_no_room_for_the_weights(request_, make_model):
+    named = replace(request_, wanted=Wanted(str(make_model())))
+    assert disk.look(named, Facts()).weights == ()
+
+
+def test_a_conversion_to_fewer_bits_is_enough(request_, make_model):
+    folder = converted_dir(request_.settings.data_dir, WEIGHTS, "int8")
+    shutil.copytree(make_model(), folder)
+    write_record(folder, ConversionRecord("1", (), None, "int8", {}, {}, {}, {}))
+    for wanted in (Wanted(), Wanted(WEIGHTS)):
+        assert disk.look(replace(request_, wanted=wanted), Facts()).weights == ()
 
 
 @pytest.mark.parametrize(
@@ -211,6 +225,17 @@ def test_a_directory_that_is_none(request_, tmp_path):
     assert isinstance(found, NotServable)
     assert "holds no converted model" in found.reason
     assert "kit weights convert" in found.remedy
+
+
+def test_a_directory_that_may_not_be_looked_at(request_, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    found = serving.look(replace(request_, wanted=Wanted("/secret/spark")), Facts())
+    assert isinstance(found, NotServable)
+    assert found.reason == "/secret/spark: permission denied"
+    assert "chmod" in found.remedy
 
 
 def test_more_context_than_the_model_has(request_):
