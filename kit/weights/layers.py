@@ -85,16 +85,15 @@ def forget(data_dir: Path, name: str) -> tuple[str, ...]:
 
 
 def _read_offered(path: Path) -> Lock:
-    hint = f"the colleague makes it with: kit weights lock > {path.name}"
     try:
         return read_lock(path)
     except IntegrityError as error:
-        reason = error.__cause__
+        reason, hint = error.__cause__, f"your colleague makes it: kit weights lock > {path.name}"
         if isinstance(reason, FileNotFoundError):
             raise EnvironmentNotReady(f"there is no {path}", hint=hint) from error
         if isinstance(reason, OSError):
             raise EnvironmentNotReady(
-                f"cannot read {path}: {reason.strerror}", hint=hint
+                f"cannot read {path}: {reason.strerror}", hint="check the path and its permissions"
             ) from error
         raise IntegrityError(f"{path} is no lock, or damaged", hint=hint) from error
 

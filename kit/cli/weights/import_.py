@@ -11,7 +11,12 @@ from kit.cli.weights.next_step import next_step
 
 def import_(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Files, or folders that hold them.")
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            readable=False,  # what cannot be read is said by take_in
+            help="Files, or folders that hold them.",
+        ),
     ],
     name: Annotated[
         str | None,

@@ -9,7 +9,12 @@ import typer
 def lock(
     adopted: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="Take in what a colleague's lock knows."),
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            readable=False,  # what cannot be read is said by adopt
+            help="Take in what a colleague's lock knows.",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Let FILE win over your own lock.")
