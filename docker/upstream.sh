@@ -22,4 +22,3 @@ grep -q "\"digest\": \"$2\"" "$1/spark-kit.json" || {
 	printf 'hint: build it with make image or kit image build, which work out the label\n' >&2
 	exit 4
 }
-python3 -W ignore -m compileall -q "$1"

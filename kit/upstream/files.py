@@ -58,7 +58,8 @@ class Difference:
 def belongs(path: str, expected: Collection[str]) -> bool:
     """Whether ``path`` lies where the expected files lie: in a folder of the top that holds any.
 
-    Compiled Python is not counted: whoever imports from the tree leaves it there.
+    Compiled Python is not counted: upstream's own scripts leave it there, and the engine does not
+    use it (:mod:`kit.serve.megatron.imports`).
     """
     top, *rest = path.split("/")
     if "__pycache__" in rest:

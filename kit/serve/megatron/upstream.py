@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from kit.serve.megatron.imports import import_source_only
+
 _SCRIPT = "tools.run_iFlytekSpark_text_generation"
 _STREAMING = "megatron.spark_kit.streaming"  # kit/upstream/added/streaming.py
 _COMPILED_AT_START = "deepspeed_shm_comm"
@@ -24,7 +26,11 @@ _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
 
 def import_upstream(tree: Path) -> ModuleType:
-    """Upstream's inference script as a module; imports all that it needs, starts nothing."""
+    """Upstream's inference script as a module; imports all that it needs, starts nothing.
+
+    What lies in the tree as compiled Python is not used: only the source was verified.
+    """
+    import_source_only(tree)
     sys.path.insert(0, str(tree))
     # Upstream's `tools` is a folder without __init__.py: any installed package of that name, even
     # one later on the path, would come before it.
