@@ -159,7 +159,7 @@ class WeightsFolder:
 
     Attributes:
         unfinished: sets whose fetch was begun and not finished: name, bytes here, bytes in all.
-        damaged: converted directories from which something is missing.
+        damaged: converted directories from which something is missing, or whose record is damaged.
         converted: whole converted directories.
         lock_problem: what is wrong with the lock in effect.
         catalogue_problem: what is wrong with a catalogue of one's own.

@@ -197,7 +197,7 @@ def _demo(wish: Wish, listener: Listener) -> Model:
     from kit.weights.convert import convert_checkpoint
     from kit.weights.locate import CHECKPOINT_NAME
     from kit.weights.lock import verify_files
-    from kit.weights.record import RECORD_NAME, read_record
+    from kit.weights.record import RECORD_NAME, sound_record
 
     locked = read_lock(bundled("kit.lock")).weights[DEMO]
     verify_files(bundled(DEMO), locked)
@@ -205,7 +205,7 @@ def _demo(wish: Wish, listener: Listener) -> Model:
         return model_at(bundled(DEMO))
     checkpoint = next(name for name in locked if name.endswith(CHECKPOINT_NAME))
     output = wish.data_dir / f"{DEMO}-{locked[checkpoint].sha256[:12]}-bf16"
-    record = read_record(output)
+    record = sound_record(output)
     if wish.dry:
         return replace(model_at(output), ready=record is not None)
     if record and not _sound(output, record):

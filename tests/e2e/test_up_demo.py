@@ -95,3 +95,7 @@ def test_damaged_conversion_is_made_again(demo_kit: Kit) -> None:
     done = demo_kit.up()
     assert done.returncode == 0, done.stderr
     assert weights.stat().st_size > 100_000
+    demo_kit("down")
+    weights.with_name("conversion.json").write_text("{")
+    done = demo_kit.up()
+    assert done.returncode == 0, done.stderr

@@ -60,7 +60,7 @@ def weights(facts: Facts) -> Finding:
     if found.damaged:
         return failure(
             "a converted directory is not whole",
-            *(Evidence(str(path), "files missing or cut short", "whole") for path in found.damaged),
+            *(Evidence(str(path), "files missing, cut short or damaged", "whole") for path in found.damaged),
             remedy=f"convert it again; see kit weights verify {found.damaged[0]}",
         )
     if found.unfinished:

@@ -10,7 +10,7 @@ from kit.settings import bundled
 from kit.stack.model import DEMO
 from kit.weights.catalogue import read_catalogue
 from kit.weights.layers import read_layers
-from kit.weights.listing import SetState, find_conversions, list_sets
+from kit.weights.listing import SetState, list_sets, read_records
 from kit.weights.lock import verify_files
 
 
@@ -25,11 +25,16 @@ def look(request: Request, facts: Facts) -> WeightsFolder:
         catalogue = read_catalogue(request.settings.weights_catalogue)
     except KitError as error:
         return WeightsFolder(catalogue_problem=error.message, demo_problem=_demo_problem())
-    conversions = find_conversions(data_dir)
+    records = read_records(data_dir)
+    whole = [
+        path
+        for path, record in records.items()
+        if not isinstance(record, KitError) and record.is_intact(path)
+    ]
     return WeightsFolder(
         unfinished=tuple(_unfinished(list_sets(catalogue, lock, data_dir))),
-        damaged=tuple(path for path, record in conversions.items() if not record.is_intact(path)),
-        converted=tuple(path for path, record in conversions.items() if record.is_intact(path)),
+        damaged=tuple(path for path in records if path not in whole),
+        converted=tuple(whole),
         demo_problem=_demo_problem(),
     )
 

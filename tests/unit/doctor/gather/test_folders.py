@@ -27,7 +27,7 @@ from kit.upstream.selection import select
 from kit.upstream.tree import pinned, read_pristine, rewritten_dir
 from kit.weights import layers
 from kit.weights.folder import checkpoint_dir, converted_dir
-from kit.weights.record import ConversionRecord, write_record
+from kit.weights.record import RECORD_NAME, ConversionRecord, write_record
 from tests.unit.doctor.machines import GPU, plan
 from tests.upstream_tree import make_stand_in
 
@@ -155,6 +155,13 @@ def test_an_empty_data_folder(request_):
     found = weights.look(request_, Facts())
     assert (found.converted, found.damaged, found.unfinished) == ((), (), ())
     assert (found.lock_problem, found.demo_problem) == (None, None)
+
+
+def test_a_damaged_record(request_):
+    folder = converted_dir(request_.settings.data_dir, WEIGHTS, "bf16")
+    folder.mkdir(parents=True)
+    (folder / RECORD_NAME).write_text("{")
+    assert weights.look(request_, Facts()).damaged == (folder,)
 
 
 def test_a_damaged_lock(request_):
