@@ -58,9 +58,10 @@ def weights(facts: Facts) -> Finding:
             remedy="write it as docs/weights.md says, or unset KIT_WEIGHTS_CATALOGUE",
         )
     if found.damaged:
+        seen = "files missing, cut short or damaged"
         return failure(
             "a converted directory is not whole",
-            *(Evidence(str(path), "files missing, cut short or damaged", "whole") for path in found.damaged),
+            *(Evidence(str(path), seen, "whole") for path in found.damaged),
             remedy=f"convert it again; see kit weights verify {found.damaged[0]}",
         )
     if found.unfinished:
