@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
-from kit.errors import IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError
 
 VERSION = 1
 Basis = Literal["pointer", "observed"]
@@ -90,6 +90,29 @@ def read_lock(path: Path) -> Lock:
             hint="the kit's own is restored by git checkout -- kit.lock; "
             "one of yours: from a copy, or remove it and verify what you have",
         ) from error
+
+
+def read_named_lock(path: Path, hint: str) -> Lock:
+    """Read a lock file that the user has named.
+
+    Args:
+        hint: what to do where there is no such file, or no lock in it.
+
+    Raises:
+        EnvironmentNotReady: it is not there, or cannot be read.
+        IntegrityError: it is damaged, or of a newer version.
+    """
+    try:
+        return read_lock(path)
+    except IntegrityError as error:
+        reason = error.__cause__
+        if isinstance(reason, FileNotFoundError):
+            raise EnvironmentNotReady(f"there is no {path}", hint=hint) from error
+        if isinstance(reason, OSError):
+            raise EnvironmentNotReady(
+                f"cannot read {path}: {reason.strerror}", hint="check the path and its permissions"
+            ) from error
+        raise IntegrityError(f"{path} is no lock, or damaged", hint=hint) from error
 
 
 def write_lock(path: Path, lock: Lock) -> None:

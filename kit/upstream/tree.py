@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
-from kit.lock import Lock, read_lock
+from kit.lock import Lock, read_lock, read_named_lock
 from kit.settings import Settings, bundled
 from kit.upstream.files import read_folder, require_same
 from kit.upstream.manifest import Manifest, read_manifest
 from kit.upstream.render import MEGATRON, changed_files
 from kit.upstream.selection import rewrite_digest, select
 
+_OWN_LOCK = "scripts/lock_upstream.py writes one; the kit's own is used where none is named"
 _MAKE = "make it: kit upstream fetch && kit upstream render"
 
 
@@ -27,14 +28,14 @@ def pinned(settings: Settings) -> Lock:
     """The lock that says what upstream must be.
 
     Raises:
-        IntegrityError: it is missing or damaged, or says nothing of upstream's files.
+        EnvironmentNotReady: it is one of the user's own, which is not there or cannot be read.
+        IntegrityError: it is damaged, or says nothing of upstream's files.
     """
     path = settings.upstream_lock or bundled("kit.lock")
-    lock = read_lock(path)
+    named = settings.upstream_lock is not None
+    lock = read_named_lock(path, _OWN_LOCK) if named else read_lock(path)
     if not lock.upstream_files:
-        raise IntegrityError(
-            f"{path} lists no files of upstream", hint="scripts/lock_upstream.py writes such a lock"
-        )
+        raise IntegrityError(f"{path} lists no files of upstream", hint=_OWN_LOCK)
     return lock
 
 

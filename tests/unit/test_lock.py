@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.errors import IntegrityError
-from kit.lock import Lock, LockedFile, read_lock, write_lock
+from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.lock import Lock, LockedFile, read_lock, read_named_lock, write_lock
 from kit.settings import bundled
 
 LOCK = Lock(
@@ -64,3 +64,17 @@ def test_damaged_locks(tmp_path: Path, content: str | None) -> None:
     with pytest.raises(IntegrityError, match="missing or damaged") as caught:
         read_lock(path)
     assert caught.value.hint
+
+
+def test_a_lock_that_the_user_names(tmp_path: Path) -> None:
+    path = tmp_path / "my.lock"
+    with pytest.raises(EnvironmentNotReady, match=f"there is no {path}") as caught:
+        read_named_lock(path, "make it")
+    assert caught.value.hint == "make it"
+    with pytest.raises(EnvironmentNotReady, match=f"cannot read {tmp_path}: Is a directory"):
+        read_named_lock(tmp_path, "make it")
+    path.write_text("{}")
+    with pytest.raises(IntegrityError, match=f"{path} is no lock, or damaged"):
+        read_named_lock(path, "make it")
+    write_lock(path, LOCK)
+    assert read_named_lock(path, "make it") == LOCK
