@@ -5,11 +5,11 @@ from typing import Literal
 
 from kit.settings import Settings
 from kit.upstream.files import read_folder
-from kit.upstream.manifest import read_manifest
-from kit.upstream.render import MEGATRON
-from kit.upstream.rewrite import Drift, Rewrite, find_drift
+from kit.upstream.render import MEGATRON, changed_files
+from kit.upstream.rewrite import Rewrite, find_drift
 from kit.upstream.selection import all_rewrites
-from kit.upstream.tree import outdated, pinned, pristine_dir, rewritten_dir
+from kit.upstream.tree import pinned, pristine_dir
+from kit.upstream.verify import Tree, verify
 
 Standing = Literal["no tree", "fits", "applied", "drifted"]
 
@@ -20,25 +20,46 @@ class Listed:
 
     Attributes:
         standing: ``fits`` the pristine tree, is ``applied`` in the rewritten one, or is
-            ``drifted``: does not fit.
+            ``drifted``: does not fit, or a file in the rewritten tree is not as it has made it.
+        drift: what has drifted, one line each.
     """
 
     rewrite: Rewrite
     standing: Standing
-    drift: tuple[Drift, ...] = ()
+    drift: tuple[str, ...] = ()
 
 
 def list_rewrites(settings: Settings) -> list[Listed]:
-    """Every rewrite, by group and name. Raises as ``pinned`` and ``read_manifest``."""
+    """Every rewrite, by group and name. Raises as ``verify``."""
     lock, root = pinned(settings), pristine_dir(settings)
-    manifest = read_manifest(rewritten_dir(settings))
-    applied = manifest.rewrites if manifest is not None and not outdated(manifest, lock) else ()
+    _, rewritten = verify(settings)
     found = read_folder(root, lock.upstream_files).content if root.is_dir() else None
     inside = {file.removeprefix(f"{MEGATRON}/"): content for file, content in (found or {}).items()}
     listed = []
     for rewrite in all_rewrites():
-        drift = tuple(find_drift(rewrite, inside)) if found is not None else ()
-        fits: Standing = "no tree" if found is None else "fits"
-        standing: Standing = "applied" if rewrite.name in applied else fits
-        listed.append(Listed(rewrite, "drifted" if drift else standing, drift))
+        drift = [str(each) for each in find_drift(rewrite, inside)] if found is not None else []
+        standing: Standing = "no tree" if found is None else "fits"
+        if _is_applied(rewrite, rewritten):
+            standing, drift = "applied", [*drift, *_damage(rewrite, rewritten)]
+        listed.append(Listed(rewrite, "drifted" if drift else standing, tuple(drift)))
     return listed
+
+
+def _is_applied(rewrite: Rewrite, tree: Tree) -> bool:
+    if tree.manifest is None or tree.state == "outdated":
+        return False
+    return rewrite.name in tree.manifest.rewrites
+
+
+def _damage(rewrite: Rewrite, tree: Tree) -> list[str]:
+    """The rewrite's files that are not, or no longer, as it has made them."""
+    files = changed_files([rewrite])
+    return [
+        f"{rewrite.name}: {file} {what} in the rewritten tree: kit upstream render makes it again"
+        for what, differ in (
+            ("is missing", tree.difference.missing),
+            ("differs", tree.difference.changed),
+        )
+        for file in differ
+        if file in files
+    ]

@@ -31,7 +31,7 @@ def read_tarball(tar: Path | bytes, what: str, expected: Collection[str]) -> Fou
             return _read(archive, expected)
     except _DAMAGED as error:
         raise IntegrityError(
-            f"{what} is damaged or no tar: {error}", hint="get it again, as a .tar.gz"
+            f"{what} is damaged or no tar", hint="get it again, as a .tar.gz"
         ) from error
     except OSError as error:
         raise EnvironmentNotReady(

@@ -42,7 +42,7 @@ def verify(settings: Settings) -> tuple[Tree, Tree]:
 
 
 def verify_tree(root: Path, lock: Lock, pristine: Mapping[str, bytes] | None = None) -> Tree:
-    """The state of any tree, pristine or rewritten.
+    """The state of any tree, pristine or rewritten; absent is also one with nothing of upstream.
 
     Args:
         pristine: upstream's files, where they are here: then a rewritten tree is held against what
@@ -56,7 +56,10 @@ def verify_tree(root: Path, lock: Lock, pristine: Mapping[str, bytes] | None = N
         return Tree(root, "absent")
     manifest = read_manifest(root)
     if manifest is None:
-        differs = difference(read_folder(root, lock.upstream_files), lock.upstream_files)
+        found = read_folder(root, lock.upstream_files)
+        if not any("/" in file for file in (*found.content, *found.extra)):
+            return Tree(root, "absent")  # a LICENSE has every project
+        differs = difference(found, lock.upstream_files)
         return Tree(root, "drifted" if differs else "pristine", differs)
     if reason := outdated(manifest, lock):
         return Tree(root, "outdated", outdated=reason, manifest=manifest)

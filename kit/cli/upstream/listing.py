@@ -49,7 +49,7 @@ def _record(listed: "list[Listed]") -> dict[str, Any]:
                 "files": sorted(each.rewrite.edits),
                 "adds": each.rewrite.adds,
                 "standing": each.standing,
-                "drift": [str(drift) for drift in each.drift],
+                "drift": each.drift,
             }
             for each in listed
         ],
@@ -72,7 +72,7 @@ def _print(listed: "list[Listed]") -> None:
                 f"why: {rewrite.why}",
                 f"where: {', '.join(sorted(rewrite.edits))}",
                 f"retire when: {rewrite.retire_when}",
-                *map(str, each.drift),
+                *each.drift,
             ):
                 print(fill(line, console.width, **_WRAPPED))
         console.print()

@@ -39,7 +39,10 @@ def verify(
     else:
         for tree in trees:
             _print(tree, pin.commit)
-    _require_sound(trees)
+    if directory is None:
+        _require_sound(trees)
+    else:
+        _require_sound_tree(trees[0])
 
 
 def _record(tree: "Tree") -> dict[str, Any]:
@@ -66,6 +69,26 @@ def _print(tree: "Tree", commit: str) -> None:
     print(f"{tree.directory}: {tree.state}{about}")
     for line in tree.difference.lines():
         print(f"  {line}")
+
+
+def _require_sound_tree(tree: "Tree") -> None:
+    """One that the user has named; `fetch` and `render` go elsewhere by themselves."""
+    directory, rewritten = tree.directory, tree.manifest is not None
+    again = f"make it again: kit upstream render --output {directory}"
+    if tree.state == "drifted":
+        raise IntegrityError(
+            f"{directory} is drifted",
+            hint=again if rewritten else "take it again from where it came",
+        )
+    if tree.state == "outdated":
+        raise EnvironmentNotReady(f"{directory} is not what this kit makes", hint=again)
+    if tree.state == "absent" and not directory.exists():
+        raise EnvironmentNotReady(f"there is no {directory}", hint="check the path")
+    if tree.state == "absent":
+        raise EnvironmentNotReady(
+            f"{directory} holds no upstream",
+            hint="name the folder in which deepspeed-megatron lies",
+        )
 
 
 def _require_sound(trees: "tuple[Tree, ...]") -> None:

@@ -104,6 +104,37 @@ def test_drift_ends_with_4_and_names_the_file(upstream: Kit, tmp_path: Path) -> 
     assert states[0]["changed"] == [STRAY]
 
 
+def test_a_folder_that_the_user_names(upstream: Kit, stand_in: StandIn, tmp_path: Path) -> None:
+    other, tree = tmp_path / "other", tmp_path / "tree" / "pristine"
+    done = upstream("verify", str(other))
+    assert done.returncode == 3
+    assert f"error: there is no {other}\n" in done.stderr
+    other.mkdir()
+    (other / "LICENSE").write_text("of something else")
+    done = upstream("verify", str(other))
+    assert (done.returncode, done.stdout) == (3, f"{other}: absent\n")
+    assert f"error: {other} holds no upstream\n" in done.stderr
+    upstream("fetch")
+    tree.rename(tmp_path / "clone")
+    (tmp_path / "clone" / STRAY).write_text("changed")
+    done = upstream("verify", str(tmp_path / "clone"))
+    assert done.returncode == 4
+    assert f"  {STRAY} differs\n" in done.stdout
+    assert "hint: take it again from where it came\n" in done.stderr
+    upstream("render", "--from", str(stand_in.repository), "--output", str(tmp_path / "made"))
+    (tmp_path / "made" / STRAY).unlink()
+    done = upstream("verify", str(tmp_path / "made"))
+    assert done.returncode == 4
+    assert f"hint: make it again: kit upstream render --output {tmp_path}/made\n" in done.stderr
+
+
+def test_a_lock_that_is_not_there(upstream: Kit, tmp_path: Path) -> None:
+    done = upstream("verify", "--lock", str(tmp_path / "no.lock"))
+    assert done.returncode == 3
+    assert f"error: there is no {tmp_path}/no.lock\n" in done.stderr
+    assert "git checkout" not in done.stderr
+
+
 def test_the_stand_in_is_not_the_pinned_commit(upstream: Kit, tmp_path: Path) -> None:
     done = upstream("fetch", KIT_UPSTREAM_LOCK="")
     assert done.returncode == 3

@@ -50,3 +50,21 @@ def test_a_rewrite_that_does_not_fit_says_where(settings: Settings) -> None:
     assert [str(drift) for drift in listed.drift] == [
         "stand-in: tools/stand_in.py: 'a stand-in' expected 1 times, found 0"
     ]
+
+
+def test_a_rewrite_whose_file_is_drifted_is_not_said_to_be_applied(settings: Settings) -> None:
+    fetch(settings, None, lambda text: None)
+    chosen = select()
+    rendered = render(read_pristine(settings), chosen, pinned(settings))
+    write_rendered(rendered, rewritten_dir(settings))
+    file, names = next(iter(rendered.manifest.changed.items()))
+    (rewritten_dir(settings) / file).write_text("changed")
+    found = standings(settings)
+    for rewrite in chosen:
+        assert found[rewrite.name] == ("drifted" if rewrite.name in names else "applied")
+    listed = next(each for each in list_rewrites(settings) if each.rewrite.name == names[0])
+    assert listed.drift == (
+        f"{names[0]}: {file} differs in the rewritten tree: kit upstream render makes it again",
+    )
+    (rewritten_dir(settings) / file).unlink()
+    assert standings(settings)[names[0]] == "drifted"

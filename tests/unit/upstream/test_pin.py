@@ -38,4 +38,14 @@ def test_the_script_keeps_the_rest_of_a_lock(stand_in: StandIn, tmp_path: Path) 
     assert made.upstream_files == stand_in.lock.upstream_files
 
 
+def test_the_script_says_what_it_cannot_read(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPT, tmp_path / "no", "x", "--lock", tmp_path / "kit.lock"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert "hint: " in done.stderr
+    assert not (tmp_path / "kit.lock").exists()
+
+
 _WEIGHTS = f'{{"x": {{"f": {{"sha256": "{"0" * 64}", "size": 1}}}}}}'

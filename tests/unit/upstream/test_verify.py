@@ -78,4 +78,9 @@ def test_any_folder_can_be_verified(made: Settings, tmp_path: Path) -> None:
     assert verify_tree(rewritten_dir(made), lock).state == "rewritten"
     assert verify_tree(tmp_path / "absent", lock).state == "absent"
     (tmp_path / "empty").mkdir()
+    assert verify_tree(tmp_path / "empty", lock).state == "absent"
+    (tmp_path / "empty" / "LICENSE").write_text("of something else")
+    assert verify_tree(tmp_path / "empty", lock).state == "absent"
+    (tmp_path / "empty" / MEGATRON).mkdir()
+    (tmp_path / "empty" / MEGATRON / "new.py").write_text("")
     assert verify_tree(tmp_path / "empty", lock).state == "drifted"
