@@ -26,11 +26,18 @@ TargetOption = Annotated[
 ]
 Tag = Annotated[
     str | None,
-    typer.Option("--tag", help="Its name.", show_default="version, target, digest of the sources"),
+    typer.Option(
+        "--tag",
+        metavar="NAME",
+        help="Its name.",
+        show_default="version, target, digest of the sources",
+    ),
 ]
 BaseImage = Annotated[
     str | None,
-    typer.Option(envvar="KIT_BASE_IMAGE", help="A Debian with Python 3.11 or 3.12."),
+    typer.Option(
+        envvar="KIT_BASE_IMAGE", metavar="NAME", help="A Debian with Python 3.11 or 3.12."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -42,13 +49,23 @@ def build(
     base_image: BaseImage = None,
     ca_bundle: Annotated[
         Path | None,
-        typer.Option(envvar="KIT_CA_BUNDLE", help="PEM file, if a TLS proxy signs what comes in."),
+        typer.Option(
+            envvar="KIT_CA_BUNDLE",
+            metavar="FILE",
+            help="PEM file, if a TLS proxy signs what comes in.",
+        ),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(envvar="KIT_BUILD_NETWORK", help="Docker network, such as host.")
+        str | None,
+        typer.Option(
+            envvar="KIT_BUILD_NETWORK", metavar="NAME", help="Docker network, such as host."
+        ),
     ] = None,
     apt_mirror: Annotated[
-        str | None, typer.Option(envvar="KIT_APT_MIRROR", help="Debian mirror to take git from.")
+        str | None,
+        typer.Option(
+            envvar="KIT_APT_MIRROR", metavar="URL", help="Debian mirror to take git from."
+        ),
     ] = None,
 ) -> None:
     """Build the image out of this checkout.
@@ -98,7 +115,8 @@ def info(
 def wheelhouse(
     target: TargetOption = None,
     python: Annotated[
-        str | None, typer.Option(help="Of the base image.", show_default="by its name")
+        str | None,
+        typer.Option(metavar="VERSION", help="Of the base image.", show_default="by its name"),
     ] = None,
     base_image: BaseImage = None,
 ) -> None:

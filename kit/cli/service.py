@@ -1,5 +1,6 @@
 """`kit down`, `kit status`, `kit logs` and `kit health`."""
 
+import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,23 +60,33 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 def logs(
     context: typer.Context,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")
+        int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many of the last lines.")
     ] = 50,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the service ends or Ctrl-C.")
     ] = False,
 ) -> None:
     """Print the server's log."""
-    runtime = wiring(context).runtime(Settings.from_environ())
+    from kit.stack import state
+
+    settings = Settings.from_environ()
+    runtime, empty = wiring(context).runtime(settings), True
     for line in runtime.logs(lines, follow=follow):
         print(line, flush=follow)
+        empty = False
+    if empty and lines:
+        started = state.read(settings.state_dir / state.FILE_NAME) or runtime.log_file.exists()
+        print("the log is empty" if started else "no log: nothing was started", file=sys.stderr)
 
 
 def health(
     context: typer.Context,
-    host: Annotated[str | None, typer.Option(envvar="KIT_HOST", help="Address to ask.")] = None,
+    host: Annotated[
+        str | None, typer.Option(envvar="KIT_HOST", metavar="ADDRESS", help="Address to ask.")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(envvar="KIT_PORT", min=1, max=65535, help="Port to ask.")
+        int | None,
+        typer.Option(envvar="KIT_PORT", min=1, max=65535, metavar="PORT", help="Port to ask."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kit.errors import EnvironmentNotReady
+from kit.stack.docker_errors import explain
 from kit.stack.image_build import docker_client
 
 
@@ -39,6 +40,7 @@ def inspect(tag: str) -> ImageInfo:
 
     Raises:
         EnvironmentNotReady: the engine does not answer, or has no such image.
+        ServiceError: Docker failed otherwise.
     """
     image = json.loads(_docker("image", "inspect", tag))[0]
     history = _docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag)
@@ -62,9 +64,7 @@ def _docker(*arguments: str) -> str:
             f"there is no image {arguments[-1]}", hint="build it: make image, or kit image build"
         )
     if done.returncode:
-        raise EnvironmentNotReady(
-            f"docker {arguments[0]} failed: {done.stderr.strip()}", hint="see docker info"
-        )
+        raise explain(f"docker {arguments[0]}", done.stderr.splitlines())
     return done.stdout
 
 

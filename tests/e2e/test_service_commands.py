@@ -45,7 +45,8 @@ def test_loading_service_is_not_healthy_yet(kit: Kit) -> None:
 
 
 def test_logs(kit: Kit) -> None:
-    assert kit("logs").stdout == ""
+    nothing = kit("logs")
+    assert (nothing.stdout, nothing.stderr) == ("", "no log: nothing was started\n")
     kit.up()
     assert "/health/ready" in kit("logs").stdout
     assert len(kit("logs", "-n", "2").stdout.splitlines()) == 2

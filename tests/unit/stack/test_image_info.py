@@ -55,7 +55,7 @@ def test_an_image_without_labels_has_none(docker: Path) -> None:
     ("said", "message"),
     [
         ("Error response from daemon: No such image: mine:1", "there is no image mine:1"),
-        ("Cannot connect to the Docker daemon", "docker image failed: Cannot connect"),
+        ("Cannot connect to the Docker daemon", "failed: the Docker engine does not answer"),
     ],
 )
 def test_what_cannot_be_looked_at_is_said(docker: Path, said: str, message: str) -> None:
