@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
-from kit.lock import Lock, LockedFile, read_lock, write_lock
+from kit.errors import IntegrityError, UsageError
+from kit.lock import Lock, LockedFile, read_lock, read_named_lock, write_lock
 from kit.settings import bundled
 from kit.weights.exclusive import exclusive
 
@@ -50,9 +50,10 @@ def adopt(data_dir: Path, path: Path, *, overwrite: bool = False) -> dict[str, t
         IntegrityError: ``path`` is damaged, or contradicts the kit's lock, or (unless
             ``overwrite``) the user's. Nothing is taken then.
     """
+    hint = f"your colleague makes it: kit weights lock > {path.name}"
     offered = {
         name: {file: locked for file, locked in files.items() if locked.basis is not None}
-        for name, files in _read_offered(path).weights.items()
+        for name, files in read_named_lock(path, hint).weights.items()
     }
     _require_agreement(offered, _shipped().weights, path, "the kit's lock", "")
     with _writing(data_dir):
@@ -82,20 +83,6 @@ def forget(data_dir: Path, name: str) -> tuple[str, ...]:
         rest = {other: files for other, files in own.weights.items() if other != name}
         write_lock(_path(data_dir), replace(own, weights=rest))
     return tuple(own.weights[name])
-
-
-def _read_offered(path: Path) -> Lock:
-    try:
-        return read_lock(path)
-    except IntegrityError as error:
-        reason, hint = error.__cause__, f"your colleague makes it: kit weights lock > {path.name}"
-        if isinstance(reason, FileNotFoundError):
-            raise EnvironmentNotReady(f"there is no {path}", hint=hint) from error
-        if isinstance(reason, OSError):
-            raise EnvironmentNotReady(
-                f"cannot read {path}: {reason.strerror}", hint="check the path and its permissions"
-            ) from error
-        raise IntegrityError(f"{path} is no lock, or damaged", hint=hint) from error
 
 
 def _news(
