@@ -74,12 +74,14 @@ def upgrade(
     from kit.stack.proof import Proof
 
     settings = Settings.from_environ()
+    named_by = context.get_parameter_source("image")
     wishes = Wishes(
         model=model,
         name=name,
         context=context_length,
         max_sequences=max_sequences,
         image=image,
+        insists=named_by is not None and named_by.name == "COMMANDLINE",
         max_ram_bytes=units.parse_size(max_ram) if max_ram else None,
         max_vram_bytes=units.parse_size(max_vram) if max_vram else None,
         pull=pull,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from kit.errors import KitError, ServiceError
+from kit.errors import KitError, ServiceError, UsageError
 from kit.memory.hold import default_ram_budget, require
 from kit.memory.plan import Pool
 from kit.settings import Settings
@@ -31,6 +31,7 @@ class Wishes:
     Attributes:
         image: of the container; None is the same name, or what this checkout builds where that
             built the old one.
+        insists: the image was asked for, not just left in the environment.
         pull: bring the image from its registry even where one of its name is here.
         proof: how the new service has to prove itself once it answers, or the old one again.
     """
@@ -40,6 +41,7 @@ class Wishes:
     context: int | None = None
     max_sequences: int | None = None
     image: str | None = None
+    insists: bool = False
     max_ram_bytes: int | None = None
     max_vram_bytes: int | None = None
     pull: bool = False
@@ -80,10 +82,16 @@ def upgrade(
     """Replace the service; where the new one does not prove itself, bring the old one back.
 
     Raises:
+        UsageError: another image, or to pull it, of a service that is no container.
         KitError: what was wrong with the new one, and whether the old one is back.
     """
     with exclusive(settings.state_dir, wishes.timeout_seconds, listener):
         runtime, running = _require_service(runtimes)
+        if runtime.name == "local" and (wishes.pull or (wishes.image and wishes.insists)):
+            raise UsageError(
+                f"the service is a local process ({running.where}), which has no image",
+                hint="leave --image and --pull out; for a container: kit up --runtime container",
+            )
         old = recall(Proven(runtime.name, running.spec), settings, environ)
         intent = decide(options_after(wishes, old), runtimes, listener, environ)
         if wishes.pull:
