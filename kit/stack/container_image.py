@@ -7,7 +7,14 @@ from pathlib import Path
 from kit.errors import EnvironmentNotReady
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
 from kit.stack.engine import Engine, Image
-from kit.stack.image import BuildOptions, Target, build_command, checkout, image_tag
+from kit.stack.image import (
+    BuildOptions,
+    Target,
+    build_command,
+    checkout,
+    image_tag,
+    shown_variables,
+)
 from kit.stack.image_build import build
 from kit.stack.writing import writing
 
@@ -37,6 +44,11 @@ class WantedImage:
     def build_command(self) -> tuple[str, ...]:
         """What builds it."""
         return build_command(self.build_options, checkout())
+
+    @property
+    def shown_variables(self) -> dict[str, str]:
+        """What that needs in its environment, without the values of secrets."""
+        return shown_variables(self.build_options)
 
 
 def wanted_image(name: str | None, target: Target, environ: Mapping[str, str]) -> WantedImage:

@@ -85,7 +85,7 @@ def _image_steps(intent: Intent, runtime: Runtime) -> list[Launch]:
     if wanted is None or intent.spec.image or not isinstance(runtime, ContainerRuntime):
         return []
     if not wanted.named:
-        return [Launch(wanted.build_command, {})]
+        return [Launch(wanted.build_command, wanted.shown_variables)]
     compose = runtime.compose(intent.spec, image=wanted.name)
     return [Launch(compose.pull_command(service_name(intent.spec)), {"KIT_IMAGE": wanted.name})]
 

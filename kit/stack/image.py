@@ -38,6 +38,9 @@ INPUTS = (
 GIVEN = ("upstream", "wheelhouse")
 """Folders that the build takes from where a checkout has them, so that it needs no network."""
 
+_MIRRORS = {"APT_MIRROR": "KIT_APT_MIRROR", "UPSTREAM_MIRROR": "KIT_UPSTREAM_MIRROR"}
+"""Build arguments that may hold a password, by the variable that they come from."""
+
 _PASSED_ON = (
     "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
@@ -118,6 +121,9 @@ def is_built_here(name: str) -> bool:
 def build_command(options: BuildOptions, root: Path) -> tuple[str, ...]:
     """The `docker build` that makes the image out of the checkout ``root``.
 
+    It needs :func:`build_variables` in its environment. Addresses that may hold a password are
+    named in it only, and taken from there.
+
     Raises:
         IntegrityError: ``kit.lock`` is damaged.
     """
@@ -131,7 +137,27 @@ def build_command(options: BuildOptions, root: Path) -> tuple[str, ...]:
         command += ["--secret", f"id=ca,src={options.ca_bundle}"]
     for name, value in _build_arguments(options, root):
         command += ["--build-arg", f"{name}={value}"]
+    for name in (*_mirrors(options), *dict(options.passed_on)):
+        command += ["--build-arg", name]
     return (*command, str(root))
+
+
+def build_variables(options: BuildOptions) -> dict[str, str]:
+    """What the build needs in its environment: BuildKit, and the values of arguments."""
+    return {"DOCKER_BUILDKIT": "1", **_mirrors(options), **dict(options.passed_on)}
+
+
+def shown_variables(options: BuildOptions) -> dict[str, str]:
+    """The same for people and their shells, which have the values in variables of their own.
+
+    pip's and the proxy's are there under the same names.
+    """
+    return {"DOCKER_BUILDKIT": "1", **{name: f"${_MIRRORS[name]}" for name in _mirrors(options)}}
+
+
+def _mirrors(options: BuildOptions) -> dict[str, str]:
+    given = {"APT_MIRROR": options.apt_mirror, "UPSTREAM_MIRROR": options.upstream_mirror}
+    return {name: value for name, value in given.items() if value}
 
 
 def _build_arguments(options: BuildOptions, root: Path) -> Iterator[tuple[str, str]]:
@@ -140,13 +166,8 @@ def _build_arguments(options: BuildOptions, root: Path) -> Iterator[tuple[str, s
     yield "UPSTREAM_REPOSITORY", lock.repository
     yield "UPSTREAM_COMMIT", lock.commit
     yield "REWRITE_DIGEST", rewrite_digest(select())
-    given = {
-        "BASE_IMAGE": options.base_image,
-        "APT_MIRROR": options.apt_mirror,
-        "UPSTREAM_MIRROR": options.upstream_mirror,
-    }
-    yield from ((name, value) for name, value in given.items() if value)
-    yield from options.passed_on
+    if options.base_image:
+        yield "BASE_IMAGE", options.base_image
 
 
 def _inputs(root: Path) -> Iterator[tuple[str, bytes]]:

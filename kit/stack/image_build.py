@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
-from kit.stack.image import BuildOptions, build_command
+from kit.stack.image import BuildOptions, build_command, build_variables
 
 _KINDS: Mapping[int, type[KitError]] = {3: EnvironmentNotReady, 4: IntegrityError}
 _BUILDKIT = {"DOCKER_BUILDKIT": "1"}
@@ -45,7 +45,7 @@ def build(
     command = build_command(options, root)
     process = subprocess.Popen(
         command,
-        env={**environ, **_BUILDKIT},
+        env={**environ, **build_variables(options)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

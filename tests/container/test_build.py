@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.stack.image import BuildOptions, build_command
+from kit.stack.image import BuildOptions, build_command, build_variables
 from tests.container.conftest import kit_in
 from tests.container.containers import docker
 
@@ -37,13 +37,14 @@ def test_a_drifted_upstream_ends_the_build_and_is_named(changed: Path) -> None:
 
 
 def test_a_label_that_does_not_fit_the_rewrites_ends_the_build(changed: Path) -> None:
+    options = BuildOptions.from_environ("cpu")
     command = [
         "REWRITE_DIGEST=0" if word.startswith("REWRITE_DIGEST=") else word
-        for word in build_command(BuildOptions.from_environ("cpu"), changed)
+        for word in build_command(options, changed)
     ]
     done = subprocess.run(
         command,
-        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        env={**os.environ, **build_variables(options)},
         capture_output=True,
         text=True,
         check=False,

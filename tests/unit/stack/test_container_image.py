@@ -28,6 +28,7 @@ def test_without_a_name_it_is_what_this_checkout_makes():
     assert wanted.build_command[:2] == ("docker", "build")
     assert wanted.name in wanted.build_command
     assert "host" in wanted.build_command
+    assert wanted.shown_variables == {"DOCKER_BUILDKIT": "1"}
 
 
 @pytest.mark.parametrize(

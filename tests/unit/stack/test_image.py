@@ -16,9 +16,11 @@ from kit.stack.image import (
     INPUTS,
     BuildOptions,
     build_command,
+    build_variables,
     checkout,
     image_tag,
     is_built_here,
+    shown_variables,
 )
 from kit.upstream.selection import rewrite_digest, select
 
@@ -108,15 +110,28 @@ def test_the_environment_names_base_mirrors_proxy_and_authorities(root: Path) ->
     assert "id=ca,src=/etc/proxy.pem" in command
     assert command[command.index("--network") + 1] == "host"
     assert command[command.index("--target") + 1] == "cuda"
-    given = [word for word in command if "example.org" in word]
-    assert given == [
-        "BASE_IMAGE=registry.example.org/python:3.12",
-        "APT_MIRROR=http://mirror.example.org/debian",
-        "UPSTREAM_MIRROR=https://mirror.example.org/spark.git",
-        "PIP_INDEX_URL=https://mirror.example.org/simple",
-        "https_proxy=http://proxy.example.org:3128",
-    ]
+    assert "BASE_IMAGE=registry.example.org/python:3.12" in command
     assert not any("private" in word for word in command)
+    by_name = [after for word, after in itertools.pairwise(command) if word == "--build-arg"]
+    assert [word for word in by_name if "=" not in word] == [
+        "APT_MIRROR",
+        "UPSTREAM_MIRROR",
+        "PIP_INDEX_URL",
+        "https_proxy",
+    ]
+    options = BuildOptions.from_environ("cuda", environ)
+    assert build_variables(options) == {
+        "DOCKER_BUILDKIT": "1",
+        "APT_MIRROR": "http://mirror.example.org/debian",
+        "UPSTREAM_MIRROR": "https://mirror.example.org/spark.git",
+        "PIP_INDEX_URL": "https://mirror.example.org/simple",
+        "https_proxy": "http://proxy.example.org:3128",
+    }
+    assert shown_variables(options) == {
+        "DOCKER_BUILDKIT": "1",
+        "APT_MIRROR": "$KIT_APT_MIRROR",
+        "UPSTREAM_MIRROR": "$KIT_UPSTREAM_MIRROR",
+    }
 
 
 def test_an_installed_wheel_builds_no_image(
@@ -152,8 +167,10 @@ def test_the_dockerfile_pins_its_base_and_takes_the_arguments() -> None:
     assert {source for source, _ in stages} <= names | {"scratch", "${BASE_IMAGE}"}
     assert re.search(r"^ARG BASE_IMAGE=\S+:\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     declared = set(" ".join(re.findall(r"^ARG (.*)$", text, re.MULTILINE)).split())
-    passed = {word.partition("=")[0] for word in build_command(CPU, checkout()) if "=" in word}
-    assert passed <= declared
+    mirrored = replace(CPU, base_image="mine", apt_mirror="mine", upstream_mirror="mine")
+    command = build_command(mirrored, checkout())
+    given = [after for word, after in itertools.pairwise(command) if word == "--build-arg"]
+    assert {word.partition("=")[0] for word in given} <= declared
 
 
 def tags(command: tuple[str, ...]) -> list[str]:

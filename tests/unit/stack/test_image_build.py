@@ -1,5 +1,6 @@
 """Running a build: which Docker clients can, and what is said of one that failed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ def test_a_build_passes_on_every_line_and_returns_the_tag(
     options = BuildOptions("cpu", tag="mine:1")
     assert build(options, checkout(), lines.append, environ=environ) == "mine:1"
     assert {"build", "--target", "cpu", "mine:1", str(checkout())} <= set(lines)
+
+
+def test_a_password_in_an_address_is_in_the_environment_and_not_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "https://user:secret@mirror.example.org/simple"
+    script = 'echo "--secret"; echo "$@"; echo "has $PIP_INDEX_URL $UPSTREAM_MIRROR"'
+    environ = client(tmp_path, script) | {
+        "PIP_INDEX_URL": address,
+        "KIT_UPSTREAM_MIRROR": f"{address}/spark.git",
+    }
+    monkeypatch.setenv("PATH", environ["PATH"])
+    lines: list[str] = []
+    options = replace(BuildOptions.from_environ("cpu", environ), tag="mine:1")
+    build(options, checkout(), lines.append, environ=environ)
+    assert [line for line in lines if "secret@" in line] == [f"has {address} {address}/spark.git"]
 
 
 def test_a_build_that_fails_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
