@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping
 
+from kit.errors import EnvironmentNotReady
 from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
+from kit.stack.history import Proven, read_history
 from kit.stack.intent import Intent
 from kit.stack.listener import Listener
 from kit.stack.port import require_free
@@ -22,7 +24,8 @@ def require_start(
     """Return when nothing stands in the way of ``intent``, once ``old`` has made room for it.
 
     Raises:
-        EnvironmentNotReady: a check of the doctor failed, or the port is taken.
+        EnvironmentNotReady: the plan passes the budget, a check of the doctor failed, or the port
+            is taken.
         UsageError: the address is not this machine's.
     """
     plan, spec = intent.plan, intent.spec
@@ -32,11 +35,35 @@ def require_start(
     listener.say(f"plan: {need} (context {spec.context}, {spec.max_sequences} at once)")
     leaving = old if old is not None and old.alive else None
     if intent.preflight:
+        if leaving is not None:
+            _require_within_budget(intent)
         listener.progress("checking the machine", None)
         for warning in _ask_doctor(intent, leaving, environ):
             listener.say(f"warning: {warning}")
     own_port = leaving is not None and leaving.spec.port == spec.port
     require_free(spec.host, 0 if own_port else spec.port)  # 0: is it an address of this machine?
+
+
+def _require_within_budget(intent: Intent) -> None:
+    """Refuse to end a service for one that by its plan passes its budget, unless it once did not.
+
+    Where nothing would end, it may try: the measured peak is what counts.
+    """
+    plan, budget = intent.plan, intent.spec.budget
+    if Proven(intent.runtime, intent.spec) in read_history(intent.settings.state_dir):
+        return
+    for what, flag, pool, allowed in (
+        ("host RAM", "--max-ram", Pool.HOST, budget.max_ram_bytes),
+        ("VRAM", "--max-vram", Pool.DEVICE, budget.max_vram_bytes),
+    ):
+        planned = plan.peak_bytes(pool)
+        if allowed is not None and planned > allowed:
+            raise EnvironmentNotReady(
+                f"the plan is {format_gib(planned)} {what}, over the budget of "
+                f"{format_gib(allowed)}",
+                hint=f"allow more with {flag}, or ask for less (--context, --max-sequences); "
+                "kit memory plan shows every line",
+            )
 
 
 def _ask_doctor(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import replace
@@ -122,12 +123,25 @@ def test_an_upgrade_that_fails_goes_back(kit: Kit, image: str, stand_in_image: s
     assert status(kit)["state"] == "ready"
 
 
-def test_an_upgrade_over_its_budget_goes_back(kit: Kit) -> None:
+def test_an_upgrade_over_its_budget_goes_back(kit: Kit, model_dir: Path) -> None:
     kit.up()
     before = status(kit)
-    done = kit("upgrade", "--max-ram", "9MiB")
+    heavy = model_dir.with_name("heavy")
+    shutil.copytree(model_dir, heavy)
+    (heavy / "heavy").touch()  # the stand-in takes a gigabyte then
+    done = kit("upgrade", "--model", str(heavy))
     assert done.returncode == 5, done.stderr
     assert status(kit)["memory"]["limit_bytes"] == before["memory"]["limit_bytes"]  # type: ignore[index]
+    assert containers(kit)
+
+
+def test_a_plan_over_the_budget_takes_no_container_down(kit: Kit) -> None:
+    kit.up()
+    before = containers(kit)
+    done = kit("upgrade", "--max-ram", "9MiB")
+    assert done.returncode == 3, done.stderr
+    assert "over the budget of 9.0 MiB" in done.stderr
+    assert containers(kit) == before
 
 
 def test_an_image_that_cannot_be_had_takes_nothing_down(kit: Kit) -> None:

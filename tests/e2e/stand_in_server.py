@@ -2,7 +2,8 @@
 
 STAND_IN chooses what happens: ok, slow (to load), load_error, crash, out_of_memory, hog (it takes
 memory until it is killed), over_budget (it says so itself), never_ready, mute, no_answer, busy (it
-is full from its second request on).
+is full from its second request on). A file `broken` or `heavy` in the directory does so, too: it
+crashes, or takes a gigabyte.
 """
 
 import argparse
@@ -46,7 +47,7 @@ if behaviour == "crash" or os.path.exists(f"{options.directory}/broken"):  # noq
     raise RuntimeError("boom")
 if behaviour == "out_of_memory":
     bytearray(1 << 60)
-if behaviour == "hog":
+if behaviour == "hog" or os.path.exists(f"{options.directory}/heavy"):  # noqa: PTH110
     held = [b"x" * (1 << 20) for _ in range(1 << 10)]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -73,14 +74,17 @@ def test_a_new_version_of_the_kit_is_an_upgrade(kit: Kit) -> None:
     assert kit.pid != before
 
 
+def other_model(model_dir: Path, how: str) -> str:
+    """Weights that the stand-in does not serve well: ``broken`` or ``heavy``."""
+    weights = model_dir.with_name("other")
+    shutil.copytree(model_dir, weights)
+    (weights / how).touch()
+    return str(weights)
+
+
 def test_an_upgrade_that_dies_goes_back(kit: Kit, model_dir: Path) -> None:
     kit.up()
-    weights = model_dir.with_name("other")
-    weights.mkdir()
-    for path in model_dir.iterdir():
-        (weights / path.name).write_bytes(path.read_bytes())
-    (weights / "broken").touch()  # which the stand-in does not survive
-    done = kit("upgrade", "--model", str(weights))
+    done = kit("upgrade", "--model", other_model(model_dir, "broken"))
     assert done.returncode == 6, done.stderr
     assert "going back to tiny in a local process" in done.stderr
     assert "RuntimeError: boom; tiny in a local process is back" in done.stderr
@@ -88,12 +92,45 @@ def test_an_upgrade_that_dies_goes_back(kit: Kit, model_dir: Path) -> None:
     assert "tiny" in kit("status").stdout
 
 
-def test_an_upgrade_over_its_budget_goes_back(kit: Kit) -> None:
+def test_an_upgrade_over_its_budget_goes_back(kit: Kit, model_dir: Path) -> None:
     kit.up()
-    done = kit("upgrade", "--max-ram", "5MiB")
+    done = kit("upgrade", "--model", other_model(model_dir, "heavy"))
     assert done.returncode == 5
     assert "is back" in done.stderr
     assert kit("status").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["upgrade", "up"])
+def test_a_plan_over_the_budget_takes_nothing_down(kit: Kit, command: str) -> None:
+    kit.up()
+    before = kit.pid
+    done = kit(command, "--max-ram", "100MiB")
+    assert done.returncode == 3
+    assert re.search(r"the plan is 0\.4\d GiB host RAM, over the budget of 100\.0 MiB", done.stderr)
+    assert "the service that was running goes on" in done.stderr
+    assert kit.pid == before
+    assert alive(before)
+
+
+def test_what_held_a_budget_below_its_plan_may_do_so_again(kit: Kit) -> None:
+    """The stand-in takes less than is planned."""
+    assert kit.up("--max-ram", "200MiB").returncode == 0
+    assert kit("restart").returncode == 0
+    assert kit("upgrade", "--max-ram", "1GiB").returncode == 0
+    assert kit("rollback").returncode == 0
+    assert kit("upgrade", "--max-ram", "199MiB").returncode == 3
+
+
+def test_a_local_process_has_no_image_to_upgrade(kit: Kit) -> None:
+    kit.up()
+    before = kit.pid
+    for options in (("--image", "spark-kit:new"), ("--pull",)):
+        done = kit("upgrade", *options)
+        assert done.returncode == 2, options
+        assert "is a local process" in done.stderr
+        assert "hint: leave --image and --pull out" in done.stderr
+    assert kit("upgrade", KIT_IMAGE="spark-kit:new").returncode == 0
+    assert kit.pid == before
 
 
 def test_an_upgrade_that_cannot_start_changes_nothing(kit: Kit) -> None:
