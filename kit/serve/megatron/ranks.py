@@ -7,16 +7,15 @@ import queue
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 from kit.serve.megatron import launch
+from kit.serve.megatron.meeting_place import MeetingPlace
 from kit.serve.megatron.messages import (
     DeviceMemory,
     Done,
@@ -67,9 +66,9 @@ class Ranks:
         self._stopping = threading.Lock()
         self._stopped = False
         self._dying = threading.Event()
-        self._folder = tempfile.TemporaryDirectory(prefix="kit-ranks-")
-        self.rendezvous = Path(self._folder.name) / "rendezvous"
-        path = Path(self._folder.name) / "socket"
+        self._place = MeetingPlace()
+        self.rendezvous = self._place.folder / "rendezvous"
+        path = self._place.folder / "socket"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen(count)
@@ -152,7 +151,7 @@ class Ranks:
                 for connection in self._connections:
                     _hang_up(connection)
             code = _end(self._process, _END_SECONDS if orderly else _LAUNCHER_SECONDS)
-            self._folder.cleanup()
+            self._place.remove()
             return code
 
     def _accept(self, listener: socket.socket) -> list[Connection]:
@@ -164,7 +163,7 @@ class Ranks:
                 if self._process.poll() is None:
                     continue
                 self._say_last_words()
-                self._folder.cleanup()
+                self._place.remove()
                 raise _died("a rank did not start", self._process.returncode) from None
             accepted.setblocking(True)
             connection = Connection(accepted.detach())
