@@ -38,6 +38,7 @@ class Fitting:
 
     Attributes:
         room_bytes: of VRAM, or of RAM for a device ``cpu``.
+        ranks: processes that upstream's code shares the model among.
         contexts: those to try, the longest first.
         least_sequences: at once.
     """
@@ -46,6 +47,7 @@ class Fitting:
     device: Device
     build: TorchBuild
     engine: Engine = "native"
+    ranks: int = 1
     contexts: Sequence[int] = CONTEXTS
     least_sequences: int = 1
 
@@ -58,6 +60,7 @@ class Fitting:
             device=self.device,
             build=self.build,
             engine=self.engine,
+            ranks=self.ranks,
         )
         return Option(precision, plan)
 

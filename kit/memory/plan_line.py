@@ -54,6 +54,7 @@ class Serving:
         build: of the torch that serves.
         dtype_bytes: of one number in the KV cache and the activations, and of weights that are no
             integers.
+        ranks: processes of upstream that share the model by tensor parallelism, on a GPU each.
     """
 
     shape: ModelShape
@@ -63,6 +64,7 @@ class Serving:
     build: TorchBuild
     engine: Engine
     dtype_bytes: int
+    ranks: int = 1
 
     @property
     def pool(self) -> Pool:
@@ -89,13 +91,18 @@ class PlanLine:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that serving takes, for one model, context, concurrency, device and engine."""
+    """Everything that serving takes, for one model, context, concurrency, device and engine.
+
+    All figures are of all processes together, as they are measured: with several ranks, VRAM is the
+    sum over their GPUs. What a rank has of its own is counted for each, what they share once.
+    """
 
     device: Device
     context: int
     max_sequences: int
     lines: tuple[PlanLine, ...]
     engine: Engine = "native"
+    ranks: int = 1
 
     def phase_bytes(self, pool: Pool, phase: Phase) -> int:
         """What ``pool`` holds in ``phase``."""

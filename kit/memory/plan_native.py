@@ -1,5 +1,6 @@
 """What the native engine takes: its KV cache is a ring, its prompts are read in chunks."""
 
+from kit.errors import UsageError
 from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
 from kit.memory.pool_rounding import rounded_bytes
 from kit.memory.shape import ModelShape
@@ -26,7 +27,16 @@ _SERVED = (Phase.SERVE,)
 
 
 def native_lines(serving: Serving) -> list[PlanLine]:
-    """All lines, empty ones among them."""
+    """All lines, empty ones among them.
+
+    Raises:
+        UsageError: several ranks.
+    """
+    if serving.ranks != 1:
+        raise UsageError(
+            "the native engine runs on one GPU",
+            hint="plan for --engine megatron, whose ranks share a model",
+        )
     activations = _activations(serving)
     return [
         *_weights(serving),
@@ -46,8 +56,8 @@ def kv_positions(shape: ModelShape, context: int) -> int:
 
 
 def runtime_lines(serving: Serving) -> list[PlanLine]:
-    """What the process takes before there is a model."""
-    build = serving.build
+    """What the server takes before there is a model, and CUDA in each process that computes."""
+    build, ranks = serving.build, serving.ranks
     why = f"Python, {build.name}, transformers, the server, as seen on x86-64"
     lines = [
         PlanLine("runtime", Pool.HOST, LOADED, build.resident_bytes, Basis.MEASURED, why),
@@ -57,8 +67,10 @@ def runtime_lines(serving: Serving) -> list[PlanLine]:
         host = "the driver's part and loaded kernels"
         assumed = Basis.ASSUMED
         lines += [
-            PlanLine("CUDA context", Pool.DEVICE, LOADED, CUDA_CONTEXT_BYTES, assumed, context),
-            PlanLine("CUDA on the host", Pool.HOST, LOADED, CUDA_HOST_BYTES, assumed, host),
+            PlanLine(
+                "CUDA context", Pool.DEVICE, LOADED, ranks * CUDA_CONTEXT_BYTES, assumed, context
+            ),
+            PlanLine("CUDA on the host", Pool.HOST, LOADED, ranks * CUDA_HOST_BYTES, assumed, host),
         ]
     return lines
 

@@ -2,7 +2,8 @@
 
 As it is it works on a whole prompt at once, rewritten on a chunk of it; for one sequence at a time,
 with a KV cache of the whole context. What it wastes beyond that was read from its code and measured
-on a CPU; the figures are those of one process with the whole model.
+on a CPU. The figures are those of all ranks together: weights, KV cache and heads are cut over them
+(LayerNorms and some biases apart, which are too small to count), the rest each has for itself.
 """
 
 from kit.errors import UsageError
@@ -12,6 +13,9 @@ from kit.units import MIB
 
 DEEPSPEED_BYTES = 50 * MIB
 """What the process that computes takes beyond torch and transformers."""
+
+LAUNCHER_BYTES = 16 * MIB
+"""What DeepSpeed's launcher takes beyond torch; it runs where there are several ranks."""
 
 _SERVED, _LOADING = (Phase.SERVE,), (Phase.LOAD,)
 _MASK_BLOCK = 128
@@ -35,7 +39,8 @@ def upstream_lines(serving: Serving) -> list[PlanLine]:
         _kv_cache(serving),
         *prompt,
         *runtime_lines(serving),
-        _process(serving),
+        _processes(serving),
+        _launcher(serving),
     ]
     lines.append(_reserve(serving, prompt))
     if serving.engine == "stock" and serving.device == "cuda":
@@ -73,7 +78,8 @@ def _whole_checkpoint(serving: Serving, pool: Pool, why: str) -> PlanLine:
 
 def _load_streamed(serving: Serving) -> list[PlanLine]:
     why = "tensors pass in pieces of 16 MiB, cast on the way"
-    return [PlanLine("piece", Pool.HOST, _LOADING, 2 * _PIECE_BYTES, Basis.COMPUTED, why)]
+    size = serving.ranks * 2 * _PIECE_BYTES
+    return [PlanLine("piece", Pool.HOST, _LOADING, size, Basis.COMPUTED, why)]
 
 
 def _load_cpu_first(serving: Serving) -> list[PlanLine]:
@@ -92,7 +98,7 @@ def _load_stock(serving: Serving) -> list[PlanLine]:
         shape = serving.shape
         widest = max(shape.vocabulary, 2 * shape.intermediate, 3 * shape.hidden) * shape.hidden
         why = "the largest tensor on its way to the GPU"
-        size = widest * _FP32
+        size = widest * _FP32  # over all ranks, which hold a part of it each
         lines.append(PlanLine("tensor", Pool.HOST, _LOADING, size, Basis.COMPUTED, why))
     return lines
 
@@ -143,27 +149,41 @@ def _stock_prompt(serving: Serving) -> list[PlanLine]:
 
 
 def _activations(serving: Serving, tokens: int) -> PlanLine:
-    """All tokens of a pass in one layer: residual, norm, q, k, v, rotated; the MLP's widths."""
+    """All tokens of a pass in one layer: residual, norm, q, k, v, rotated; the MLP's widths.
+
+    Every rank has the residual stream and its norm, and a part of the rest.
+    """
     shape = serving.shape
-    size = tokens * (8 * shape.hidden + 4 * shape.intermediate) * serving.dtype_bytes
+    widths = (2 * serving.ranks + 6) * shape.hidden + 4 * shape.intermediate
+    size = tokens * widths * serving.dtype_bytes
     why = f"{tokens} tokens of a prompt in one layer"
     return PlanLine("activations", serving.pool, _SERVED, size, Basis.COMPUTED, why)
 
 
-def _process(serving: Serving) -> PlanLine:
-    size = serving.build.resident_bytes + DEEPSPEED_BYTES
+def _processes(serving: Serving) -> PlanLine:
+    ranks = serving.ranks
+    size = ranks * (serving.build.resident_bytes + DEEPSPEED_BYTES)
     why = "it computes: Python, torch and DeepSpeed once more, beside the server"
-    return PlanLine("upstream's process", Pool.HOST, LOADED, size, Basis.MEASURED, why)
+    name = "upstream's process"
+    if ranks > 1:
+        name, why = f"{ranks} ranks", "they compute: Python, torch and DeepSpeed in each"
+    return PlanLine(name, Pool.HOST, LOADED, size, Basis.MEASURED, why)
+
+
+def _launcher(serving: Serving) -> PlanLine:
+    size = serving.build.resident_bytes + LAUNCHER_BYTES if serving.ranks > 1 else 0
+    why = "DeepSpeed's, which starts the ranks and loads torch itself"
+    return PlanLine("launcher", Pool.HOST, LOADED, size, Basis.MEASURED, why)
 
 
 def _reserve(serving: Serving, prompt: list[PlanLine]) -> PlanLine:
     held = sum(line.size_bytes for line in prompt if line.pool is serving.pool)
     if serving.device == "cuda":
-        why = "fragmentation: 10 % of what a prompt takes, 64 MiB at least"
-        size = max(64 * MIB, held // 10)
+        why = "fragmentation: 10 % of what a prompt takes, 64 MiB a rank at least"
+        size = max(serving.ranks * 64 * MIB, held // 10)
         return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.ASSUMED, why)
-    why = "fragmentation: 2/5 of what a prompt takes, 16 MiB at least, as seen"
-    size = max(16 * MIB, held * 2 // 5)
+    why = "fragmentation: 2/5 of what a prompt takes, 16 MiB a rank at least, as seen"
+    size = max(serving.ranks * 16 * MIB, held * 2 // 5)
     return PlanLine("reserve", Pool.HOST, _SERVED, size, Basis.MEASURED, why)
 
 

@@ -71,6 +71,7 @@ class Intent:
         image: that the container is made from.
         proof: how it has to prove itself once it answers.
         gpus: that the model is served on, in CUDA's order.
+        ranks: processes that the model is cut over, see :func:`kit.stack.model.gpus_of`.
     """
 
     settings: Settings
@@ -84,6 +85,7 @@ class Intent:
     timeout_seconds: float = 600.0
     preflight: bool = True
     proof: Proof = PROOF
+    ranks: int = 1
     plan: Plan = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,11 +115,11 @@ class Intent:
         return replace(self, spec=replace(self.spec, max_ram_bytes=ram, max_vram_bytes=vram))
 
     def _plan(self) -> Plan:
-        return plan_of(self.spec, self.shape, self.build)
+        return plan_of(self.spec, self.shape, self.build, self.ranks)
 
 
-def plan_of(spec: ServeSpec, shape: ModelShape, build: TorchBuild) -> Plan:
-    """The memory plan of ``spec``, for a model of that shape."""
+def plan_of(spec: ServeSpec, shape: ModelShape, build: TorchBuild, ranks: int) -> Plan:
+    """The memory plan of ``spec``, for a model of that shape cut over so many processes."""
     return plan_serving(
         shape,
         context=spec.context,
@@ -125,6 +127,7 @@ def plan_of(spec: ServeSpec, shape: ModelShape, build: TorchBuild) -> Plan:
         device=spec.device,
         build=build,
         engine=spec.engine,
+        ranks=ranks,
     )
 
 
@@ -164,7 +167,7 @@ def decide(
         fitting(device, visible, settings.max_vram_bytes, options.context, options.max_sequences),
     )
     model = resolve(wish, listener)
-    shape = shape_of(model, options.engine)
+    shape, ranks = shape_of(model, options.engine), gpus_of(model, options.engine)
     wanted = wanted_image(options.image, device, environ) if runtime == "container" else None
     intent = Intent(
         settings=settings,
@@ -173,11 +176,12 @@ def decide(
         shape=shape,
         spec=_spec(options, runtime, model, shape, device),
         build=torch_in(None, wanted.target) if wanted else installed_build(),
-        gpus=_gpus(visible, gpus_of(model, options.engine)) if device == "cuda" else (),
+        gpus=_gpus(visible, ranks) if device == "cuda" else (),
         image=wanted,
         timeout_seconds=options.timeout_seconds,
         preflight=options.preflight,
         proof=options.proof,
+        ranks=ranks,
     ).with_budget()
     return intent if wanted is None else _in_container(intent, wanted, environ)
 

@@ -16,7 +16,7 @@ from kit.stack.container_image import torch_in
 from kit.stack.engine import Engine
 from kit.stack.history import Proven
 from kit.stack.intent import Intent, key_digest, plan_of
-from kit.stack.model import model_at, shape_of
+from kit.stack.model import gpus_of, model_at, shape_of
 from kit.stack.proof import PROOF, Proof
 from kit.stack.runtime import ServeSpec
 
@@ -46,6 +46,7 @@ def recall(
             f"{spec.model_dir} is not there any more", hint="name another model: kit up --model DIR"
         )
     model = model_at(spec.model_dir)
+    ranks = gpus_of(model, spec.engine)
     return Intent(
         settings=settings,
         runtime=proven.runtime,
@@ -53,9 +54,10 @@ def recall(
         shape=shape_of(model, spec.engine),
         spec=spec,
         build=_build(proven, environ),
-        gpus=_gpus(spec, environ),
+        gpus=_gpus(spec, ranks, environ),
         timeout_seconds=timeout_seconds,
         proof=proof,
+        ranks=ranks,
     )
 
 
@@ -65,8 +67,9 @@ def recall_plan(proven: Proven, environ: Mapping[str, str] = os.environ) -> Plan
     Raises:
         KitError: its image or its model's files are not here any more, or damaged.
     """
-    shape = shape_of(model_at(proven.spec.model_dir), proven.spec.engine)
-    return plan_of(proven.spec, shape, _build(proven, environ))
+    model, engine = model_at(proven.spec.model_dir), proven.spec.engine
+    shape, ranks = shape_of(model, engine), gpus_of(model, engine)
+    return plan_of(proven.spec, shape, _build(proven, environ), ranks)
 
 
 def _build(proven: Proven, environ: Mapping[str, str]) -> TorchBuild:
@@ -92,8 +95,8 @@ def _key(spec: ServeSpec, settings: Settings) -> str | None:
     return key_digest(settings.api_key)
 
 
-def _gpus(spec: ServeSpec, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The GPUs that a container had; a process gets the first that CUDA may use."""
+def _gpus(spec: ServeSpec, ranks: int, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """The GPUs that a container had; a process gets the first that CUDA may use, one a rank."""
     if spec.device == "cpu":
         return ()
     found = nvml.gpus()
@@ -105,4 +108,4 @@ def _gpus(spec: ServeSpec, environ: Mapping[str, str]) -> tuple[Gpu, ...]:
         raise EnvironmentNotReady(
             "the GPU that it ran on cannot be used", hint="look at nvidia-smi; or: kit up"
         )
-    return visible if spec.gpu else visible[:1]
+    return visible if spec.gpu else visible[:ranks]

@@ -1,5 +1,6 @@
 """`kit serve --engine megatron` as a process, with ranks, on the stand-in for upstream."""
 
+import json
 import re
 import shutil
 import signal
@@ -162,6 +163,27 @@ def test_what_cannot_be_served_is_said_before_anything_starts(real_kit, checkpoi
         code, said = refused(str(checkpoint))
     assert code == 3
     assert f"port {real_kit.port}" in said
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_up_stays_within_the_budget_that_its_ranks_are_planned_to_take(
+    real_kit, checkpoint, tmp_path, ranks
+):
+    folder = checkpoint
+    if ranks == 1:
+        folder = tmp_path / "whole"
+        shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.pt"))
+        shutil.copy(GOLDEN / "ckpt" / "mp_rank_00_model_states.pt", folder)
+    done = real_kit.up("--engine", "megatron", "--model", str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(descendants(real_kit.pid)) == (1 if ranks == 1 else 3)
+    ram = json.loads(done.stdout)["memory"]["ram"]
+    assert ram["peak_bytes"] <= ram["budget_bytes"]
+    assert abs(ram["peak_bytes"] - ram["plan_bytes"]) <= ram["plan_bytes"] / 10
+    for command in (("memory", "hold"), ("restart",)):  # which recall the service and its plan
+        told = real_kit(*command, "--json")
+        assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["memory"]["ram"]["plan_bytes"] == ram["plan_bytes"]
 
 
 def test_the_native_engine_does_not_run_on_several_gpus(real_kit, model_dir):

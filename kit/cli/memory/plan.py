@@ -34,7 +34,7 @@ def plan(
     then the longest context, then the most answers at once that fit.
     """
     from kit.cli.memory.plan_answers import show_fit, show_plan
-    from kit.cli.memory.plan_question import Question, find_gpu
+    from kit.cli.memory.plan_question import Question, count_shards, find_gpu
     from kit.weights.catalogue import read_catalogue
     from kit.weights.planned import described, find_planned
 
@@ -60,6 +60,7 @@ def plan(
         max_sequences=max_sequences,
         wanted_device=device,
         engine=engine,
+        ranks=1 if engine == "native" else count_shards(target, catalogue),
         dtype_bytes=_DTYPE_BYTES[dtype],
         gpu=find_gpu(),
         max_vram_bytes=parse_size(max_vram) if max_vram else None,

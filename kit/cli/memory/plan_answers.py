@@ -97,6 +97,8 @@ def _precision(question: Question) -> str:
 
 def _print_plan(console: Console, question: Question, plan: Plan, what: str) -> None:
     where = "a GPU" if plan.device == "cuda" else "the CPU"
+    if plan.ranks > 1:
+        where = f"{plan.ranks} GPUs" if plan.device == "cuda" else f"the CPU, {plan.ranks} ranks"
     console.print(Text(f"{what} on {where}, {plan.engine} engine", style="bold"))
     console.print(f"{plan.context} tokens of context, {plan.max_sequences} at once")
     for pool in Pool:
@@ -119,6 +121,9 @@ def _pool_table(question: Question, plan: Plan, pool: Pool, lines: list[PlanLine
     peak, phase = plan.peak_bytes(pool), plan.peak_phase(pool)
     why = f"while {_doing(phase)}" if pool is not Pool.DISK else "at most"
     table.add_row("peak", format_gib(peak), _LETTERS[phase], "", why, style="bold")
+    if pool is Pool.DEVICE and plan.ranks > 1:
+        table.add_row("each GPU", format_gib(peak // plan.ranks), "", "", "its share of the peak")
+        return table
     if (neighbours := question.neighbours(pool)) is not None:
         _add(table, neighbours.line)
         left = neighbours.free_bytes - peak

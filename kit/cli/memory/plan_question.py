@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from kit.errors import EnvironmentNotReady, UsageError
@@ -17,9 +18,12 @@ from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD, TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.units import parse_size
-from kit.weights.planned import Planned, with_disk
+from kit.weights.catalogue import Catalogue
+from kit.weights.locate import find_checkpoint
+from kit.weights.planned import PUBLISHED, Planned, with_disk
 
 FREE = "free"
+_SHARDS = "mp_rank_*.pt"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Question:
     Attributes:
         gpu: of this machine, which CUDA would use first.
         dtype_bytes: of one number while it serves.
+        ranks: processes that upstream's code shares the checkpoint among.
     """
 
     planned: Planned
@@ -41,6 +46,7 @@ class Question:
     gpu: Gpu | None
     max_vram_bytes: int | None = None
     max_ram_bytes: int | None = None
+    ranks: int = 1
     as_json: bool = False
 
     @cached_property
@@ -75,6 +81,7 @@ class Question:
             build=self.build,
             engine=self.engine,
             dtype_bytes=self.dtype_bytes,
+            ranks=self.ranks,
         )
         return with_disk(self.planned, self.shape, plan)
 
@@ -97,6 +104,7 @@ class Question:
             device=device,
             build=installed_build() if device == "cpu" else CUDA_BUILD,
             engine=self.engine,
+            ranks=self.ranks,
             contexts=CONTEXTS if self.context is None else (self.context,),
             least_sequences=self.max_sequences or 1,
         )
@@ -118,13 +126,28 @@ class Question:
     def _free_bytes(self) -> int:
         pool = Pool.DEVICE if self.device == "cuda" else Pool.HOST
         found = self.neighbours(pool)
-        if found is None:
+        if found is None or (pool is Pool.DEVICE and self.ranks > 1):
             what = "VRAM" if pool is Pool.DEVICE else "RAM"
             raise EnvironmentNotReady(
                 f"how much {what} is free here cannot be told",
                 hint="name a size, such as --fit 24GiB",
             )
         return found.free_bytes
+
+
+def count_shards(target: str | None, catalogue: Catalogue) -> int:
+    """Files that upstream's checkpoint is cut into, a process each; 1 of what is none.
+
+    Args:
+        target: its path, or its name in the catalogue.
+    """
+    if target in (None, *catalogue.weights):
+        files = catalogue.find(target or PUBLISHED).files
+        return max(1, sum(Path(name).match(_SHARDS) for name in files))
+    path = Path(str(target)).expanduser()
+    if not path.exists() or any(path.glob("*.safetensors")):
+        return 1
+    return len(find_checkpoint(path))
 
 
 def find_gpu() -> Gpu | None:

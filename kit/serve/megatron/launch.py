@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import kit
+from kit.units import MIB
 
 RANK_MODULE = "kit.serve.megatron.rank"
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 """Where ranks of one machine meet, unless someone knows better."""
+_CPU_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(MIB)}
+"""glibc gives tensors from that size on back at once (mallopt(3)). By itself it raises the size to
+32 MiB and keeps holes: every pass has longer scores, which do not fit into those of the one before.
+"""
 
 
 def command(ranks: int, device: str, socket: Path, environ: Mapping[str, str]) -> Sequence[str]:
@@ -54,7 +59,8 @@ def environment(ranks: int, device: str, environ: Mapping[str, str] = os.environ
     if ranks == 1:
         fixed |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         fixed |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    return {**_LOOPBACK, **environ, **fixed}
+    heap = _CPU_HEAP if device == "cpu" else {}
+    return {**_LOOPBACK, **heap, **environ, **fixed}
 
 
 def _devices(ranks: int, device: str, environ: Mapping[str, str]) -> list[str]:

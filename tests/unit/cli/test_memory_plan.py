@@ -1,12 +1,16 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.settings import bundled
 from kit.units import GIB
 from tests import nvml_driver
+from tests.shapes import save_shards
 
 CONFIG = {
     "num_hidden_layers": 3,
@@ -194,3 +198,21 @@ def test_cards():
     rows = json.loads(memory("cards", "--json").stdout)["cards"]
     assert {"A10", "H200"} <= {row["name"] for row in rows}
     assert memory("cards", "--markdown").stdout.startswith("| card |")
+
+
+def test_a_checkpoint_of_shards_is_planned_for_as_many_ranks(tmp_path):
+    """The 13B's budget is that of all ranks together: so is the plan."""
+    torch = pytest.importorskip("torch", reason="needs the native extra")
+    (checkpoint,) = bundled("demo").rglob("mp_rank_00_model_states.pt")
+    save_shards(torch.load(checkpoint), tmp_path / "cut", 2)
+    shutil.copy(bundled("demo") / "config.json", tmp_path / "cut")
+    options = ("--engine", "megatron", "--device", "cuda", "--context", 512)
+    two, one = record(tmp_path / "cut", *options), record("demo", *options)
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    more = two["peak_bytes"]["device"] - one["peak_bytes"]["device"]
+    assert more > CUDA_CONTEXT_BYTES
+    assert "on 2 GPUs, megatron engine" in plan(tmp_path / "cut", *options).stdout
+    assert "each GPU" in plan(tmp_path / "cut", *options).stdout
+    assert record(tmp_path / "cut", "--device", "cuda")["ranks"] == 1  # converted first
+    done = plan(tmp_path / "cut", *options[:4], "--fit", "1GiB")  # two CUDA contexts alone
+    assert done.returncode == 3

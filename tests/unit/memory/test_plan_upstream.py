@@ -82,6 +82,28 @@ def test_everything_is_on_the_host_of_a_cpu():
     assert found.phase_bytes(Pool.HOST, Phase.SERVE) < 28 * GIB
 
 
+def test_ranks_share_the_model_and_have_the_rest_each():
+    one, four = plan("megatron"), plan("megatron", ranks=4)
+    assert four.ranks == 4
+    for name in ("weights", "KV cache", "attention"):
+        assert line(four, name) == line(one, name)
+    assert line(four, "CUDA context") == 4 * line(one, "CUDA context")
+    assert line(four, "reserve") == 4 * line(one, "reserve")
+    assert line(four, "activations") - line(one, "activations") == 3 * 2 * 512 * 5120 * 2
+    for name in ("piece", "CUDA on the host"):
+        assert line(four, name, Pool.HOST) == 4 * line(one, name, Pool.HOST)
+    processes = line(one, "upstream's process", Pool.HOST)
+    assert line(four, "4 ranks", Pool.HOST) == 4 * processes
+    assert line(four, "runtime", Pool.HOST) == line(one, "runtime", Pool.HOST)
+    assert line(four, "launcher", Pool.HOST) > CUDA_BUILD.resident_bytes
+    assert all(each.name != "launcher" for each in one.lines)
+
+
+def test_the_native_engine_has_one_rank():
+    with pytest.raises(UsageError, match="runs on one GPU"):
+        plan("native", ranks=2)
+
+
 def test_fp32():
     found = plan("megatron", dtype_bytes=4)
     assert line(found, "weights") == 4 * PARAMETERS

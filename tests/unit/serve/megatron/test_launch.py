@@ -53,6 +53,13 @@ def test_the_environment_says_all_that_upstream_asks_for():
     assert environment(2, "cuda", {"NCCL_SOCKET_IFNAME": "eth0"})["NCCL_SOCKET_IFNAME"] == "eth0"
 
 
+def test_on_the_cpu_freed_tensors_are_given_back():
+    assert environment(1, "cpu", {})["MALLOC_MMAP_THRESHOLD_"] == "1048576"
+    mine = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    assert environment(1, "cpu", mine)["MALLOC_MMAP_THRESHOLD_"] == "65536"
+    assert "MALLOC_MMAP_THRESHOLD_" not in environment(1, "cuda", {})
+
+
 def test_ranks_of_the_cpu_are_counted_as_its_devices():
     assert environment(3, "cpu", {})["LOCAL_SIZE"] == "3"
     assert "RANK" not in environment(3, "cpu", {})
