@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.container.containers import Container, labelled
 
 pytestmark = pytest.mark.container
 
-PROJECT = "spark-kit-test-compose"
+PROJECT = f"spark-kit-test-compose-{uuid.uuid4().hex[:8]}"
 
 
 def composes() -> list[tuple[str, ...]]:
