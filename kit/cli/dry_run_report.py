@@ -1,6 +1,7 @@
 """What `kit up --dry-run` prints: for people, and as JSON."""
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -107,10 +108,15 @@ def _memory(found: DryRun) -> Iterator[str]:
 
 def _command(step: Launch, *, with_key: bool) -> Iterator[str]:
     """One command as a shell takes it, a variable a line."""
-    variables = [f"{name}={shlex.quote(text)}" for name, text in step.variables.items()]
+    variables = [f"{name}={_quoted(text)}" for name, text in step.variables.items()]
     if variables and with_key:
         variables.append('KIT_API_KEY="$KIT_API_KEY"')
     yield ""
     for variable in variables:
         yield f"  {variable} \\"
     yield f"  {shlex.join(step.command)}"
+
+
+def _quoted(text: str) -> str:
+    """As a shell takes it; what stands for another variable, whose value is not shown, as such."""
+    return f'"{text}"' if re.fullmatch(r"\$\w+", text) else shlex.quote(text)

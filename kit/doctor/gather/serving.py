@@ -8,7 +8,7 @@ from kit.memory.nvml import Gpu, Nvidia, visible
 from kit.memory.plan import Plan, plan_serving
 from kit.memory.torch_build import installed_build
 from kit.stack.missing_weights import WEIGHTS, WeightsMissing
-from kit.stack.model import Wish, resolve, shape_of
+from kit.stack.model import Wish, gpus_of, resolve, shape_of
 from kit.stack.named import fitting
 from kit.stack.preflight import rooms
 from kit.weights.catalogue import read_catalogue
@@ -87,6 +87,7 @@ def _would_be(request: Request, facts: Facts) -> Serving:
         device="cpu" if gpu is None else "cuda",
         build=installed_build(),
         engine=wanted.engine,
+        ranks=gpus_of(model, wanted.engine),
     )
     return _serving(model.name, plan, gpu, real=not model.demo)
 
