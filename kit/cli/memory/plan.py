@@ -1,5 +1,7 @@
 """`kit memory plan`."""
 
+from collections.abc import Mapping
+
 from kit.cli.memory import plan_options as options
 from kit.errors import UsageError
 from kit.settings import Settings
@@ -47,10 +49,7 @@ def plan(
         "max_context": max_context,
         "window": window,
     }
-    if target is not None and any(value is not None for value in numbers.values()):
-        raise UsageError(
-            f"the shape of {target} is known", hint="name a model, or describe another one"
-        )
+    _require_one_shape(target, numbers)
     settings = Settings.from_environ()
     catalogue = read_catalogue(settings.weights_catalogue)
     question = Question(
@@ -71,3 +70,10 @@ def plan(
         show_plan(question)
     else:
         show_fit(question, fit)
+
+
+def _require_one_shape(target: str | None, numbers: Mapping[str, int | None]) -> None:
+    if target is not None and any(value is not None for value in numbers.values()):
+        raise UsageError(
+            f"the shape of {target} is known", hint="name a model, or describe another one"
+        )
