@@ -15,6 +15,8 @@ from kit.stack.runtime import Running
 from kit.units import format_gib, parse_size
 
 SIGKILL, SIGABRT, SIGSEGV = 137, 134, 139
+_CRASHES = (1, SIGABRT, SIGSEGV)
+"""An exception that escaped, too: imports that fail for lack of memory say all sorts of things."""
 LESS = "ask for less: --context, --max-sequences"
 _CUDA = ("CUDA out of memory", "torch.OutOfMemoryError")
 _HOST = (
@@ -179,7 +181,7 @@ def _gpu(death: Death) -> KitError | None:
 def _address_space(death: Death) -> KitError | None:
     if death.ended.bounds.address_space_bytes is None:
         return None
-    crashed = death.ended.exit_code in (SIGABRT, SIGSEGV) and _near_address_limit(death)
+    crashed = death.ended.exit_code in _CRASHES and _near_address_limit(death)
     if not crashed and not death.says(*_HOST):
         return None
     return ServiceError(

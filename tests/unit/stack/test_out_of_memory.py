@@ -129,6 +129,7 @@ LIMITED = Bounds(address_space_bytes=3 * GIB + MIB)
         (1, ["ImportError: libtorch_cpu.so: failed to map segment from shared object"]),
         (1, ["RuntimeError: can't start new thread"]),
         (EARLIER, ["OSError: [Errno 12] Cannot allocate memory"]),
+        (1, ["ImportError: cannot import name 'Trace' from partially initialized module 'torch'"]),
         (134, []),
         (139, []),
     ],
@@ -144,8 +145,11 @@ def test_the_address_space(code, log):
 
 
 def test_a_crash_far_from_the_limit_is_a_crash():
-    error = died(139, bounds=LIMITED, lived=replace(LIVED, address_space_peak_bytes=GIB))
+    far = replace(LIVED, address_space_peak_bytes=GIB)
+    error = died(139, bounds=LIMITED, lived=far)
     assert "it crashed (SIGSEGV)" in error.message
+    error = died(1, ["ImportError: no such name"], bounds=LIMITED, lived=far)
+    assert "exit code 1 in phase weights: ImportError: no such name" in error.message
 
 
 def test_without_a_limit_host_memory_ran_out():
