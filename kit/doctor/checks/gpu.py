@@ -97,7 +97,8 @@ def memory(facts: Facts) -> Finding:
     room = next((room for room in serving.rooms if room.limit == "vram"), None)
     gpu = serving.gpu
     if gpu is None or room is None:
-        return skipped(f"{serving.name} is served on the CPU")
+        where = "on the CPU" if serving.plan.device == "cpu" else "by several GPUs"
+        return skipped(f"{serving.name} is served {where}")
     gpu = _with_processes(known(facts.nvidia), gpu)
     need = f"{size(room.need_bytes)} planned for {serving.name}"
     free = f"{size(room.free_bytes)} of {size(gpu.total_bytes)} free"

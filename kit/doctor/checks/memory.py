@@ -78,7 +78,7 @@ def shm(facts: Facts) -> Finding:
 def vram_budget(facts: Facts) -> Finding:
     """KIT_MAX_VRAM against the plan; a budget beyond the card promises nothing."""
     serving, budget = known(facts.serving), known(facts.budgets).max_vram_bytes
-    if serving.gpu is None:
+    if serving.plan.device == "cpu":
         return skipped(f"{serving.name} is served on the CPU")
     planned = serving.plan.peak_bytes(Pool.DEVICE)
     if planned > budget:
@@ -88,7 +88,7 @@ def vram_budget(facts: Facts) -> Finding:
             remedy="allow more with --max-vram or KIT_MAX_VRAM; or ask for less: --context, "
             "--max-sequences, or a conversion to int8 or int4",
         )
-    total = serving.gpu.total_bytes
+    total = serving.gpu.total_bytes if serving.gpu else None  # None: it is cut over several
     if isinstance(total, int) and total < planned:
         return skipped("the card is too small for the plan, see gpu.memory")
     return passed(f"{size(planned)} planned, {size(budget)} allowed")

@@ -83,6 +83,13 @@ def test_vram_budget(used, budget, status):
     assert memory.vram_budget.judge(facts).status == status
 
 
+def test_vram_budget_of_several_gpus():
+    several = replace(serving(GPU), gpu=None)
+    for budget, status in ((30 * GIB, "pass"), (10 * GIB, "fail")):
+        facts = replace(WORKSTATION, serving=several, budgets=Budgets(budget, None))
+        assert memory.vram_budget.judge(facts).status == status
+
+
 @pytest.mark.parametrize(("budget", "status"), [(None, "pass"), (GIB, "pass"), (GIB - 1, "fail")])
 def test_ram_budget(budget, status):
     facts = replace(LAPTOP, budgets=Budgets(30 * GIB, budget))
