@@ -20,22 +20,6 @@ from kit.spark.rotary_spark import SparkRotaryEmbedding
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the GPU where there is one.
-
-    Raises:
-        EnvironmentNotReady: a GPU was asked for and torch sees none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise EnvironmentNotReady(
-            "a GPU was asked for, but torch sees none",
-            hint="check the driver with nvidia-smi, or serve on the CPU with --device cpu",
-        )
-    return torch.device(name)
-
-
 def load_model(
     directory: Path,
     device: torch.device,

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from kit.errors import IntegrityError, KitError, ServiceError
+from kit.errors import IntegrityError, KitError
 from kit.memory.limits import serving_limits
 from kit.memory.plan import PREFILL_CHUNK, kv_positions
 from kit.memory.shape import read_shape
 from kit.serve.batch import Batch
 from kit.serve.cache import RingCache
-from kit.serve.cap import cap_vram
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
-from kit.serve.loader import DTypeName, choose_device, load_model
+from kit.serve.gpu import GPU_ERRORS, cap_vram, choose_device, device_memory, gpu_failed
+from kit.serve.loader import DTypeName, load_model
 from kit.serve.quantised import type_name
 from kit.serve.warm_up import warm_up
 from kit.serve.worker import Worker
@@ -55,6 +55,7 @@ class NativeEngine:
         self._device_name, self._dtype = device, dtype
         self._context, self._max_sequences = context, max_sequences
         self._max_vram_bytes = max_vram_bytes
+        self._device = torch.device("cpu")  # until load() has chosen one
         self._worker = Worker("native-engine", _explain)
 
     def load(self, progress: Progress) -> ModelInfo:
@@ -63,11 +64,11 @@ class NativeEngine:
         Raises:
             KitError: the directory is damaged, or the machine cannot hold the model.
         """
-        device = choose_device(self._device_name)
-        cap_vram(device, self._max_vram_bytes)
         shape = read_shape(self._model_dir)
         self._check(lambda done, total: progress("verifying", done / max(total, 1)))
         try:
+            self._device = device = choose_device(self._device_name)
+            cap_vram(device, self._max_vram_bytes)
             model = load_model(self._model_dir, device, self._dtype, progress)
             shape = replace(shape, dtype_bytes=model.dtype.itemsize)
             context, rows = serving_limits(shape, self._context, self._max_sequences)
@@ -81,8 +82,8 @@ class NativeEngine:
                 torch.set_num_threads(1)
             progress("warm-up", 0.0)
             warm_up(batch, self._model_dir)
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(error) from error
+        except GPU_ERRORS as error:
+            raise gpu_failed(error) from error
         self._worker.start(batch, context)
         return ModelInfo(
             context_length=context,
@@ -107,16 +108,16 @@ class NativeEngine:
 
     def stats(self) -> EngineStats:
         """The present figures."""
-        cuda = torch.cuda.is_available()
+        pool = device_memory(self._device)
         running, waiting = self._worker.counts()
         return EngineStats(
             running=running,
             waiting=waiting,
             prompt_tokens=self._worker.prompt_tokens,
             generated_tokens=self._worker.generated_tokens,
-            device_peak_reserved_bytes=torch.cuda.max_memory_reserved() if cuda else None,
-            device_reserved_bytes=torch.cuda.memory_reserved() if cuda else None,
-            device_allocated_bytes=torch.cuda.memory_allocated() if cuda else None,
+            device_peak_reserved_bytes=None if pool is None else pool.peak_reserved_bytes,
+            device_reserved_bytes=None if pool is None else pool.reserved_bytes,
+            device_allocated_bytes=None if pool is None else pool.allocated_bytes,
         )
 
     def healthy(self) -> bool:
@@ -134,17 +135,9 @@ class NativeEngine:
 
 def _explain(error: Exception) -> Exception:
     """What the sequences that ran are told; after a lack of memory the pool is emptied."""
-    if not isinstance(error, torch.OutOfMemoryError):
-        return error
-    torch.cuda.empty_cache()
-    return _out_of_memory(error)
-
-
-def _out_of_memory(error: torch.OutOfMemoryError) -> KitError:
-    return ServiceError(
-        f"the GPU ran out of memory: {str(error).splitlines()[0]}",
-        hint="serve with a smaller --context or --max-sequences; kit memory plan shows what fits",
-    )
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+    return gpu_failed(error) if isinstance(error, GPU_ERRORS) else error
 
 
 def _chunk(window: int | None) -> int:

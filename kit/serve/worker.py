@@ -148,10 +148,12 @@ class Worker:
             running.admit(self._waiting.popleft())
         try:
             self.generated_tokens += running.advance()
-        except EngineDied as error:
-            self._end(error)
-        except Exception as error:  # whatever a kernel raises ends these sequences, not the engine
-            running.fail(self._explain(error))
+        except Exception as error:  # whatever a kernel raises ends these sequences...
+            told = error if isinstance(error, EngineDied) else self._explain(error)
+            if isinstance(told, EngineDied):  # ...and the engine, where nothing works after it
+                self._end(told)
+            else:
+                running.fail(told)
 
 
 def _stopped() -> ServiceError:

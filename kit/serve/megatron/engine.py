@@ -10,7 +10,8 @@ from kit.errors import EnvironmentNotReady, KitError, UsageError
 from kit.memory.limits import serving_limits
 from kit.memory.plan import PREFILL_CHUNK
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
-from kit.serve.loader import DTypeName, choose_device
+from kit.serve.gpu import named_device
+from kit.serve.loader import DTypeName
 from kit.serve.megatron.arguments import DTYPE_BYTES, DType, upstream_arguments
 from kit.serve.megatron.folder import UpstreamFolder
 from kit.serve.megatron.messages import Task
@@ -159,7 +160,7 @@ def _require_devices(name: str, count: int) -> str:
             f"the megatron engine takes GPUs in their order, not {name}",
             hint=f"CUDA_VISIBLE_DEVICES={name.partition(':')[2]} and --device cuda",
         )
-    device = choose_device(name).type
+    device = named_device(name).type
     found = torch.cuda.device_count()
     if device == "cuda" and found < count:
         raise EnvironmentNotReady(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import KitError
+from kit.serve.gpu import DeviceMemory
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,6 @@ class Progress:
 
     phase: str
     fraction: float
-
-
-@dataclass(frozen=True)
-class DeviceMemory:
-    """torch's pool on the rank's GPU: its peak, its size now, and what live tensors take of it."""
-
-    peak_reserved_bytes: int
-    reserved_bytes: int
-    allocated_bytes: int
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from kit.errors import KitError, ServiceError
-from kit.serve.cap import cap_vram
+from kit.serve.gpu import GPU_ERRORS, DeviceMemory, cap_vram, device_memory, gpu_failed
 from kit.serve.megatron.messages import (
-    DeviceMemory,
     Done,
     End,
     Failed,
@@ -30,6 +29,7 @@ from kit.serve.megatron.messages import (
     ToRank,
 )
 from kit.serve.megatron.upstream import CachedSequence, import_upstream, initialise, load_model
+from kit.serve.worker import EngineDied
 
 
 class Orders:
@@ -67,6 +67,7 @@ class Rank:
         self._task = task
         self._connection = connection
         self._rank = int(os.environ["RANK"])
+        self._device = _own_device(task.device)
         self._alone = os.environ["WORLD_SIZE"] == "1"
         self._model: torch.nn.Module | None = None
         self._sequence: CachedSequence | None = None
@@ -79,7 +80,7 @@ class Rank:
         script = import_upstream(self._task.tree)
         self._tell(Progress("startup", 0.0))
         initialise(script, self._task.arguments, self._task.rendezvous)
-        cap_vram(torch.device(self._task.device), self._task.max_vram_bytes)
+        cap_vram(self._device, self._task.max_vram_bytes)
         self._tell(Progress("weights", 0.0))
         self._model = load_model(script, lambda done: self._tell(Progress("weights", done)))
         weights_bytes = sum(parameter.nbytes for parameter in self._model.parameters())
@@ -92,13 +93,17 @@ class Rank:
         self._tell(Done(told, self._memory()))
 
     def survive(self, error: Exception) -> bool:
-        """Report a failed forward pass. Whether this rank can go on: others would not follow."""
+        """Report a failed forward pass. Whether this rank can go on: others would not follow, and
+        nothing works any more after a GPU's failure.
+        """
         traceback.print_exc()
         self._sequence = None
-        if self._task.device == "cuda":
+        told = _explain(error)
+        lost = isinstance(told, EngineDied)
+        if self._device.type == "cuda" and not lost:
             torch.cuda.empty_cache()
-        self._tell(Failed(_explain(error)))
-        return self._alone
+        self._tell(Failed(told))
+        return self._alone and not lost
 
     def _scores(self, order: Forward) -> torch.Tensor:
         assert self._model is not None  # noqa: S101  (load() comes first)
@@ -109,26 +114,22 @@ class Rank:
         return self._sequence.forward(order.tokens)
 
     def _memory(self) -> DeviceMemory | None:
-        if self._task.device != "cuda":
-            return None
-        return DeviceMemory(
-            torch.cuda.max_memory_reserved(),
-            torch.cuda.memory_reserved(),
-            torch.cuda.memory_allocated(),
-        )
+        return device_memory(self._device)
 
     def _tell(self, message: FromRank) -> None:
         self._connection.send(message)
 
 
+def _own_device(kind: str) -> torch.device:
+    """This rank's; of the GPUs that the launcher made visible, LOCAL_RANK says which."""
+    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind)
+
+
 def _explain(error: Exception) -> KitError:
     if isinstance(error, KitError):
         return error
-    if isinstance(error, torch.OutOfMemoryError):
-        return ServiceError(
-            f"the GPU ran out of memory: {str(error).splitlines()[0]}",
-            hint="serve with a smaller --context; kit memory plan shows what fits",
-        )
+    if isinstance(error, GPU_ERRORS):
+        return gpu_failed(error)
     return ServiceError(
         f"upstream's code failed: {type(error).__name__}: {error}",
         hint="its traceback is in the log",

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from multiprocessing.connection import Connection, wait
 
+from kit.serve.gpu import DeviceMemory
 from kit.serve.megatron import launch
 from kit.serve.megatron.meeting_place import MeetingPlace
 from kit.serve.megatron.messages import (
-    DeviceMemory,
     Done,
     End,
     Failed,
@@ -105,7 +105,8 @@ class Ranks:
 
         Raises:
             KitError: it failed; a single rank can go on.
-            EngineDied: a rank has ended, or the others could not follow one that failed.
+            EngineDied: a rank has ended or lost its GPU, or others could not follow one that
+                failed.
         """
         self._send(order)
         done: dict[int, Done] = {}
@@ -117,7 +118,7 @@ class Ranks:
             elif isinstance(message, Failed):
                 death = self._death_of_another()
                 self._say_last_words()
-                if self._count == 1:
+                if self._count == 1 and not isinstance(message.error, EngineDied):
                     raise message.error
                 self._stop(orderly=False)
                 own = EngineDied(f"rank {rank}: {message.error.message}", hint=message.error.hint)

@@ -3,7 +3,7 @@ import torch
 
 from kit.errors import UsageError
 from kit.memory.plan import CUDA_CONTEXT_BYTES
-from kit.serve.cap import cap_vram, pool_fraction
+from kit.serve.gpu import cap_vram, pool_fraction
 from kit.units import GIB
 
 
