@@ -2,7 +2,7 @@
 
 Every model is made anew with random weights, which take the memory that real ones take, and served
 by a fresh process that fills the stated context: a prefill of all of it but the last tokens, which
-are generated. What that took at its peak comes from `kit memory hold`, whose receipts are kept:
+are generated. What that took at its peak comes from `kit memory assert`, whose receipts are kept:
 
     python scripts/bench_plan.py /data/bench                        # on the CPU; needs 8 GB of disk
     python scripts/bench_plan.py /data/bench --sizes 60m --precisions bf16 int4
@@ -112,7 +112,7 @@ def run(case: Case, folder: Path) -> Outcome:
 
 
 def held_run(case: Case, model: Path, folder: Path) -> Outcome:
-    """By `kit memory hold`; exit code 5, a breach of the default budget, is an outcome too."""
+    """By `kit memory assert`; exit code 5, a breach of the default budget, is an outcome too."""
     receipt = folder / f"{case.name}.json"
     options = {
         "--model": model,
@@ -126,16 +126,16 @@ def held_run(case: Case, model: Path, folder: Path) -> Outcome:
         "--max-vram": MAX_VRAM,
     }
     words = [str(part) for option in options.items() for part in option]
-    done = subprocess.run([*KIT, "memory", "hold", *words], stdout=sys.stderr, check=False)
+    done = subprocess.run([*KIT, "memory", "assert", *words], stdout=sys.stderr, check=False)
     if done.returncode not in (0, 5):
-        raise SystemExit(f"kit memory hold failed for {case.name}: exit code {done.returncode}")
+        raise SystemExit(f"kit memory assert failed for {case.name}: exit code {done.returncode}")
     pools: Mapping[str, Any] = json.loads(receipt.read_bytes())["pools"]
     pool = pools["device" if case.device == "cuda" else "host"]
     return Outcome(case, pool["planned_bytes"], pool["peak_bytes"])
 
 
 def cast_run(case: Case, model: Path) -> Outcome:
-    """By `kit serve --dtype`, which `kit memory hold` does not know."""
+    """By `kit serve --dtype`, which `kit memory assert` does not know."""
     shape, number_bytes = read_shape(model), {"float32": 4, "bfloat16": 2}[str(case.cast)]
     cast = replace(shape, dtype_bytes=number_bytes)
     context, sequences = serving_limits(cast, case.context, case.max_sequences)

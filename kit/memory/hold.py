@@ -15,7 +15,7 @@ what the GPU held more than before); or torch's pool and the CUDA context that i
 no proof."""
 
 _UNMEASURED = (
-    "let it be measured from its start: kit down, then kit memory hold with its options; "
+    "let it be measured from its start: kit down, then kit memory assert with its options; "
     "kit doctor shows what the driver tells"
 )
 

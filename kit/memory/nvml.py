@@ -75,6 +75,11 @@ class Gpu:
     instances: "tuple[Gpu, ...] | None" = None
 
     @property
+    def simulated(self) -> bool:
+        """Whether it is the pretended GPU of the tests, by the name that its driver gives it."""
+        return self.name.startswith("Simulated")
+
+    @property
     def free_bytes(self) -> int | Unavailable:
         """What a process can still allocate."""
         if isinstance(self.total_bytes, Unavailable):

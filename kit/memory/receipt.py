@@ -56,7 +56,7 @@ class MeasuredService:
 
 @dataclass(frozen=True)
 class MeasuredMachine:
-    """Where it ran. The GPU's fields are None without one."""
+    """Where it ran. The GPU's fields are None without one; ``simulated``: it is a pretended one."""
 
     system: str
     cpus: int
@@ -65,6 +65,7 @@ class MeasuredMachine:
     gpu_bytes: int | None = None
     gpu_capability: str | None = None
     driver: str | None = None
+    simulated: bool = False
 
 
 @dataclass(frozen=True)

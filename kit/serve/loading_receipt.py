@@ -141,9 +141,11 @@ def write_receipt(found: Comparison, path: Path) -> None:
 
 def _machine(device: str) -> dict[str, Any]:
     gpus = nvml.gpus() if device == "cuda" else ()
+    known = () if isinstance(gpus, Unavailable) else gpus
     return {
         "device": device,
-        "gpus": [] if isinstance(gpus, Unavailable) else [asdict(gpu) for gpu in gpus],
+        "gpus": [asdict(gpu) for gpu in known],
+        "simulated": any(gpu.simulated for gpu in known),
         "cpus": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),

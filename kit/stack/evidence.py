@@ -81,6 +81,6 @@ def latest_timeline(state_dir: Path) -> Path:
     if not found:
         raise EnvironmentNotReady(
             f"no timeline is kept in {state_dir}",
-            hint="record one: kit memory watch; or kit memory hold",
+            hint="record one: kit memory watch; or kit memory assert",
         )
     return max(found, key=lambda path: path.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""`kit memory hold`: a measured run of the service at its full context, with its evidence."""
+"""`kit memory assert`: a measured run of the service at its full context, with its evidence."""
 
 import os
 import time
@@ -69,7 +69,7 @@ def hold_service(
         if old is not None and (reason := reason_to_restart(old[1], old[0].name, intent)):
             raise UsageError(
                 reason,
-                hint="kit down ends it; without options kit memory hold measures it as it is",
+                hint="kit down ends it; without options kit memory assert measures it as it is",
             )
         intent = _with_receipt(intent)
         report, breach = _measure(intent, old, runtimes, listener)

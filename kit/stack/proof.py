@@ -95,7 +95,7 @@ def _exercise(
         recorder.phase("prefill")
         seconds = expected_seconds(service, ready, min(proof.limit_seconds, _DAY_SECONDS))
         if seconds > proof.limit_seconds:
-            return None, f"{what} would take {_duration(seconds)}; kit memory hold does it"
+            return None, f"{what} would take {_duration(seconds)}; kit memory assert does it"
         listener.say(f"filling its context: {what}, {_duration(seconds)}")
         return _fill(answering, recorder, listener), None
     except ServiceError as error:

@@ -89,6 +89,7 @@ def machine_of(gpus: tuple[Gpu, ...]) -> MeasuredMachine:
         if isinstance(capability, Unavailable)
         else ".".join(map(str, capability)),
         driver=gpu.driver,
+        simulated=gpu.simulated,
     )
 
 

@@ -14,7 +14,8 @@ app.command("cards", short_help="Show what common GPUs serve iFlytekSpark-13B wi
 app.command("watch", short_help="Watch the memory of the service, and keep its timeline.")(
     watch.watch
 )
-app.command("hold", short_help="Prove the peak at full context, with a receipt.")(hold.hold)
+app.command("assert", short_help="Prove the peak at full context, with a receipt.")(hold.hold)
+app.command("hold", hidden=True, help="The former name of assert.")(hold.hold)
 app.command("explain", short_help="Say where the peak of a timeline came from.")(explain.explain)
 
 

@@ -1,4 +1,4 @@
-"""`kit memory hold`."""
+"""`kit memory assert`."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What `kit memory hold` prints at its end: its receipt, for people and as JSON."""
+"""What `kit memory assert` prints at its end: its receipt, for people and as JSON."""
 
 import json
 from typing import Any
@@ -42,9 +42,8 @@ def _files(report: HoldReport) -> list[str]:
 
 def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
     service, work = record["service"], record["work"]
-    facts = [
-        ("model", f"{record['model']['dtype']} on {service['device']}, {service['engine']} engine")
-    ]
+    where = service["device"] + (" (simulated)" if record["machine"]["simulated"] else "")
+    facts = [("model", f"{record['model']['dtype']} on {where}, {service['engine']} engine")]
     if work is None:
         facts.append(("work", "none: it did not come so far"))
     else:

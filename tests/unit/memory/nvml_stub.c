@@ -13,9 +13,14 @@
  *   silent       only name and UUID are told
  *   volta        one GPU of 32 GiB with an architecture that current builds have left behind
  *   old          a driver of 2022: CUDA 11.7, and an older interface
+ *   pretended    the GPU of tests/gpu/pretended: its folder, PRETENDED_CARD, says all of it
  */
+#include <ctype.h>
+#include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, NOT_LOADED = 9,
        NO_FUNCTION = 13, LOST = 15, MISMATCH = 18 };
@@ -34,6 +39,42 @@ static int id(void *device) { return (int)(size_t)device; }
 static int say(char *text, unsigned length, const char *answer) {
     strncpy(text, answer, length);
     return OK;
+}
+
+/* The pretended card: a file "gib", one file a process that holds memory, "lost" when it is. */
+#define MOST 64
+static double card_file(const char *name, double otherwise) {
+    char path[512];
+    double value = otherwise;
+    snprintf(path, sizeof path, "%s/%s", getenv("PRETENDED_CARD"), name);
+    FILE *file = fopen(path, "r");
+    if (file && fscanf(file, "%lf", &value) != 1) value = otherwise;
+    if (file) fclose(file);
+    return value;
+}
+static int card_lost(void) {
+    char path[512];
+    if (!is("pretended")) return 0;
+    snprintf(path, sizeof path, "%s/lost", getenv("PRETENDED_CARD"));
+    return access(path, F_OK) == 0;
+}
+static unsigned card_processes(process_t *found) {
+    unsigned count = 0;
+    char proc[64];
+    DIR *folder = opendir(getenv("PRETENDED_CARD"));
+    for (struct dirent *entry; folder && count < MOST && (entry = readdir(folder));) {
+        snprintf(proc, sizeof proc, "/proc/%.32s", entry->d_name);
+        if (!isdigit(entry->d_name[0]) || access(proc, F_OK)) continue;
+        found[count++] = (process_t){atoi(entry->d_name), card_file(entry->d_name, 0), 0, 0};
+    }
+    if (folder) closedir(folder);
+    return count;
+}
+static unsigned long long card_used(void) {
+    process_t found[MOST];
+    unsigned long long used = GIB(0.5); /* the driver's own share */
+    for (unsigned i = 0, count = card_processes(found); i < count; i++) used += found[i].used;
+    return used;
 }
 
 int nvmlInitWithFlags(unsigned flags) {
@@ -56,12 +97,12 @@ int nvmlSystemGetProcessName(unsigned pid, char *text, unsigned length) {
 }
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
-    int one = in_mig_mode() || is("tenants") || is("volta") || is("old") || is("silent");
+    int one = in_mig_mode() || is("pretended") || is("tenants") || is("volta") || is("old") || is("silent");
     *count = is("no-gpu") ? 0 : one ? 1 : 2;
     return OK;
 }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
-    if (is("lost") && index == 1) return LOST;
+    if ((is("lost") && index == 1) || card_lost()) return LOST;
     *device = (void *)(size_t)(index + FIRST);
     return OK;
 }
@@ -72,6 +113,7 @@ int nvmlDeviceGetUUID(void *device, char *text, unsigned length) {
 int nvmlDeviceGetName(void *device, char *text, unsigned length) {
     if (id(device) == INSTANCE_40) return say(text, length, "Stub 80 MIG 3g.40gb");
     if (id(device) == INSTANCE_20) return say(text, length, "Stub 80 MIG 2g.20gb");
+    if (is("pretended")) return say(text, length, "Simulated GPU");
     return say(text, length, in_mig_mode() ? "Stub 80" : is("volta") ? "Stub 32" : "Stub 24");
 }
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
@@ -79,6 +121,12 @@ int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
     int gib = id(device) >= INSTANCE_40 ? instance_gib[id(device) - INSTANCE_40]
             : in_mig_mode() ? 80 : is("volta") ? 32 : 24;
     if (is("silent")) return NOT_SUPPORTED;
+    if (is("pretended")) {
+        memory->total = GIB(card_file("gib", 24));
+        memory->used = card_used();
+        memory->free = memory->total - memory->used;
+        return OK;
+    }
     memory->total = GIB(gib);
     memory->used = is("tenants") ? GIB(21.5) : id(device) >= INSTANCE_40 ? GIB(0.25) : GIB(id(device));
     memory->free = memory->total - memory->used;
@@ -124,6 +172,10 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, proce
     process_t found[] = {{4711, is("hidden") ? ~0ULL : GIB(3), 0, 0}, {4712, GIB(17.5), 0, 0}};
     if (is("silent")) return NOT_SUPPORTED;
     if (is("old")) return NO_FUNCTION;
+    if (is("pretended")) {
+        process_t here[MOST];
+        return list(card_processes(here), here, count, processes);
+    }
     if (id(device) != FIRST || in_mig_mode() || is("volta")) return list(0, found, count, processes);
     return list(is("tenants") ? 2 : 1, found, count, processes);
 }

@@ -37,7 +37,7 @@ def test_what_was_promised_and_not_measured_is_a_failure():
         BudgetExceeded, match=r"VRAM could not be measured \(NVML is silent\)"
     ) as caught:
         require(verdicts)
-    assert "kit memory hold" in caught.value.hint
+    assert "kit memory assert" in caught.value.hint
     assert "allow more" not in caught.value.hint
 
 

@@ -91,7 +91,7 @@ def test_what_would_take_too_long_is_left_out(answering):
     held, _ = proven(answering, Proof(limit_seconds=1e-6))
     assert held.work is None
     assert "4 x 200 tokens would take" in held.skipped
-    assert "kit memory hold" in held.skipped
+    assert "kit memory assert" in held.skipped
 
 
 def test_a_busy_service_is_left_alone(answering, engine):

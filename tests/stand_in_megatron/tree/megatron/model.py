@@ -26,7 +26,7 @@ class Decaying(torch.nn.Module):
         assert position_ids.tolist() == [list(range(position_ids[0, 0], position_ids[0, -1] + 1))]
         assert attention_mask.shape[-2:] == (tokens.shape[1], position_ids[0, -1] + 1)
         self._obey(tokens)
-        state = inference_params.key_value_memory_dict.get(0, torch.zeros(self.rows.shape[1]))
+        state = inference_params.key_value_memory_dict.get(0, self.rows.new_zeros(()).float())
         states = []
         for vector in self._embed(tokens[0]):
             state = state * 0.5 + vector

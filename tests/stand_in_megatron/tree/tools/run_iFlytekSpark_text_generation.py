@@ -19,10 +19,10 @@ def model_provider(pre_process: bool = True, post_process: bool = True) -> torch
     """The model with this rank's shard."""
     args = get_args()
     assert not args.ds_inference
-    assert get_accelerator().device_name() == "cpu"
     shard = f"mp_rank_{torch.distributed.get_rank():02d}_model_states.pt"
     state = torch.load(Path(args.from_pretrained) / shard, weights_only=True)["module"]
     rows = state["language_model"]["embedding"]["word_embeddings"]["weight"]
     vocabulary = args.vocab_size + 1
     assert len(rows) * args.tensor_model_parallel_size == vocabulary
-    return Decaying(rows.bfloat16() if args.bf16 else rows.half() if args.fp16 else rows)
+    rows = rows.bfloat16() if args.bf16 else rows.half() if args.fp16 else rows
+    return Decaying(rows.to(get_accelerator().current_device_name()))

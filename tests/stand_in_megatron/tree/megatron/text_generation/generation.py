@@ -32,5 +32,5 @@ class ForwardStep:
 
 def _build_attention_mask_and_position_ids(tokens: torch.Tensor):
     length = get_args().seq_length
-    mask = torch.ones(length, length, dtype=torch.bool).triu(1)
-    return mask, torch.arange(tokens.shape[1])[None]
+    mask = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+    return mask, torch.arange(tokens.shape[1], device=tokens.device)[None]

@@ -1,0 +1,218 @@
+"""Tensors on the pretended card: wrappers around tensors of this process's memory."""
+
+import math
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map
+
+from pretended_card.pool import FOLDER, pool
+
+_DEVICE = torch.device("cuda:0")
+_CPU = torch.device("cpu")
+
+
+class _Block:
+    """What one storage takes of the pool, until nobody has it any more."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._size = pool.take(nbytes) if nbytes else 0
+
+    def __del__(self) -> None:
+        if getattr(self, "_size", 0):
+            pool.give(self._size)
+
+
+_blocks: "WeakValueDictionary[int, _Block]" = WeakValueDictionary()
+
+
+class OnCard(torch.Tensor):
+    """A tensor on the card; ``inner`` holds its numbers."""
+
+    inner: torch.Tensor
+    block: _Block
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "OnCard":
+        torch.cuda.init()  # as the first tensor on a GPU does
+        self = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=_DEVICE,
+            requires_grad=False,
+        )
+        self.inner = inner
+        key = inner.untyped_storage()._cdata
+        block = _blocks.get(key)
+        if block is None:
+            block = _blocks[key] = _Block(inner.untyped_storage().nbytes())
+        self.block = block
+        return self  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"OnCard({self.inner!r})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Functions ask for C++ code of the card before they come to the dispatcher: they are
+        given what is in the wrappers already here, all but those that say where a tensor is.
+        """
+        if func is torch.Tensor.tolist:  # refused by C++ for every subclass
+            return args[0].cpu().tolist()
+        if func is torch.Tensor.numpy:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
+        if func not in _PLACES and func.__name__ not in ("__get__", "__set__"):
+            return _run(func, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Made(type(torch.Generator)):  # type: ignore[misc]
+    """Makes a generator of the device that is asked for; the C++ class knows the CPU's only."""
+
+    def __call__(cls, device: Any = "cpu") -> torch.Generator:
+        made: torch.Generator = _Generator()
+        if torch.device(device).type == "cuda":
+            _card_generators[made._cdata] = made
+        return made
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, _Generator)
+
+
+_Generator = torch.Generator
+_card_generators: "WeakValueDictionary[int, torch.Generator]" = WeakValueDictionary()
+"""By the address of what C++ knows: an operation is given another Python object."""
+
+
+class Generator(torch.Generator, metaclass=_Made):
+    """In the place of ``torch.Generator``, which is C++ throughout."""
+
+
+class Moves(TorchDispatchMode):
+    """Makes tensors on the card of those that are brought there, or made in C++."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class Factories(TorchFunctionMode):
+    """Makes new tensors on the card where the card is asked for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        place = (kwargs or {}).get("device")
+        if place is None or torch.device(place).type != "cuda" or OnCard in types:
+            return func(*args, **(kwargs or {}))
+        return _run(func, args, {**(kwargs or {}), "device": torch.device(place)})
+
+
+_PLACES = {
+    torch.Tensor.to,
+    torch.Tensor.cpu,
+    torch.Tensor.cuda,
+    torch.Tensor.type,
+    torch.Tensor.is_pinned,
+    torch.Tensor.untyped_storage,
+    torch.Tensor.requires_grad_,
+    torch.Tensor.__repr__,
+}
+_MIXED = (
+    "copy_",
+    "_to_copy",
+    "index",
+    "index_put",
+    "index_put_",
+    "_index_put_impl_",
+    "set_",
+    "__getitem__",
+    "__setitem__",
+)
+"""Operations that take a tensor of another device beside their own."""
+_NEW = ("empty", "empty_strided", "zeros", "ones", "full")
+"""Operations whose first argument is the shape of a tensor that is made."""
+
+
+def _bytes(args: Any, dtype: torch.dtype | None) -> int:
+    shape = args[0] if isinstance(args[0], (tuple, list)) else [n for n in args if type(n) is int]
+    return math.prod(shape) * (dtype or torch.get_default_dtype()).itemsize
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors: list[torch.Tensor] = []
+
+    def note(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+        return value
+
+    tree_map(note, (args, kwargs))
+    name = func.__name__.split(".")[0]
+    places = [value for value in (*args, kwargs.get("device")) if isinstance(value, torch.device)]
+    target = places[0] if places else None
+    on_card = any(isinstance(tensor, OnCard) for tensor in tensors)
+    if target is not None:
+        to_card = target.type == "cuda"
+    else:
+        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        to_card = isinstance(first, OnCard) if name in ("copy_", "set_") else on_card
+    if on_card or to_card:
+        require_present()
+        _require_one_device(name, tensors, kwargs, copies=target is not None)
+    plain = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+    if to_card and name in _NEW:
+        pool.require_room(_bytes(args, kwargs.get("dtype")))
+    inner_args, inner_kwargs = tree_map(_inner, (args, plain))
+    wrappers = {id(t.inner): t for t in tensors if isinstance(t, OnCard)}
+    with _disable_current_modes():
+        result = func(*inner_args, **inner_kwargs)
+    if name == "_to_copy" and result is inner_args[0]:
+        result = result.clone()
+
+    def outer(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or isinstance(value, OnCard):
+            return value
+        if not to_card:
+            return value
+        known = wrappers.get(id(value))
+        return OnCard(value) if known is None else known
+
+    return tree_map(outer, result)
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return _CPU
+    return value.inner if isinstance(value, OnCard) else value
+
+
+def _require_one_device(
+    name: str, tensors: list[torch.Tensor], kwargs: dict[str, Any], *, copies: bool
+) -> None:
+    if copies or name in _MIXED:
+        return
+    if any(not isinstance(t, OnCard) and t.dim() > 0 for t in tensors):
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"cuda:0 and cpu! (in {name})"
+        )
+    generator = kwargs.get("generator")
+    if generator is not None and generator._cdata not in _card_generators:
+        raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+
+
+def require_present() -> None:
+    if (FOLDER / "lost").exists():
+        raise torch.AcceleratorError(
+            "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously "
+            "reported at some other API call"
+        )
