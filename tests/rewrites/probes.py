@@ -157,7 +157,13 @@ def weights() -> Any:
     """Random weights drawn while loading, and the peak of private memory by the weights' size."""
     drawn: list[int] = []
     original = torch.Tensor.normal_
-    torch.Tensor.normal_ = lambda self, *a, **k: (drawn.append(1), original(self, *a, **k))[1]  # type: ignore[assignment]
+
+    def counting(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        if not self.is_meta:
+            drawn.append(1)
+        return original(self, *arguments, **named)
+
+    torch.Tensor.normal_ = counting  # type: ignore[assignment]
     module = initialised()
     with PrivatePeak() as peak:
         model = _model(module)

@@ -42,16 +42,15 @@ def empty_weights(args: Any, config: Any) -> Iterator[None]:
     if args.from_pretrained is None or _is_cut(args):
         yield
         return
-    wanted = {"use_cpu_initialization": True, "perform_initialization": False}
-    before = [(each, {name: getattr(each, name) for name in wanted}) for each in (args, config)]
-    for settings in (args, config):
-        vars(settings).update(wanted)  # without the first upstream names the GPU itself
+    before = [(settings, settings.use_cpu_initialization) for settings in (args, config)]
+    for settings, _ in before:
+        settings.use_cpu_initialization = True  # else upstream names the GPU itself
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # no number is drawn there, but weights are told how they split
             yield
     finally:  # modules made later, as LoRA's are, come from no file
-        for settings, values in before:
-            vars(settings).update(values)
+        for settings, value in before:
+            settings.use_cpu_initialization = value
 
 
 def _is_cut(args: Any) -> bool:
