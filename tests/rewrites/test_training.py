@@ -23,7 +23,7 @@ from tests.upstream_real import FLAGS, Done, run_script
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "a"
 SHARD = "mp_rank_00_model_states.pt"
-PREPARE = "examples_deepspeed/iFlytekSpark/preprocess_sft_data_iFlytekSpark.py"
+PREPARE = "examples_deepspeed/iFlytekSpark/preprocess_{}data_iFlytekSpark.py"
 SFT, PRETRAIN, MERGE = (
     "sft_iFlytekSpark.py",
     "pretrain_iFlytekSpark.py",
@@ -47,22 +47,28 @@ DEEPSPEED = {
 
 
 @pytest.fixture(scope="session")
-def data(tree, tmp_path_factory) -> Path:
-    """Documents as upstream's own program prepares them: the prefix of its files."""
-    folder = tmp_path_factory.mktemp("data")
-    lines = [
-        {"input": f"你是谁？{i}", "target": "我是一个小模型。" * (1 + i % 5)} for i in range(40)
-    ]
-    (folder / "raw.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    options = {
-        "raw_data_path": folder / "raw.json",
-        "output_filepath": folder / "sft_",
-        "tokenizer": GOLDEN / "tokenizer" / "tokenizer",
-        "seq_length": 256,
-    }
-    done = run_script(tree(), PREPARE, [f"--{name}={value}" for name, value in options.items()])
-    assert done.code == 0, done.stderr
-    return folder / "sft_text_document"
+def data(tree, tmp_path_factory) -> Callable[[str], Path]:
+    """``data("sft_")``, ``data("")``: documents for SFT or pretraining, as upstream's own program
+    prepares them: the prefix of its files."""
+
+    @cache
+    def prepare(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("data")
+        texts = ["我是一个小模型。" * (1 + i % 5) for i in range(40)]
+        lines = [json.dumps({"input": f"你是谁？{i}", "target": t}) for i, t in enumerate(texts)]
+        (folder / "raw").write_text("\n".join(lines) if kind else "\n\n".join(texts))
+        options = {
+            "raw_data_path": folder / "raw",
+            "output_filepath": folder / "made_",
+            "tokenizer": GOLDEN / "tokenizer" / "tokenizer",
+            "workers": 1,
+        }
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        done = run_script(tree(), PREPARE.format(kind), [*arguments, "--append-eod"])
+        assert done.code == 0, done.stderr
+        return folder / "made_text_document"
+
+    return prepare
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +90,8 @@ def train(tree, data, tmp_path_factory) -> Callable[..., tuple[Done, Path]]:
         shards = GOLDEN / "ckpt"
         if ranks > 1:
             shards = save_shards(torch.load(shards / SHARD), folder / "shards", ranks)
-        prefix = shutil.copytree(data.parent, folder / "data") / data.name
+        made = data("" if script == PRETRAIN else "sft_")
+        prefix = shutil.copytree(made.parent, folder / "data") / made.name
         options = _options(folder, prefix, ranks)
         loading = [f"--from-pretrained={shards}"] if pretrained else []
         arguments = [*options, *loading, *FLAGS, *flags]
@@ -132,9 +139,7 @@ def _options(folder: Path, data: Path, ranks: int) -> list[str]:
 
 def losses(done: Done) -> list[float]:
     assert done.code == 0, (done.stdout + done.stderr)[-4000:]
-    found = [float(loss) for loss in re.findall(r"lm loss: (\S+) \|", done.stdout)]
-    assert len(found) == STEPS
-    return found
+    return [float(loss) for loss in re.findall(r"lm loss: (\S+) \|", done.stdout)][:STEPS]
 
 
 def lora_flags(*more: str) -> tuple[str, ...]:
@@ -144,6 +149,7 @@ def lora_flags(*more: str) -> tuple[str, ...]:
 def test_sft_learns_and_the_kit_converts_what_it_saves(train, tmp_path):
     done, saved = train(SFT)
     steps = losses(done)
+    assert len(steps) == STEPS
     assert steps[-1] < steps[0] - 1
     convert_checkpoint(
         saved,
@@ -173,6 +179,7 @@ def test_every_way_to_load_trains_the_same(train, groups, ranks):
 def test_pretraining_loads_the_same_way(train):
     stock, _ = train(PRETRAIN, tuple(STOCK))
     done, _ = train(PRETRAIN)
+    assert len(losses(done)) > 1
     assert losses(done) == pytest.approx(losses(stock), rel=1e-4)
 
 
