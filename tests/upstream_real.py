@@ -108,6 +108,27 @@ def run_upstream(
             process.wait()
 
 
+def run_script(
+    tree: Path, script: str, arguments: Sequence[object], ranks: int = 1, path: str | None = None
+) -> Done:
+    """`kit upstream run` of the ``deepspeed-megatron`` folder in a tree named ``rewritten``.
+
+    ``path`` is where programs are looked for.
+    """
+    named = {"KIT_UPSTREAM_TREE": str(tree.parent.parent), "OMP_NUM_THREADS": "1"}
+    environ = {**os.environ, **named, **({} if path is None else {"PATH": path})}
+    command = [sys.executable, "-m", "kit", "upstream", "run", "--device=cpu", f"--ranks={ranks}"]
+    done = subprocess.run(
+        [*command, script, *map(str, arguments)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_SECONDS,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, IntegrityError
@@ -14,6 +15,15 @@ LIMIT_BYTES = 16 * MIB
 """More than any file of upstream has: what is longer is not read, and so differs."""
 
 _SHOWN = 8
+_SCRIPTS = "deepspeed-megatron/examples_deepspeed/iFlytekSpark"
+_KERNELS = "deepspeed-megatron/megatron/fused_kernels/build"
+_LEFT_BY_USE = (
+    f"{_SCRIPTS}/infer.log",
+    f"{_SCRIPTS}/ds_config_gbs*_mbs*_log*_zero*.json",
+    "deepspeed-megatron/megatron/data/helpers.*.so",
+    *(f"{_KERNELS}/{name}" for name in ("build.ninja", ".ninja_*", "lock", "*.o", "*.so")),
+)
+"""What upstream's own scripts write into their tree: logs, configurations, compiled helpers."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +33,12 @@ class Found:
     Attributes:
         content: of the expected files that are there, by path in the repository.
         extra: what else is there, beside and among them, or is not a plain file.
+        left: what upstream's own scripts have left there.
     """
 
     content: Mapping[str, bytes]
     extra: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,28 +79,41 @@ def belongs(path: str, expected: Collection[str]) -> bool:
     return any(file == top or file.startswith(f"{top}/") for file in expected)
 
 
+def left_by_use(path: str) -> bool:
+    """Whether upstream's own scripts write ``path`` while they run: a used tree is no drifted one.
+
+    None of it is source, and the kit runs a tree's source alone: what is compiled is not used.
+    """
+    depth = path.count("/")
+    return any(fnmatchcase(path, each) and depth == each.count("/") for each in _LEFT_BY_USE)
+
+
 def read_folder(root: Path, expected: Collection[str]) -> Found:
     """Read the expected files out of a folder, and see what else is there.
 
     Raises:
         EnvironmentNotReady: something cannot be read.
     """
-    content, extra = {}, []
+    content: dict[str, bytes] = {}
+    extra: list[str] = []
+    left: list[str] = []
     try:
         for path in _walk(root, {file.split("/")[0] for file in expected}):
             name = path.relative_to(root).as_posix()
             if not belongs(name, expected):
                 continue
-            if name in expected and stat.S_ISREG(path.lstat().st_mode):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                extra.append(name)
+            elif name in expected:
                 with path.open("rb") as file:
                     content[name] = file.read(LIMIT_BYTES + 1)
             else:
-                extra.append(name)
+                (left if left_by_use(name) else extra).append(name)
     except OSError as error:
         raise EnvironmentNotReady(
             f"cannot read {error.filename}: {error.strerror}", hint="check who may read the folder"
         ) from error
-    return Found(content, tuple(sorted(extra)))
+    return Found(content, tuple(sorted(extra)), tuple(sorted(left)))
 
 
 def difference(found: Found, expected: Mapping[str, str]) -> Difference:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.upstream.files import LIMIT_BYTES, Found, belongs
+from kit.upstream.files import LIMIT_BYTES, Found, belongs, left_by_use
 from kit.weights.paths import inner_path
 
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
@@ -53,7 +53,7 @@ def _read(archive: tarfile.TarFile, expected: Collection[str]) -> Found:
             continue
         if name in expected and member.isreg() and (data := archive.extractfile(member)):
             content[name] = data.read(LIMIT_BYTES + 1)
-        else:
+        elif not (member.isreg() and left_by_use(name)):
             extra.append(name)
     return Found(content, tuple(sorted(extra)))
 

@@ -23,6 +23,7 @@ class Tree:
     Attributes:
         outdated: why this kit would make another rewritten tree, where that is the state.
         manifest: what a rewritten tree says of itself.
+        left: what upstream's own scripts have left in it, which is no drift.
     """
 
     directory: Path
@@ -30,6 +31,7 @@ class Tree:
     difference: Difference = field(default_factory=Difference)
     outdated: str | None = None
     manifest: Manifest | None = None
+    left: tuple[str, ...] = ()
 
 
 def verify(settings: Settings) -> tuple[Tree, Tree]:
@@ -60,11 +62,12 @@ def verify_tree(root: Path, lock: Lock, pristine: Mapping[str, bytes] | None = N
         if not any("/" in file for file in (*found.content, *found.extra)):
             return Tree(root, "absent")  # a LICENSE has every project
         differs = difference(found, lock.upstream_files)
-        return Tree(root, "drifted" if differs else "pristine", differs)
+        return Tree(root, "drifted" if differs else "pristine", differs, left=found.left)
     if reason := outdated(manifest, lock):
         return Tree(root, "outdated", outdated=reason, manifest=manifest)
     expected: Mapping[str, str] = expected_files(manifest, lock)
     if pristine is not None:
         expected = render(pristine, select((), names=manifest.rewrites), lock).manifest.files
-    differs = difference(read_folder(root, expected), expected)
-    return Tree(root, "drifted" if differs else "rewritten", differs, manifest=manifest)
+    found = read_folder(root, expected)
+    state: State = "drifted" if (differs := difference(found, expected)) else "rewritten"
+    return Tree(root, state, differs, manifest=manifest, left=found.left)

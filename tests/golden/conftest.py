@@ -27,6 +27,11 @@ class Golden:
     def config(self) -> dict[str, Any]:
         return self.json("config.json")
 
+    @property
+    def context(self) -> int:
+        """The longest sequence: upstream's mask ends at the one, its positions at the other."""
+        return min(int(self.config[key]) for key in ("seq_length", "max_position_embeddings"))
+
     def json(self, name: str) -> Any:
         """A JSON file; the test skips where this folder does not have it."""
         return json.loads(self.path(name).read_text())

@@ -29,7 +29,7 @@ def precision(request) -> str:
 @pytest.fixture
 def engine(golden, converted, precision) -> Iterator[NativeEngine]:
     directory: Path = converted(golden, precision)
-    engine = NativeEngine(directory, context=golden.config["max_position_embeddings"])
+    engine = NativeEngine(directory, context=golden.context)
     engine.load(lambda phase, fraction: None)
     yield engine
     engine.close()

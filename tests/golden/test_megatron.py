@@ -37,7 +37,7 @@ def start(tree: Path, golden, tmp_path: Path) -> Iterator[Callable[..., Megatron
             folder = save_shards(torch.load(source), tmp_path / "shards", ranks)
         shutil.copytree(golden.path("tokenizer"), folder / "tokenizer")
         shutil.copy(golden.path("config.json"), folder)
-        context = golden.config["max_position_embeddings"]
+        context = golden.context
         engine = MegatronEngine(
             read_folder(folder), tree, device="cpu", dtype=DTYPES[precision], context=context
         )

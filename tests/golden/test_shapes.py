@@ -125,7 +125,7 @@ def test_upstream_loads_what_is_exported(golden, converted: Converted, tmp_path:
         pytest.skip(f"{heads} heads and {vocabulary} tokens cannot be cut into more than 2")
     tree = rewritten_tree(tmp_path / "upstream")
     export_upstream(converted(golden, "fp32"), tmp_path / "out", ranks=ranks)
-    context = golden.config["max_position_embeddings"]
+    context = golden.context
     folder = read_folder(tmp_path / "out")
     engine = MegatronEngine(folder, tree, device="cpu", dtype="float32", context=context)
     try:

@@ -42,7 +42,7 @@ def tree(upstream: Settings) -> Callable[..., Path]:
 
     def make(groups: Sequence[str] | None = None, without: Sequence[str] = ()) -> Path:
         name = "+".join([*(groups or ["default"]), *(f"not-{each}" for each in without)])
-        folder = upstream.data_dir / "trees" / name
+        folder = upstream.data_dir / "trees" / name / "rewritten"
         if not folder.exists():
             rendered_tree(upstream, folder, groups, without)
         return folder / MEGATRON

@@ -1,7 +1,8 @@
 """Run inside a rewritten tree: probes.py TREE PROBE OPTIONS OF UPSTREAM. Prints what it found.
 
 ``--block=MODULE`` among the options makes a module look as if it were not installed, and
-``--no-torchscript`` makes TorchScript look as if it were gone.
+``--no-torchscript`` makes TorchScript look as if it were gone. ``--script=MODULE`` takes the model
+from another script than that of generation.
 """
 
 import functools
@@ -21,7 +22,7 @@ import torch
 from kit.serve.megatron.upstream import import_upstream
 
 TREE = Path(sys.argv[1])
-BLOCK, NO_TORCHSCRIPT = "--block=", "--no-torchscript"
+BLOCK, NO_TORCHSCRIPT, SCRIPT = "--block=", "--no-torchscript", "--script="
 PROMPT = 20
 
 
@@ -157,7 +158,13 @@ def weights() -> Any:
     """Random weights drawn while loading, and the peak of private memory by the weights' size."""
     drawn: list[int] = []
     original = torch.Tensor.normal_
-    torch.Tensor.normal_ = lambda self, *a, **k: (drawn.append(1), original(self, *a, **k))[1]  # type: ignore[assignment]
+
+    def counting(self: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        if not self.is_meta:
+            drawn.append(1)
+        return original(self, *arguments, **named)
+
+    torch.Tensor.normal_ = counting  # type: ignore[assignment]
     module = initialised()
     with PrivatePeak() as peak:
         model = _model(module)
@@ -217,7 +224,7 @@ def initialised() -> ModuleType:
 
     defaults = {"no_load_rng": True, "no_load_optim": True}
     initialize_megatron(extra_args_provider=module.add_text_generate_args, args_defaults=defaults)
-    return module
+    return importlib.import_module(script) if script else module
 
 
 def loaded() -> torch.nn.Module:
@@ -263,5 +270,8 @@ def _block(options: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    probe, sys.argv = sys.argv[2], [sys.argv[0], *_block(sys.argv[3:])]
+    options = sys.argv[3:]
+    script = next((each.removeprefix(SCRIPT) for each in options if each.startswith(SCRIPT)), None)
+    options = [each for each in options if not each.startswith(SCRIPT)]
+    probe, sys.argv = sys.argv[2], [sys.argv[0], *_block(options)]
     print("found:", json.dumps(globals()[probe]()))

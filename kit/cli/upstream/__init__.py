@@ -2,7 +2,7 @@
 
 import typer
 
-from kit.cli.upstream import diff, fetch, listing, render, verify
+from kit.cli.upstream import diff, fetch, listing, render, run, verify
 
 app = typer.Typer(
     help="Bring in the pinned Spark repo, verify and rewrite it.",
@@ -14,3 +14,6 @@ app.command()(verify.verify)
 app.command()(render.render)
 app.command()(diff.diff)
 app.command("list")(listing.list_)
+app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
+    run.run
+)

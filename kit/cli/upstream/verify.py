@@ -51,6 +51,7 @@ def _record(tree: "Tree") -> dict[str, Any]:
         "directory": str(tree.directory),
         "state": tree.state,
         **asdict(tree.difference),
+        "left": tree.left,
         "outdated": tree.outdated,
         "digest": manifest.digest if manifest else None,
         "rewrites": manifest.rewrites if manifest else [],
@@ -69,6 +70,8 @@ def _print(tree: "Tree", commit: str) -> None:
     print(f"{tree.directory}: {tree.state}{about}")
     for line in tree.difference.lines():
         print(f"  {line}")
+    for file in tree.left:
+        print(f"  {file} was left by upstream's scripts")
 
 
 def _require_sound_tree(tree: "Tree") -> None:

@@ -3,13 +3,14 @@
 import gc
 from typing import Any
 
-import torch
 from deepspeed.accelerator import get_accelerator
+
+from .checkpoints import load_tensors
 
 
 def load_on_cpu(path: str, map_location: object = None) -> Any:
     """The checkpoint's content in host memory, whatever device was asked for."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return load_tensors(path, mapped=False)
 
 
 def free_memory() -> None:

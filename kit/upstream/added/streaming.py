@@ -4,13 +4,11 @@ The file is mapped, never read whole. To a GPU a tensor crosses in pieces, cast 
 CPU one that already has the right type stays mapped. Pages that have been copied are let go, so
 that the host holds no more than one piece, and the device nothing but the weights.
 
-Only tensors are read: no object that a file asks for is made, no function of its choice called.
-Checkpoints of a training, which hold other objects, too, are refused.
+Only tensors are read, as ``checkpoints.py`` does: no object that a file asks for is made.
 """
 
 import ctypes
 import mmap
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +16,10 @@ from typing import Any
 import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
+
+from .checkpoints import load_tensors as open_weights
+
+__all__ = ["empty_weights", "open_weights", "stream_weights"]
 
 PIECE_BYTES = 16 * 2**20
 
@@ -30,39 +32,37 @@ def progress(fraction: float) -> None:
 def empty_weights(args: Any, config: Any) -> Iterator[None]:
     """Modules made inside get parameters without memory, on torch's meta device.
 
+    But not where no weights will come (``--from-pretrained`` is not given), and not where
+    DeepSpeed cuts every parameter as it is made (a pipeline, ZeRO 3): they are made as ever.
+
     Args:
         args: upstream's arguments.
         config: upstream's transformer configuration.
     """
-    for settings in (args, config):
-        settings.use_cpu_initialization = True  # else upstream names the GPU itself
-        settings.perform_initialization = False
-    with torch.device("meta"):
+    if args.from_pretrained is None or _is_cut(args):
         yield
-
-
-def open_weights(path: str, map_location: object = None) -> dict[str, Any]:
-    """The checkpoint's content, its tensors mapped from the file, wherever they will go.
-
-    Raises:
-        RuntimeError: it holds more than tensors, or is no checkpoint.
-    """
+        return
+    before = [(settings, settings.use_cpu_initialization) for settings in (args, config)]
+    for settings, _ in before:
+        settings.use_cpu_initialization = True  # else upstream names the GPU itself
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise RuntimeError(
-            f"{path} holds more than tensors, as checkpoints of a training do; convert it with "
-            "kit weights convert, and back with kit weights export"
-        ) from error
-    if not isinstance(content, dict):
-        raise RuntimeError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
-    return content
+        with torch.device("meta"):  # no number is drawn there, but weights are told how they split
+            yield
+    finally:  # modules made later, as LoRA's are, come from no file
+        for settings, value in before:
+            settings.use_cpu_initialization = value
+
+
+def _is_cut(args: Any) -> bool:
+    pipeline = args.deepspeed and not args.no_pipeline_parallel
+    return bool(pipeline or args.zero_stage == 3)
 
 
 def stream_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Fill ``model``, built inside ``empty_weights``, from a checkpoint's ``language_model``.
 
-    Every parameter keeps its type and gets its place on DeepSpeed's device.
+    Every parameter keeps its type and gets its place on DeepSpeed's device. A model that has
+    memory for its weights already is filled as upstream fills it.
 
     ``state``'s tensors must be mapped from a file, as ``open_weights`` returns them: their pages
     are dropped from memory once they are copied.
@@ -70,6 +70,9 @@ def stream_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: tensors are missing, left over, or of another shape, or no numbers.
     """
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        model.load_state_dict(state)
+        return
     device = torch.device(get_accelerator().current_device_name())
     sources = dict(_flat(state))
     parameters = dict(model.named_parameters())

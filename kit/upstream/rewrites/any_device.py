@@ -65,6 +65,25 @@ REWRITE = Rewrite(
             _IMPORT,
             Text('f"cuda:{torch.cuda.current_device()}"', "current_device()", 2),
         ),
+        "megatron/arguments.py": (
+            Text(
+                "'--distributed-backend', default='nccl'",
+                "'--distributed-backend', default=(\n"
+                "                           deepspeed.accelerator.get_accelerator()"
+                ".communication_backend_name())",
+            ),
+        ),
+        "megatron/data/blendable_dataset.py": (
+            Text(
+                "torch.cuda.LongTensor([cache_success])",
+                "torch.tensor([cache_success], dtype=torch.int64, device=current_device())",
+            ),
+            _IMPORT,
+        ),
+        "megatron/timers.py": (
+            _IMPORT,
+            Text("get_accelerator().current_device()", "current_device()"),
+        ),
         "megatron/initialize.py": (
             Text("device='cuda'", "device=get_accelerator().device_name()", 5),
         ),

@@ -1,12 +1,15 @@
-"""Nothing is compiled when generation starts."""
+"""Nothing is compiled at start."""
 
 from kit.upstream.rewrite import Definition, Rewrite, Text
+
+_HELPERS = Text("from megatron.data import helpers", "from megatron.spark_kit import helpers")
 
 REWRITE = Rewrite(
     name="no-compile",
     group="portability",
-    why="every start runs make for a helper of training, and nvcc for kernels that are switched "
-    "off: both need a compiler, and a package that can be written",
+    why="every start, of generation too, runs make for a helper of training data, and nvcc for "
+    "kernels that are switched off: both need a compiler, and a tree that can be written. numpy "
+    "computes what the helper does",
     retire_when="upstream compiles only what a run uses",
     edits={
         "megatron/initialize.py": (
@@ -14,12 +17,9 @@ REWRITE = Rewrite(
                 "_compile_dependencies",
                 """
                 def _compile_dependencies():
-                    # kit: the helper is for training data, the kernels are for a fused softmax
+                    # kit: the kernels are for a fused softmax
                     args = get_args()
                     first = is_rank_0()
-                    if args.data_path and first:
-                        from megatron.data.dataset_utils import compile_helper
-                        compile_helper()
                     if args.masked_softmax_fusion and get_accelerator().device_name() == 'cuda':
                         for turn in (True, False):  # one rank compiles, then the others load
                             if first == turn:
@@ -28,6 +28,11 @@ REWRITE = Rewrite(
                 """,
             ),
         ),
+        "megatron/data/blendable_dataset.py": (_HELPERS,),
+        "megatron/data/gpt_dataset.py": (_HELPERS,),
+        "megatron/data/iFlytekSpark_sft_dataset.py": (
+            Text("from megatron.data import helpers", "# kit: nothing of helpers is used"),
+        ),
         "megatron/fused_kernels/__init__.py": (
             Text(
                 'os.environ["TORCH_CUDA_ARCH_LIST"] = ""',
@@ -35,4 +40,5 @@ REWRITE = Rewrite(
             ),
         ),
     },
+    adds=("helpers.py",),
 )

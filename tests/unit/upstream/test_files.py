@@ -12,6 +12,7 @@ from kit.upstream.files import (
     Found,
     belongs,
     difference,
+    left_by_use,
     read_folder,
     require_same,
 )
@@ -110,3 +111,37 @@ def test_many_differences_are_cut_short() -> None:
 )
 def test_belongs(path: str, answer: bool) -> None:
     assert belongs(path, EXPECTED) is answer
+
+
+USED = [
+    "examples_deepspeed/iFlytekSpark/infer.log",
+    "examples_deepspeed/iFlytekSpark/ds_config_gbs8_mbs1_log1_zero1.json",
+    "megatron/data/helpers.cpython-311-x86_64-linux-gnu.so",
+    "megatron/fused_kernels/build/build.ninja",
+    "megatron/fused_kernels/build/.ninja_log",
+    "megatron/fused_kernels/build/scaled_softmax_cuda.cuda.o",
+    "megatron/fused_kernels/build/scaled_softmax_cuda.so",
+]
+FOREIGN = [
+    "infer.log",
+    "megatron/infer.log",
+    "examples_deepspeed/iFlytekSpark/infer.log/hidden.py",
+    "examples_deepspeed/iFlytekSpark/ds_config_gbs/x_mbs_log_zero.json",
+    "megatron/data/helpers.py",
+    "megatron/data/helpers/__init__.py",
+    "megatron/data/helpers.x/y.so",
+    "megatron/utils.cpython-311-x86_64-linux-gnu.so",
+    "megatron/fused_kernels/build/new.py",
+    "megatron/fused_kernels/build/deep/new.so",
+]
+
+
+@pytest.mark.parametrize("name", USED)
+def test_what_upstreams_scripts_write_is_left_by_use(name: str) -> None:
+    assert left_by_use(f"deepspeed-megatron/{name}")
+    assert not left_by_use(name)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_all_else_is_foreign(name: str) -> None:
+    assert not left_by_use(f"deepspeed-megatron/{name}")

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from kit.errors import IntegrityError
 from kit.settings import Settings
 from kit.upstream.fetch import fetch
 from kit.upstream.manifest import MANIFEST_NAME
 from kit.upstream.render import MEGATRON, render, write_rendered
 from kit.upstream.selection import select
-from kit.upstream.tree import pinned, pristine_dir, read_pristine, rewritten_dir
+from kit.upstream.tree import (
+    pinned,
+    pristine_dir,
+    read_pristine,
+    require_rewritten,
+    rewritten_dir,
+)
 from kit.upstream.verify import verify, verify_tree
 
 STRAY = f"{MEGATRON}/tools/stand_in.py"
@@ -84,3 +91,31 @@ def test_any_folder_can_be_verified(made: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty" / MEGATRON).mkdir()
     (tmp_path / "empty" / MEGATRON / "new.py").write_text("")
     assert verify_tree(tmp_path / "empty", lock).state == "drifted"
+
+
+USED = (
+    f"{MEGATRON}/examples_deepspeed/iFlytekSpark/infer.log",
+    f"{MEGATRON}/megatron/data/helpers.cpython-311-x86_64-linux-gnu.so",
+)
+
+
+def test_a_used_tree_is_not_a_drifted_one(made: Settings) -> None:
+    for root in (pristine_dir(made), rewritten_dir(made)):
+        for file in USED:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text("written while it ran")
+    assert states(made) == ["pristine", "rewritten"]
+    assert [tree.left for tree in verify(made)] == [USED, USED]
+    assert require_rewritten(made) == rewritten_dir(made) / MEGATRON
+    rendered = render(read_pristine(made), select(), pinned(made))
+    assert not write_rendered(rendered, rewritten_dir(made))  # what was written stays
+    assert (rewritten_dir(made) / USED[0]).exists()
+
+
+def test_a_link_in_place_of_what_is_left_is_drift(made: Settings) -> None:
+    link = rewritten_dir(made) / USED[1]
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to("/etc/hostname")
+    assert verify(made)[1].difference.extra == (USED[1],)
+    with pytest.raises(IntegrityError, match=r"helpers.*does not belong there"):
+        require_rewritten(made)

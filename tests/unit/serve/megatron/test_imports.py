@@ -1,5 +1,6 @@
 """A tree's source is what runs, whatever lies in its ``__pycache__``."""
 
+import importlib.machinery
 import os
 import py_compile
 import subprocess
@@ -53,3 +54,16 @@ def test_the_source_is_what_runs_and_nothing_is_left_behind(tree: Path, tmp_path
 
 def test_what_python_has_looked_up_before_is_looked_up_again(tree: Path) -> None:
     assert run(tree, f"{FIND}\n{START}\nonly(Path({str(tree)!r}))") == "source 1"
+
+
+def test_what_is_compiled_beside_the_source_is_not_imported(tree: Path) -> None:
+    """Python alone would take an extension module, even in place of a source file."""
+    (suffix, *_) = importlib.machinery.EXTENSION_SUFFIXES
+    for name in ("module", "helpers"):
+        (tree / "package" / f"{name}{suffix}").write_bytes(b"no library")
+    program = f"{START}\nonly(Path({str(tree)!r}))"
+    assert run(tree, program) == "source 1"
+    missing = (
+        "try:\n    import package.helpers\nexcept ModuleNotFoundError as e:\n    print(e.name)"
+    )
+    assert run(tree, f"{program}\n{missing}") == "package.helpers\nsource 1"

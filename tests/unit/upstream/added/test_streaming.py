@@ -38,15 +38,46 @@ def checkpoint(path, **tensors):
     return encoder
 
 
-def empty(dtype=torch.float32):
-    args, config = Namespace(), SimpleNamespace()
+UPSTREAM = {
+    "from_pretrained": "ckpt",
+    "deepspeed": False,
+    "no_pipeline_parallel": False,
+    "zero_stage": 1,
+}
+BEFORE = {"use_cpu_initialization": False}
+
+
+def empty(dtype=torch.float32, **given):
+    args, config = Namespace(**UPSTREAM | BEFORE | given), SimpleNamespace(**BEFORE)
     with empty_weights(args, config):
         model = Model(dtype)
-    assert all(parameter.is_meta for parameter in model.parameters())
-    for settings in (args, config):
-        assert settings.use_cpu_initialization
-        assert not settings.perform_initialization
+        inside = vars(config).copy()
+    assert vars(config) == BEFORE  # for what is made later
+    assert vars(args) == UPSTREAM | BEFORE | given
+    is_empty = all(parameter.is_meta for parameter in model.parameters())
+    assert inside == {"use_cpu_initialization": is_empty}
     return model
+
+
+@pytest.mark.parametrize(
+    ("given", "is_empty"),
+    [
+        ({}, True),
+        ({"deepspeed": True, "no_pipeline_parallel": True}, True),
+        ({"deepspeed": True}, False),  # a pipeline
+        ({"zero_stage": 3}, False),
+        ({"from_pretrained": None}, False),
+    ],
+)
+def test_weights_are_left_out_only_where_they_will_come(given, is_empty):
+    assert next(empty(**given).parameters()).is_meta == is_empty
+
+
+def test_a_model_with_weights_is_filled_as_upstream_fills_it():
+    model, given = Model(), {}
+    model.load_state_dict = given.update
+    stream_weights(model, {"language_model": 1})
+    assert given == {"language_model": 1}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -109,12 +140,3 @@ def test_a_tensor_that_nobody_fills_is_named(tmp_path):
     model.register_buffer("forgotten", torch.empty(1, device="meta"))
     with pytest.raises(RuntimeError, match="such as forgotten"):
         stream_weights(model, open_weights(str(tmp_path / "shard.pt"))["module"])
-
-
-def test_more_than_tensors_is_refused(tmp_path):
-    torch.save({"args": Namespace(a=1)}, tmp_path / "shard.pt")
-    with pytest.raises(RuntimeError, match="more than tensors"):
-        open_weights(str(tmp_path / "shard.pt"))
-    torch.save(torch.ones(1), tmp_path / "shard.pt")
-    with pytest.raises(RuntimeError, match="holds a Tensor"):
-        open_weights(str(tmp_path / "shard.pt"))
