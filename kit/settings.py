@@ -9,6 +9,8 @@ from kit import units
 from kit.errors import UsageError
 
 DEFAULT_MAX_VRAM_BYTES = 30 * units.GIB
+DEFAULT_MAX_WAITING = 512
+"""What the largest single request asks for: 64 prompts with 8 answers each."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Settings:
         upstream_mirror: fetch it from this address instead (``KIT_UPSTREAM_MIRROR``).
         upstream_lock: says what it must be, instead of the kit's own (``KIT_UPSTREAM_LOCK``).
         api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
+        on_breach: what a server does while it is over its budget (``KIT_ON_BREACH``).
+        max_waiting: answers that may wait for others to end (``KIT_MAX_WAITING``).
     """
 
     data_dir: Path
@@ -42,6 +46,8 @@ class Settings:
     upstream_mirror: str | None = None
     upstream_lock: Path | None = None
     api_key: str | None = None
+    on_breach: str = "unready"
+    max_waiting: int = DEFAULT_MAX_WAITING
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -74,6 +80,8 @@ class Settings:
             upstream_mirror=environ.get("KIT_UPSTREAM_MIRROR") or None,
             upstream_lock=_path(environ.get("KIT_UPSTREAM_LOCK")),
             api_key=environ.get("KIT_API_KEY") or None,
+            on_breach=environ.get("KIT_ON_BREACH") or cls.on_breach,
+            max_waiting=_count("KIT_MAX_WAITING", environ) or cls.max_waiting,
         )
 
     @property
@@ -84,6 +92,15 @@ class Settings:
 
 def _path(text: str | None) -> Path | None:
     return Path(text).expanduser().absolute() if text else None
+
+
+def _count(variable: str, environ: Mapping[str, str]) -> int | None:
+    text = environ.get(variable)
+    if not text or (text.isdecimal() and text.isascii() and 0 < int(text) < 10**6):
+        return int(text) if text else None
+    raise UsageError(
+        f"{variable} is not a number from 1 to 999999: {text!r}", hint=f"{variable}=100"
+    )
 
 
 def _port(text: str) -> int:

@@ -49,10 +49,10 @@ _TENSOR_PARALLEL = typer.Option(
 _MAX_RAM = typer.Option(
     envvar="KIT_MAX_RAM",
     metavar="SIZE",
-    help="Budget of the host RAM peak, such as 4GiB; past it, it is not ready any more.",
+    help="Budget of host RAM, such as 4GiB; while more is held, it is not ready.",
 )
 _MAX_VRAM = typer.Option(
-    envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of the VRAM peak, the same way."
+    envvar="KIT_MAX_VRAM", metavar="SIZE", help="Budget of VRAM, the same way."
 )
 _VERIFY = typer.Option(
     envvar="KIT_VERIFY",
@@ -110,12 +110,18 @@ def serve(
     else:
         source = native_source(directory, serving, settings.state_dir if verify else None)
     from kit.serve.app import AppOptions
+    from kit.serve.budget import read_on_breach
     from kit.serve.server import ServerOptions, run
 
     options = ServerOptions(
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
-        app=AppOptions(api_key=settings.api_key, budget=budget),
+        app=AppOptions(
+            api_key=settings.api_key,
+            budget=budget,
+            on_breach=read_on_breach(settings.on_breach),
+            max_waiting=settings.max_waiting,
+        ),
     )
     run(source, options)
 

@@ -10,11 +10,15 @@ from fastapi import FastAPI
 import kit
 from kit.memory.hold import Budget
 from kit.serve import about, chat, completions, health
+from kit.serve.bodies import BODY_SECONDS
+from kit.serve.budget import OnBreach
 from kit.serve.errors import install_handlers
+from kit.serve.generation import Answers
 from kit.serve.metrics import Metrics
 from kit.serve.middleware import Gate, Observe
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
+from kit.settings import DEFAULT_MAX_WAITING
 from kit.units import MIB
 
 
@@ -25,12 +29,18 @@ class AppOptions:
     Attributes:
         api_key: when set, ``/v1`` (but not its health routes) asks for it as a bearer token.
         max_body_bytes: longest request body.
-        budget: what the measured peaks of memory may not pass while it serves.
+        budget: what the memory that it holds may not pass while it serves.
+        on_breach: what being over the budget does.
+        max_waiting: answers that may wait for others to end.
+        body_seconds: that the body of a request may take to come.
     """
 
     api_key: str | None = None
     max_body_bytes: int = 4 * MIB
     budget: Budget = field(default_factory=Budget)
+    on_breach: OnBreach = "unready"
+    max_waiting: int = DEFAULT_MAX_WAITING
+    body_seconds: float = BODY_SECONDS
 
 
 def create_app(source: ModelSource, readiness: Readiness, options: AppOptions) -> FastAPI:
@@ -51,10 +61,17 @@ def create_app(source: ModelSource, readiness: Readiness, options: AppOptions) -
     )
     app.state.source = source
     app.state.readiness = readiness
-    app.state.metrics = metrics = Metrics(readiness, options.budget)
+    app.state.answers = answers = Answers(options.max_waiting)
+    app.state.metrics = metrics = Metrics(readiness, options.budget, options.max_waiting)
     for part in (chat, completions, about, health):
         app.include_router(part.router)
     install_handlers(app)
-    app.add_middleware(Gate, api_key=options.api_key, max_body_bytes=options.max_body_bytes)
+    app.add_middleware(
+        Gate,
+        api_key=options.api_key,
+        max_body_bytes=options.max_body_bytes,
+        body_seconds=options.body_seconds,
+        answers=answers,
+    )
     app.add_middleware(Observe, metrics=metrics)
     return app

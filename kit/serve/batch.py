@@ -1,11 +1,20 @@
 """The sequences that run together: which row of the KV cache each has, and their forward passes."""
 
-import torch
+from collections.abc import Callable
 
-from kit.serve.cache import RingCache
-from kit.serve.next_token import hand_out
+import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from kit.serve.cache import RingCache, Span
+from kit.serve.next_token import Chooser, Wanted, upload
 from kit.serve.sequence import EngineSequence
+from kit.serve.shapes import Shapes
 from kit.spark import SparkForCausalLM
+
+_ATTENTION = "kit_ring"
+"""transformers' own call of torch's attention, under a name for which it makes no masks."""
+AttentionInterface.register(_ATTENTION, sdpa_attention_forward)
 
 
 class Batch:
@@ -13,16 +22,34 @@ class Batch:
 
     The rows in use are always the first ones: those that decode, then at most one whose prompt is
     being read. When a sequence ends, the last row moves into its place.
+
+    Args:
+        model: its attention is set to torch's kernels.
+        cache: has a row for each sequence.
+        chunk: prompt tokens per forward pass.
+        end_token_id: ends a sequence.
+        shapes: of the forward passes; None: padded on a CPU.
+        explain: makes of a lack of memory what its sequence is told.
     """
 
     def __init__(
-        self, model: SparkForCausalLM, cache: RingCache, *, chunk: int, end_token_id: int
+        self,
+        model: SparkForCausalLM,
+        cache: RingCache,
+        *,
+        chunk: int,
+        end_token_id: int,
+        shapes: Shapes | None = None,
+        explain: Callable[[Exception], Exception] = lambda error: error,
     ) -> None:
         self._model, self._cache, self._chunk = model, cache, chunk
+        self._explain = explain
+        model.config._attn_implementation = _ATTENTION
         self._end = end_token_id
         self._rows: list[EngineSequence] = []
         self._capacity = cache.key_positions.shape[0]
         self._device = cache.key_positions.device
+        self._shapes = Shapes(exact=self._device.type != "cpu") if shapes is None else shapes
         shape = (self._capacity, model.config.vocab_size)
         self._counts = torch.zeros(shape, dtype=torch.int32, device=self._device)
 
@@ -64,43 +91,68 @@ class Batch:
 
     def _decode(self, sequences: list[EngineSequence]) -> int:
         tokens = [[sequence.last_token] for sequence in sequences]
-        positions = [[len(sequence) - 1] for sequence in sequences]
-        self._generate(0, sequences, self._forward(0, tokens, positions))
+        starts = [len(sequence) - 1 for sequence in sequences]
+        self._forward(0, tokens, starts, sequences)
         return len(sequences)
 
     def _prefill(self, row: int) -> int:
         sequence = self._rows[row]
         start = sequence.prefilled
         tokens = list(sequence.prompt_ids[start : start + self._chunk])
-        scores = self._forward(row, [tokens], [list(range(start, start + len(tokens)))])
         sequence.prefilled += len(tokens)
-        if not _decodes(sequence):
+        generates = [sequence] if _decodes(sequence) else []
+        try:
+            self._forward(row, [tokens], [start], generates)
+        except torch.OutOfMemoryError as error:  # a prompt takes more than the tokens of others
+            sequence.fail(self._explain(error))
             return 0
-        self._generate(row, [sequence], scores)
-        return 1
+        return len(generates)
 
     def _forward(
-        self, first_row: int, tokens: list[list[int]], positions: list[list[int]]
-    ) -> torch.Tensor:
-        """fp32 scores ``[B, vocab]`` of the last position of tokens ``[B, T]``."""
-        longest = max(row[-1] for row in positions) + 1
-        position_ids = torch.tensor(positions, device=self._device)
-        step = self._cache.step(first_row, position_ids, longest)
-        output = self._model(
-            input_ids=torch.tensor(tokens, device=self._device),
-            position_ids=position_ids,
+        self,
+        first_row: int,
+        tokens: list[list[int]],
+        starts: list[int],
+        generating: list[EngineSequence],
+    ) -> None:
+        """Read tokens ``[B, T]`` that follow what the rows hold, and choose each row's next one.
+
+        Args:
+            first_row: of the rows.
+            tokens: of each row, equally many.
+            starts: positions of the rows' first tokens.
+            generating: the rows' sequences; none where their prompts go on.
+        """
+        span = self._span(first_row, tokens, starts)
+        wanted = Wanted.of(generating, self._counts.shape[1])
+        integers = [_padded(tokens, span), span.positions(), *wanted.integers()]
+        whole, broken = upload(self._device, integers, wanted.floats())
+        token_ids, positions = (each.view(span.padded_rows, -1) for each in whole[:2])
+        step = self._cache.step(span, positions, self._shapes)
+        hidden = self._model.model(
+            input_ids=token_ids,
+            position_ids=positions,
             attention_mask=step.mask,
             past_key_values=step,
             use_cache=True,
-            logits_to_keep=1,
-        )
-        scores: torch.Tensor = output.logits[:, -1].float()
-        return scores
+        ).last_hidden_state
+        if generating:
+            # The last real token of each real row. For a view with other strides, a CPU's kernel
+            # would copy the whole embedding table.
+            last = hidden[:, span.tokens - 1].contiguous()
+            scores = self._model.lm_head(last)[: span.rows].float()
+            counts = self._counts[first_row : first_row + span.rows]
+            Chooser(wanted, whole[2:], broken, self._end).hand_out(scores, counts)
 
-    def _generate(self, first_row: int, sequences: list[EngineSequence], raw: torch.Tensor) -> None:
-        """Choose and hand out the next token of consecutive rows, given their scores."""
-        counts = self._counts[first_row : first_row + len(sequences)]
-        hand_out(sequences, raw, counts, self._end)
+    def _span(self, first_row: int, tokens: list[list[int]], starts: list[int]) -> Span:
+        longest = min(self._chunk, self._cache.positions)
+        return Span(
+            first_row=first_row,
+            starts=starts,
+            tokens=len(tokens[0]),
+            padded_rows=self._shapes.sequences(len(tokens), self._capacity - first_row),
+            padded_tokens=self._shapes.tokens(len(tokens[0]), longest),
+        )
 
     def _drop_finished(self) -> None:
         for row in reversed(range(len(self._rows))):
@@ -121,6 +173,12 @@ class Batch:
         self._cache.move(source, target)
         self._counts[target] = self._counts[source]
         self._rows[target] = self._rows[source]
+
+
+def _padded(tokens: list[list[int]], span: Span) -> list[int]:
+    """All rows one after another, with zeros for padding."""
+    rows = [*tokens, *[[]] * (span.padded_rows - span.rows)]
+    return [token for row in rows for token in [*row, *[0] * (span.padded_tokens - len(row))]]
 
 
 def _decodes(sequence: EngineSequence) -> bool:

@@ -1,6 +1,5 @@
 """POST /v1/chat/completions."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from kit.serve.errors import bad_request
 from kit.serve.exchange import Exchange, ready_model
 from kit.serve.logprobs import chat_logprobs
 from kit.serve.params import choices_for
+from kit.serve.prompt import require_short, tokenise
 from kit.serve.schema import ChatRequest, Message
 from kit.serve.sse import Events, EventStream, while_connected
 from kit.serve.tokenizer import InContextDecoder, Tokenizer
@@ -24,7 +24,8 @@ router = APIRouter(prefix="/v1")
 async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation, whole or as a stream."""
     model = ready_model(request, body.model)
-    prompt_ids = await asyncio.to_thread(_encode, model.tokenizer, body.messages)
+    require_short(model, [message.text() for message in body.messages], "messages")
+    prompt_ids = await tokenise(lambda: _encode(model.tokenizer, body.messages))
     choices = choices_for(
         body,
         prompt_ids,
@@ -37,8 +38,11 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
     )
     exchange = Exchange.begin(request, model, "chatcmpl", [choices])
     if body.stream:
-        return EventStream(_events(exchange, body))
-    return JSONResponse(await while_connected(request, _response(exchange, body)))
+        return EventStream(_events(exchange, body), on_end=exchange.generation.close)
+    try:
+        return JSONResponse(await while_connected(request, _response(exchange, body)))
+    finally:
+        exchange.generation.close()
 
 
 def _encode(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

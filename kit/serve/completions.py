@@ -1,6 +1,5 @@
 """POST /v1/completions: text goes on from a prompt, without a chat template."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from kit.serve.generation import Choice
 from kit.serve.logprobs import completion_logprobs
 from kit.serve.model import Model
 from kit.serve.params import choices_for
+from kit.serve.prompt import require_short, tokenise
 from kit.serve.schema import CompletionRequest
 from kit.serve.sse import Events, EventStream, while_connected
 
@@ -27,11 +27,17 @@ router = APIRouter(prefix="/v1")
 async def create_completion(request: Request, body: CompletionRequest) -> Response:
     """Continue one or more prompts, whole or as a stream."""
     model = ready_model(request, body.model)
-    by_prompt = await asyncio.to_thread(_choices_by_prompt, body, model)
+    for prompt in body.prompts():
+        if isinstance(prompt, str):
+            require_short(model, [prompt], "prompt")
+    by_prompt = await tokenise(lambda: _choices_by_prompt(body, model))
     exchange = Exchange.begin(request, model, "cmpl", by_prompt)
     if body.stream:
-        return EventStream(_events(exchange, body))
-    return JSONResponse(await while_connected(request, _response(exchange, body)))
+        return EventStream(_events(exchange, body), on_end=exchange.generation.close)
+    try:
+        return JSONResponse(await while_connected(request, _response(exchange, body)))
+    finally:
+        exchange.generation.close()
 
 
 def _choices_by_prompt(body: CompletionRequest, model: Model) -> list[list[Choice]]:

@@ -1,12 +1,14 @@
 """What the server needs from an engine: one small protocol, and the data that crosses it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from kit.errors import KitError
 
 FinishReason = Literal["stop", "length"]
+GREEDY_BELOW = 1e-5
+"""Temperatures below it are 0: scores divided by them would pass what fp32 holds."""
 Progress = Callable[[str, float], None]
 """Called as ``progress(phase, fraction)`` while loading; fraction runs from 0.0 to 1.0."""
 
@@ -20,7 +22,8 @@ class SamplingParams:
     Attributes:
         max_tokens: stop after this many generated tokens.
         min_tokens: the end token cannot be chosen before this many (upstream's min_len, 1).
-        temperature: 0 chooses the highest score (greedy); else scores are divided by it.
+        temperature: scores are divided by it; 0, and what is as good as 0 (``GREEDY_BELOW``),
+            chooses the highest score, whatever top_k and top_p say (greedy).
         top_k: keep the k highest scores; 0 keeps all.
         top_p: keep the most probable tokens until their sum first exceeds p; 1 keeps all.
         presence_penalty: subtracted once from the score of every token already generated.
@@ -40,6 +43,11 @@ class SamplingParams:
     seed: int | None = None
     top_logprobs: int | None = None
     ignore_end: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the highest score is chosen."""
+        return self.temperature < GREEDY_BELOW
 
 
 @dataclass(frozen=True)
@@ -123,9 +131,16 @@ class Engine(Protocol):
         ...
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        on_step: OnStep,
+        request: Hashable = None,
     ) -> Callable[[], None]:
-        """Queue a sequence; returns at once with a function that cancels it, from any thread."""
+        """Queue a sequence; returns at once with a function that cancels it, from any thread.
+
+        Sequences of one ``request`` wait together: requests take turns.
+        """
         ...
 
     def stats(self) -> EngineStats:

@@ -15,6 +15,10 @@ CLIENT_GONE = 499
 """nginx's status for a client that left before it got an answer."""
 
 
+_MOST_CHARACTERS = 2000
+"""Of a message, which may quote what a client sent."""
+
+
 class ApiError(Exception):
     """What a client is told: an HTTP status and the fields of OpenAI's error object."""
 
@@ -37,7 +41,12 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON object."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        fields = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        fields = {
+            "message": self.message[:_MOST_CHARACTERS],
+            "type": "rate_limit_error" if self.status == 429 else kind,
+            "param": self.param,
+            "code": self.code,
+        }
         return {"error": fields}
 
     def response(self) -> Response:

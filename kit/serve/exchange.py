@@ -12,7 +12,7 @@ from fastapi import Request
 from kit.serve.answer import Chunk, ScoredToken
 from kit.serve.engine import FinishReason
 from kit.serve.errors import ApiError
-from kit.serve.generation import Choice, OnToken, generate
+from kit.serve.generation import Answers, Choice, Generation
 from kit.serve.metrics import Metrics
 from kit.serve.model import Model
 from kit.serve.readiness import Readiness
@@ -50,7 +50,7 @@ class Exchange:
         identifier: the response object's id.
         choices: of all prompts, one after another.
         prompt_tokens: of all prompts together, each counted once.
-        on_token: called for every token, for the metrics.
+        generation: of all choices; to be closed.
         created: Unix time.
     """
 
@@ -58,28 +58,34 @@ class Exchange:
     identifier: str
     choices: Sequence[Choice]
     prompt_tokens: int
-    on_token: OnToken
+    generation: Generation
     created: int
 
     @classmethod
     def begin(
         cls, request: Request, model: Model, id_prefix: str, by_prompt: Sequence[list[Choice]]
     ) -> "Exchange":
-        """Start the clock for a request with these choices."""
+        """Let a request's choices be generated, and start the clock.
+
+        Raises:
+            ApiError: 429 when too many wait already.
+        """
         metrics: Metrics = request.app.state.metrics
+        answers: Answers = request.app.state.answers
+        choices = [choice for choices in by_prompt for choice in choices]
         return cls(
             model=model,
             identifier=f"{id_prefix}-{uuid.uuid4().hex}",
-            choices=[choice for choices in by_prompt for choice in choices],
+            choices=choices,
             prompt_tokens=sum(len(choices[0].prompt_ids) for choices in by_prompt),
-            on_token=metrics.token_clock(),
+            generation=answers.begin(model, choices, metrics.token_clock()),
             created=int(time.time()),
         )
 
     async def whole(self) -> list[WholeAnswer]:
         """The answers when all are complete."""
         answers = [WholeAnswer() for _ in self.choices]
-        async with aclosing(self._chunks()) as chunks:
+        async with aclosing(self.generation.chunks()) as chunks:
             async for index, chunk in chunks:
                 answer = answers[index]
                 answer.text += chunk.text
@@ -115,16 +121,13 @@ class Exchange:
         generated = [0] * len(self.choices)
         for choice in opening:
             yield {**head, "choices": [choice]}
-        async with aclosing(self._chunks()) as chunks:
+        async with aclosing(self.generation.chunks()) as chunks:
             async for index, chunk in chunks:
                 generated[index] = chunk.generated
                 for choice in pieces(index, chunk):
                     yield {**head, "choices": [choice]}
         if with_usage:
             yield {**head, "choices": [], "usage": self._usage(sum(generated))}
-
-    def _chunks(self) -> AsyncGenerator[tuple[int, Chunk], None]:
-        return generate(self.model.engine, self.model.decoder, self.choices, self.on_token)
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {

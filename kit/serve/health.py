@@ -27,7 +27,16 @@ async def ready(request: Request) -> JSONResponse:
     readiness: Readiness = request.app.state.readiness
     state = readiness.state()
     status = 200 if isinstance(state, Ready) else 503
-    return JSONResponse(_describe(state), status, headers=retry_after(state))
+    told = _describe(state) | _describe_budget(readiness)
+    return JSONResponse(told, status, headers=retry_after(state))
+
+
+def _describe_budget(readiness: Readiness) -> dict[str, Any]:
+    """What is over the memory budget now, and what was; nothing, where nothing has been."""
+    breach, passed = readiness.breach, dict(readiness.passed)
+    if breach is None and not passed:
+        return {}
+    return {"budget": {"breach": breach and breach.error, "passed_peaks": list(passed.values())}}
 
 
 def _describe(state: State) -> dict[str, Any]:

@@ -1,7 +1,23 @@
-"""The C library's heap: freed memory that it has not given back yet."""
+"""Memory that the process holds and nobody needs, given back to the system."""
 
 import ctypes
+import re
 import sys
+from pathlib import Path
+
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +(/.*\.safetensors)$", re.MULTILINE)
+_MADV_PAGEOUT = 21
+"""madvise(2), Linux 5.4: pages of files are dropped, and read again when they are used; what was
+written to is kept. An older kernel refuses, which changes nothing."""
+
+
+def give_back() -> None:
+    """Free what torch's pool on the GPU and the C library's heap keep; drop mapped weights."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    trim_heap()
+    drop_mapped_weights()
 
 
 def trim_heap() -> None:
@@ -12,3 +28,15 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def drop_mapped_weights(maps: Path = Path("/proc/self/maps")) -> None:
+    """Let the kernel take the pages of mapped ``.safetensors`` files; they are read when needed."""
+    try:
+        told = maps.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    madvise = ctypes.CDLL(None).madvise
+    for start, end, _ in _MAPPING.findall(told):
+        first, size = int(start, 16), int(end, 16) - int(start, 16)
+        madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), _MADV_PAGEOUT)

@@ -31,9 +31,9 @@ _REQUEST_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 class Metrics:
     """What is counted as it happens; the engine's own figures are read when they are asked for."""
 
-    def __init__(self, readiness: Readiness, budget: Budget) -> None:
+    def __init__(self, readiness: Readiness, budget: Budget, max_waiting: int) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_ModelCollector(readiness, budget))
+        self._registry.register(_ModelCollector(readiness, budget, max_waiting))
         self._requests = Counter(
             "kit_requests", "Requests answered.", ["route", "status"], registry=self._registry
         )
@@ -81,19 +81,22 @@ class Metrics:
 class _ModelCollector(Collector):
     """The model's state, read at the moment of the scrape."""
 
-    def __init__(self, readiness: Readiness, budget: Budget) -> None:
-        self._readiness, self._budget = readiness, budget
+    def __init__(self, readiness: Readiness, budget: Budget, max_waiting: int) -> None:
+        self._readiness, self._budget, self._max_waiting = readiness, budget, max_waiting
 
     def collect(self) -> Iterator[Metric]:
         state = self._readiness.state()
         yield GaugeMetricFamily("kit_ready", "1 when it can answer.", isinstance(state, Ready))
         yield _budget(self._budget)
+        over = self._readiness.breach is not None
+        yield GaugeMetricFamily("kit_memory_over_budget", "1 while it holds more.", over)
         if (model := self._readiness.loaded) is None:
             return
         stats = model.engine.stats()
         yield GaugeMetricFamily("kit_load_seconds", "Time loading took.", model.load_seconds)
         yield GaugeMetricFamily("kit_sequences_running", "Being generated.", stats.running)
         yield GaugeMetricFamily("kit_sequences_waiting", "Queued.", stats.waiting)
+        yield GaugeMetricFamily("kit_sequences_waiting_limit", "Queued at most.", self._max_waiting)
         yield CounterMetricFamily("kit_prompt_tokens", "Prompt tokens.", stats.prompt_tokens)
         yield CounterMetricFamily(
             "kit_generated_tokens", "Generated tokens.", stats.generated_tokens

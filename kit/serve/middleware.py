@@ -5,10 +5,11 @@ import logging
 import time
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kit.serve.bodies import Body, BodyBudget
 from kit.serve.errors import CLIENT_GONE, ApiError
+from kit.serve.generation import Answers
 from kit.serve.metrics import Metrics
 
 logger = logging.getLogger("kit.serve")
@@ -55,12 +56,21 @@ class Observe:
 
 
 class Gate:
-    """Asks ``/v1`` requests for the API key, if there is one, and bounds every request's size."""
+    """Asks ``/v1`` requests for the API key, if there is one, and bounds every request's body."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        api_key: str | None,
+        max_body_bytes: int,
+        body_seconds: float,
+        answers: Answers,
+    ) -> None:
         self._app = app
         self._expected = None if api_key is None else f"Bearer {api_key}".encode()
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._body_seconds = max_body_bytes, body_seconds
+        self._answers = answers
+        self._bodies = BodyBudget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -71,7 +81,18 @@ class Gate:
             refusal = ApiError(401, message, code="invalid_api_key").response()
             refusal.headers["WWW-Authenticate"] = "Bearer"
             return await refusal(scope, receive, send)
-        return await self._app(scope, self._bounded(receive), send)
+        body = Body(
+            scope,
+            receive,
+            self._bodies,
+            self._max_body_bytes,
+            self._body_seconds,
+            lambda: self._answers.ending,
+        )
+        try:
+            return await self._app(scope, body.receive, send)
+        finally:
+            body.release()
 
     def _needs_key(self, path: str) -> bool:
         return self._expected is not None and path.startswith("/v1/") and not _is_quiet(path)
@@ -79,20 +100,6 @@ class Gate:
     def _has_key(self, headers: Headers) -> bool:
         given = headers.get("authorization", "").encode("latin-1")
         return self._expected is None or hmac.compare_digest(given, self._expected)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """``receive``, which raises a 413 once the body is too long."""
-        size_bytes = 0
-
-        async def bounded_receive() -> Message:
-            nonlocal size_bytes
-            message = await receive()
-            size_bytes += len(message.get("body", b""))
-            if size_bytes > self._max_body_bytes:
-                raise HTTPException(413, f"The body is over {self._max_body_bytes} bytes.")
-            return message
-
-        return bounded_receive
 
 
 def _is_quiet(path: str) -> bool:

@@ -32,6 +32,7 @@ class Model:
     Attributes:
         created: Unix time when it was ready.
         load_seconds: from the start of loading until then.
+        longest_piece: characters of the vocabulary's longest piece.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Model:
     info: ModelInfo
     created: int
     load_seconds: float
+    longest_piece: int
 
 
 def load_model(source: ModelSource, progress: Progress) -> Model:
@@ -66,4 +68,5 @@ def load_model(source: ModelSource, progress: Progress) -> Model:
         info=info,
         created=int(time.time()),
         load_seconds=time.monotonic() - started,
+        longest_piece=max(len(tokenizer.convert_ids_to_tokens(i)) for i in range(info.vocab_size)),
     )

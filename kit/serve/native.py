@@ -1,6 +1,6 @@
 """The native engine: continuous batching over one preallocated KV cache, in one thread."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class NativeEngine:
 
     A prompt is read in chunks of 512 tokens; between two chunks every running sequence gets its
     next token, so a long prompt does not stall the others. Sequences that run together share each
-    forward pass; more than ``max_sequences`` wait in the order they came.
+    forward pass; more than ``max_sequences`` wait, and the requests that they belong to take turns.
     """
 
     def __init__(
@@ -77,14 +77,13 @@ class NativeEngine:
             cache = RingCache(model.config, rows, positions, model.dtype, device)
             end = _end_token_id(model.config)
             chunk = _chunk(model.config.sliding_window)
-            batch = Batch(model, cache, chunk=chunk, end_token_id=end)
+            batch = Batch(model, cache, chunk=chunk, end_token_id=end, explain=_explain)
             if device.type == "cpu" and shape.weights_bytes < ONE_THREAD_BYTES:
                 torch.set_num_threads(1)
             progress("warm-up", 0.0)
-            warm_up(batch, self._model_dir)
+            self._worker.start(batch, context, lambda: warm_up(batch, self._model_dir, context))
         except GPU_ERRORS as error:
             raise gpu_failed(error) from error
-        self._worker.start(batch, context)
         return ModelInfo(
             context_length=context,
             max_sequences=rows,
@@ -97,14 +96,18 @@ class NativeEngine:
         )
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        on_step: OnStep,
+        request: Hashable = None,
     ) -> Callable[[], None]:
         """Queue a sequence; returns at once with a function that cancels it.
 
         Raises:
             ValueError: the prompt is empty, or prompt and ``max_tokens`` pass the context.
         """
-        return self._worker.submit(prompt_ids, params, on_step)
+        return self._worker.submit(prompt_ids, params, on_step, request)
 
     def stats(self) -> EngineStats:
         """The present figures."""

@@ -40,6 +40,17 @@ class Stopping:
 
 State = Loading | Ready | Failed | Stopping
 
+
+@dataclass(frozen=True)
+class Breach:
+    """The service holds more memory than its budget, now; ``exit_code`` is that of the error."""
+
+    error: str
+    hint: str
+    exit_code: int
+    ends_readiness: bool
+
+
 _ENGINE_DIED = Failed(
     "the engine has died",
     "read the log for its error, then start it again",
@@ -52,17 +63,27 @@ class Readiness:
 
     Attributes:
         loaded: the model, from when it was first ready until the process ends.
+        breach: of the memory budget, as long as it lasts.
+        passed: peaks that have passed the budget at any time, in words, by what they are of.
     """
 
     def __init__(self) -> None:
         self._state: State = Loading()
         self.loaded: Model | None = None
+        self.breach: Breach | None = None
+        self.passed: dict[str, str] = {}
 
     def state(self) -> State:
-        """The state now. A ready service whose engine has died counts as failed."""
-        state = self._state
+        """The state now.
+
+        A ready service whose engine has died counts as failed; so does one over its memory budget,
+        as long as that lasts, unless it is only to be reported.
+        """
+        state, breach = self._state, self.breach
         if isinstance(state, Ready) and not state.model.engine.healthy():
             return _ENGINE_DIED
+        if isinstance(state, Ready) and breach is not None and breach.ends_readiness:
+            return Failed(breach.error, breach.hint, breach.exit_code)
         return state
 
     def load(self, source: ModelSource) -> None:
@@ -77,10 +98,6 @@ class Readiness:
         except KitError as error:
             self._become(Failed(error.message, error.hint, error.exit_code))
             raise
-
-    def fail(self, error: KitError) -> None:
-        """Take no more requests because of ``error``; running ones may finish."""
-        self._become(Failed(error.message, error.hint, error.exit_code))
 
     def stop(self) -> None:
         """Take no more requests. Final."""

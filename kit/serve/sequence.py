@@ -1,5 +1,8 @@
 """One sequence in the native engine: its prompt, what was generated, and where it stands."""
 
+from array import array
+from collections.abc import Sequence
+
 import torch
 
 from kit.serve.engine import FinishReason, Logprobs, OnStep, SamplingParams, Step
@@ -8,10 +11,9 @@ from kit.serve.engine import FinishReason, Logprobs, OnStep, SamplingParams, Ste
 class EngineSequence:
     """A request on its way through the engine. Only :meth:`cancel` is called from other threads."""
 
-    def __init__(
-        self, prompt_ids: tuple[int, ...], params: SamplingParams, on_step: OnStep
-    ) -> None:
-        self.prompt_ids = prompt_ids
+    def __init__(self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep) -> None:
+        self.prompt_ids = array("i", prompt_ids)
+        """Four bytes a token; as Python's numbers, prompts that wait would take ten times that."""
         self.params = params
         self.cancelled = False
         self.finished = False
@@ -28,7 +30,7 @@ class EngineSequence:
 
     def start(self, device: torch.device) -> None:
         """Seed the sequence's own random numbers."""
-        if self.params.temperature > 0:
+        if not self.params.greedy:
             self.generator = torch.Generator(device)
             if self.params.seed is None:
                 self.generator.seed()

@@ -1,5 +1,6 @@
 """The server process: the port first, then liveness, then the model; an orderly end."""
 
+import asyncio
 import errno
 import logging
 import os
@@ -17,12 +18,21 @@ import uvicorn
 from kit.errors import EnvironmentNotReady
 from kit.serve.app import AppOptions, create_app
 from kit.serve.budget import BudgetWatch
+from kit.serve.connection import Connection
 from kit.serve.engine import Engine
-from kit.serve.footprint import measured_peaks
+from kit.serve.footprint import look
+from kit.serve.generation import Answers
+from kit.serve.heap import give_back
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
 
 logger = logging.getLogger("kit.serve")
+
+_LAST_WORDS_SECONDS = 5
+"""For the errors that tell clients of the end; then what still runs is cut."""
+_COMPILED_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+"""Programs that oneDNN keeps, 1024 by default and up to 1 MiB each. The passes' shapes, which are
+what bounds them, need fewer (``kit.serve.shapes``). Read when torch is loaded."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ def run(source: ModelSource, options: ServerOptions) -> None:
     """
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s")
     logging.getLogger("kit").setLevel(logging.INFO)
+    for name, value in _COMPILED_SHAPES.items():
+        os.environ.setdefault(name, value)
     with _signals_end_in_success():
         ModelServer(source, options).run()
 
@@ -66,19 +78,22 @@ class ModelServer:
 
     def __init__(self, source: ModelSource, options: ServerOptions) -> None:
         self._source = source
-        self._budget = options.app.budget
+        self._budget, self._on_breach = options.app.budget, options.app.on_breach
         self._listener = bind(options.host, options.port)
         self.port: int = self._listener.getsockname()[1]
         self.readiness = Readiness()
         self._error: BaseException | None = None
+        app = create_app(source, self.readiness, options.app)
         config = uvicorn.Config(
-            create_app(source, self.readiness, options.app),
+            app,
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=options.grace_seconds,
+            http=Connection,
+            timeout_graceful_shutdown=options.grace_seconds + _LAST_WORDS_SECONDS,
         )
-        self._server = _Server(config, self.readiness.stop)
+        answers: Answers = app.state.answers
+        self._server = _Server(config, self.readiness.stop, options.grace_seconds, answers.end)
 
     def run(self) -> None:
         """Serve until :meth:`stop` or a signal.
@@ -111,7 +126,13 @@ class ModelServer:
         if (model := self.readiness.loaded) is not None:
             logger.info("ready after %.1f s", model.load_seconds)
             promised = self._budget.on(model.info.device)
-            BudgetWatch(promised, self.readiness, lambda: measured_peaks(model)).start()
+            BudgetWatch(
+                promised,
+                self.readiness,
+                lambda: look(model),
+                give_back=give_back,
+                on_breach=self._on_breach,
+            ).start()
             self._end_with(model.engine)
 
     def _end_with(self, engine: Engine) -> None:
@@ -124,15 +145,29 @@ class ModelServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which also tells when it is asked to stop."""
+    """uvicorn's, which also tells when it is asked to stop, and when answers have to end."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_stop: Callable[[], None],
+        grace_seconds: float,
+        end_answers: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._on_stop = on_stop
+        self._on_stop, self._grace_seconds, self._end_answers = on_stop, grace_seconds, end_answers
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._on_stop()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let running requests finish; those that have not when the grace ends get an error."""
+        ending = asyncio.get_running_loop().call_later(self._grace_seconds, self._end_answers)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
 
 
 @contextmanager

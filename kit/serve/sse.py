@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -20,18 +20,22 @@ Events = AsyncGenerator[dict[str, Any], None]
 class EventStream(StreamingResponse):
     """Sends each object as one ``data:`` line, then ``[DONE]``; an ApiError becomes a last event.
 
-    ``events`` is closed at once when the client goes away.
+    ``events`` is closed at once when the client goes away; ``on_end`` is called in any case, even
+    where no event was ever asked for.
     """
 
-    def __init__(self, events: Events) -> None:
-        self._lines = _lines(events)
+    def __init__(self, events: Events, on_end: Callable[[], None] = lambda: None) -> None:
+        self._lines, self._on_end = _lines(events), on_end
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(self._lines, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        async with aclosing(self._lines):
-            await super().__call__(scope, receive, send)
+        try:
+            async with aclosing(self._lines):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 async def _lines(events: Events) -> AsyncGenerator[bytes, None]:

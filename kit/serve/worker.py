@@ -1,8 +1,8 @@
 """The thread in which an engine works: it admits what waits, and advances what runs."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from kit.errors import KitError, ServiceError
@@ -43,8 +43,38 @@ class Running(Protocol):
         ...
 
 
+class Waiting:
+    """Sequences that wait, by the request that they belong to: the requests take turns."""
+
+    def __init__(self) -> None:
+        self._by_request: OrderedDict[Hashable, deque[EngineSequence]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, tuple(self._by_request.values())))
+
+    def add(self, sequence: EngineSequence, request: Hashable) -> None:
+        """Behind the request's others; a request that is new, behind the other requests."""
+        self._by_request.setdefault(request, deque()).append(sequence)
+
+    def next(self) -> EngineSequence:
+        """The next sequence; its request is then the last to have another turn."""
+        request, sequences = self._by_request.popitem(last=False)
+        sequence = sequences.popleft()
+        if sequences:
+            self._by_request[request] = sequences
+        return sequence
+
+    def remove(self, sequence: EngineSequence, request: Hashable) -> None:
+        """Forget a sequence, if it still waits."""
+        sequences = self._by_request.get(request, deque())
+        if sequence in sequences:
+            sequences.remove(sequence)
+            if not sequences:
+                del self._by_request[request]
+
+
 class Worker:
-    """Runs sequences in the order they came, in one thread.
+    """Runs sequences in one thread; those that wait are taken in turns from each request.
 
     Args:
         name: of the thread.
@@ -62,22 +92,43 @@ class Worker:
         self._explain = explain
         self.death: KitError | None = None
         self.prompt_tokens = self.generated_tokens = 0
-        self._waiting: deque[EngineSequence] = deque()
+        self._waiting = Waiting()
         self._wake = threading.Condition()
         self._closing = False
         self._context = 0
         self._running: Running | None = None
+        self._prove: Callable[[], None] = lambda: None
+        self._proven = threading.Event()
+        self._unproven: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def start(self, running: Running, context: int) -> None:
-        """Begin to work with a loaded model that takes ``context`` tokens per sequence."""
-        self._running, self._context = running, context
+    def start(
+        self, running: Running, context: int, prove: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin to work with a loaded model that takes ``context`` tokens per sequence.
+
+        Args:
+            prove: called first, in the worker's thread, and waited for; what it raises is raised
+                here. Libraries keep threads and caches for each thread that computes: so there is
+                one.
+        """
+        self._running, self._context, self._prove = running, context, prove
         self._thread.start()
+        self._proven.wait()
+        if self._unproven is not None:
+            raise self._unproven
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        on_step: OnStep,
+        request: Hashable = None,
     ) -> Callable[[], None]:
         """Queue a sequence; returns at once with a function that cancels it.
+
+        Args:
+            request: what the sequence is a part of; None: it is by itself.
 
         Raises:
             ValueError: the prompt is empty, or prompt and ``max_tokens`` pass the context.
@@ -87,16 +138,23 @@ class Worker:
                 f"{len(prompt_ids)} prompt tokens and {params.max_tokens} to generate do not fit "
                 f"a context of {self._context}"
             )
-        sequence = EngineSequence(tuple(prompt_ids), params, on_step)
+        sequence = EngineSequence(prompt_ids, params, on_step)
+        request = sequence if request is None else request
         with self._wake:
             ended = self._closing
             if not ended:
-                self._waiting.append(sequence)
+                self._waiting.add(sequence, request)
                 self.prompt_tokens += len(prompt_ids)
                 self._wake.notify()
         if ended:
             sequence.fail(self.death or _stopped())
-        return sequence.cancel
+
+        def cancel() -> None:
+            sequence.cancel()
+            with self._wake:
+                self._waiting.remove(sequence, request)
+
+        return cancel
 
     def counts(self) -> tuple[int, int]:
         """Sequences that run, and that wait."""
@@ -131,29 +189,50 @@ class Worker:
     def _run(self) -> None:
         running = self._running
         assert running is not None  # noqa: S101  (start() has set it)
+        try:
+            self._prove()
+        except BaseException as error:  # start() raises it
+            self._unproven = error
+            return
+        finally:
+            self._proven.set()
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closing or self._waiting or len(running))
+                self._wake.wait_for(lambda: self._closing or len(self._waiting) or len(running))
                 if self._closing:
                     break
             self._advance(running)
         ending = self.death or _stopped()
         running.fail(ending)
-        while self._waiting:
-            self._waiting.popleft().fail(ending)
+        with self._wake:
+            left = [self._waiting.next() for _ in range(len(self._waiting))]
+        for sequence in left:
+            sequence.fail(ending)
 
     def _advance(self, running: Running) -> None:
         """One round: admit what fits, then one token for who generates."""
-        while self._waiting and running.has_room():
-            running.admit(self._waiting.popleft())
         try:
+            while running.has_room() and (sequence := self._next()) is not None:
+                self._admit(running, sequence)
             self.generated_tokens += running.advance()
-        except Exception as error:  # whatever a kernel raises ends these sequences...
-            told = error if isinstance(error, EngineDied) else self._explain(error)
-            if isinstance(told, EngineDied):  # ...and the engine, where nothing works after it
-                self._end(told)
-            else:
-                running.fail(told)
+        except Exception as error:  # whatever a kernel raises ends these sequences, not the engine
+            self._fail(running, error)
+
+    def _fail(self, failing: Running | EngineSequence, error: Exception) -> None:
+        told = error if isinstance(error, EngineDied) else self._explain(error)
+        failing.fail(told)
+        if isinstance(told, EngineDied):  # nothing works after it
+            self._end(told)
+
+    def _next(self) -> EngineSequence | None:
+        with self._wake:
+            return self._waiting.next() if len(self._waiting) else None
+
+    def _admit(self, running: Running, sequence: EngineSequence) -> None:
+        try:
+            running.admit(sequence)
+        except Exception as error:  # it is the only one that notices
+            self._fail(sequence, error)
 
 
 def _stopped() -> ServiceError:

@@ -30,6 +30,8 @@ class Ready:
     host_mapped_bytes: int | None = None
     device_reserved_bytes: int | None = None
     weights_bytes: int = 0
+    breach: str | None = None
+    """How it is over its memory budget, where that is only reported."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def _health(status: int, body: dict[str, Any]) -> Health:
             max_sequences=int(body["max_sequences"]),
             load_seconds=float(body["load_seconds"]),
             **_memory(body["memory"]),
+            breach=(body.get("budget") or {}).get("breach"),
         )
     if body["status"] == "stopping":
         return Loading("stopping", 0.0)

@@ -50,8 +50,10 @@ def health(url: str) -> Status:
     """Readiness of whatever serves at ``url``, whoever started it."""
     reply = Service(url).health()
     match reply:
-        case Ready(model=model, device=device, dtype=dtype):
-            return Status("ready", f"ready: {model} on {device} in {dtype}, {url}/v1", None, reply)
+        case Ready(model=model, device=device, dtype=dtype, breach=breach):
+            over = f"\n  over its memory budget: {breach}" if breach else ""
+            told = f"ready: {model} on {device} in {dtype}, {url}/v1{over}"
+            return Status("ready", told, None, reply)
         case Loading(phase, fraction):
             return Status("loading", f"loading: {phase} {fraction:.0%}", None, reply)
         case Failed(error=error, hint=hint):

@@ -53,7 +53,7 @@ def test_from_the_doctor_to_the_receipt(machine: Machine, gib: int) -> None:
     assert receipt["outcome"] == "held"
     assert receipt["service"]["device"] == "cuda:0"
     assert device["measured_by"] == "driver-by-process"
-    assert 480 << 20 < device["peak_bytes"] <= device["planned_bytes"]
+    assert 560 << 20 < device["peak_bytes"] <= device["planned_bytes"]
 
 
 def test_the_peak_is_asserted(machine: Machine) -> None:
@@ -131,13 +131,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_upstreams_code_serves_on_it(machine: Machine, checkpoint: Path, tmp_path: Path) -> None:
     kit, _ = machine(24)
+    (tmp_path / "upstream").mkdir()
     kit.environ.update(install(tmp_path / "upstream"))
     up = kit.up("--engine", "megatron", "--model", str(checkpoint), "--context", "256")
     assert up.returncode == 0, up.stderr
     (receipt,) = receipts(kit)
     assert receipt["service"]["engine"] == "megatron"
     assert receipt["service"]["device"] == "cuda"
-    assert receipt["pools"]["device"]["peak_bytes"] > 480 << 20
+    assert receipt["pools"]["device"]["peak_bytes"] > 560 << 20
     assert receipt["machine"]["simulated"]
 
 

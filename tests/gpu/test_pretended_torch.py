@@ -82,4 +82,4 @@ kept = torch.zeros(100 << 20, dtype=torch.uint8, device="cuda")
 print(nvml.processes_bytes({os.getpid()}) - (100 << 20) >> 20, nvml.gpus()[0].simulated)
 """
     done = run(card, code)
-    assert done.stdout == "480 True\n", done.stderr
+    assert done.stdout == "560 True\n", done.stderr

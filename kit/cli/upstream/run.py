@@ -34,7 +34,7 @@ def run(
     from kit.stack.packages import require_megatron_packages
 
     require_megatron_packages()
-    from kit.serve.loader import choose_device
+    from kit.serve.gpu import named_device
     from kit.upstream.script import command, environment, find_script
     from kit.upstream.tree import require_rewritten
 
@@ -45,7 +45,7 @@ def run(
         )
     tree = require_rewritten(read_settings(lock)).resolve()
     path = find_script(tree, script)
-    kind = choose_device(device).type
+    kind = named_device(device).type
     start = command(tree, path, arguments or (), _devices(kind, ranks))
     sys.stdout.flush()
     os.execve(start[0], start, environment(tree, kind, ranks))  # noqa: S606  (this Python)

@@ -1,7 +1,7 @@
 """The megatron engine: the rewritten upstream behind the server's Engine protocol."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +31,8 @@ class MegatronEngine:
 
     Upstream runs in processes of its own, one per tensor-parallel rank. This process tells every
     rank each forward pass, and chooses the tokens by the kit's rules. One sequence runs at a time;
-    the others wait in the order they came. When one rank ends, all do, and the engine is dead.
+    the others wait, and the requests that they belong to take turns. When one rank ends, all do,
+    and the engine is dead.
 
     Args:
         folder: the checkpoint; it has a shard per rank.
@@ -76,12 +77,12 @@ class MegatronEngine:
             chunk = _chunk(self._tree)
             turn = Turn(ranks, shape.vocabulary, self._folder.end_token_id, chunk)
             progress("warm-up", 0.0)
-            warm_up(turn, self._folder.shards[0].parent)
+            torch.set_num_threads(1)  # here only tokens are chosen; the cores are the ranks'
+            directory = self._folder.shards[0].parent
+            self._worker.start(turn, context, lambda: warm_up(turn, directory, context))
         except KitError:
             ranks.close()
             raise
-        torch.set_num_threads(1)  # here only tokens are chosen; the cores are the ranks'
-        self._worker.start(turn, context)
         return ModelInfo(
             context_length=context,
             max_sequences=1,
@@ -95,14 +96,18 @@ class MegatronEngine:
         )
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        on_step: OnStep,
+        request: Hashable = None,
     ) -> Callable[[], None]:
         """Queue a sequence; returns at once with a function that cancels it.
 
         Raises:
             ValueError: the prompt is empty, or prompt and ``max_tokens`` pass the context.
         """
-        return self._worker.submit(prompt_ids, params, on_step)
+        return self._worker.submit(prompt_ids, params, on_step, request)
 
     def stats(self) -> EngineStats:
         """The present figures; those of the GPUs are sums over the ranks."""

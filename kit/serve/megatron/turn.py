@@ -75,4 +75,4 @@ class Turn:
         if start == len(sequence.prompt_ids):
             return Forward(len(sequence) - 1, (sequence.last_token,))
         end = None if self._chunk is None else start + self._chunk
-        return Forward(start, sequence.prompt_ids[start:end])
+        return Forward(start, tuple(sequence.prompt_ids[start:end]))

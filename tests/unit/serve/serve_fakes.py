@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -129,7 +129,11 @@ class FakeEngine:
         )
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, on_step: OnStep
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        on_step: OnStep,
+        request: Hashable = None,
     ) -> Callable[[], None]:
         submission = Submission(list(prompt_ids), params)
         self.submissions.append(submission)

@@ -162,7 +162,7 @@ def test_an_unknown_route_and_a_wrong_method(http: httpx.Client) -> None:
 
 
 def test_a_bug_is_an_error_object_too(http: httpx.Client, engine: FakeEngine) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(*_: object, **__: object) -> Any:
         raise ZeroDivisionError("never meant to happen")
 
     engine.submit = broken  # type: ignore[method-assign]

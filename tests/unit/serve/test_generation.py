@@ -69,9 +69,9 @@ def test_one_failed_choice_ends_the_others(client: openai.OpenAI, engine: FakeEn
     engine.pause_after = 4
     original = engine.submit
 
-    def submit(*arguments: Any) -> Any:
+    def submit(*arguments: Any, **named: Any) -> Any:
         engine.fail_after = next(fail_after)
-        return original(*arguments)
+        return original(*arguments, **named)
 
     engine.submit = submit  # type: ignore[method-assign]
     with pytest.raises(openai.InternalServerError):

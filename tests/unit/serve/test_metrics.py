@@ -19,8 +19,8 @@ MODEL = SimpleNamespace(
 
 
 def test_the_peak_on_a_gpu_is_the_one_that_is_held_against_the_budget() -> None:
-    readiness = SimpleNamespace(state=lambda: None, loaded=MODEL)
-    lines = Metrics(readiness, Budget(None, 30 * GIB)).text().decode().splitlines()  # type: ignore[arg-type]
+    readiness = SimpleNamespace(state=lambda: None, loaded=MODEL, breach=None)
+    lines = Metrics(readiness, Budget(None, 30 * GIB), 9).text().decode().splitlines()  # type: ignore[arg-type]
     told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("kit_memory"))
     figures = {name: float(value) for name, value in told.items()}
     peak = figures['kit_memory_bytes{kind="peak",pool="device"}']

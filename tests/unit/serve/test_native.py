@@ -15,7 +15,7 @@ import torch
 from kit.errors import EnvironmentNotReady, IntegrityError, ServiceError, UsageError
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.native import NativeEngine
-from kit.spark import SparkForCausalLM
+from kit.spark import SparkForCausalLM, SparkModel
 
 Steps = queue.Queue[Step | Exception]
 
@@ -129,7 +129,7 @@ def test_listener_that_raises_ends_only_its_own_sequence(engine):
 
 def test_kernel_failure_ends_the_sequences_not_the_engine(model_dir, monkeypatch):
     with running(model_dir) as engine:
-        monkeypatch.setattr(SparkForCausalLM, "forward", lambda self, **_: 1 / 0)
+        monkeypatch.setattr(SparkModel, "forward", lambda self, **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             generate(engine, prompt(3), max_tokens=5)
         monkeypatch.undo()

@@ -3,7 +3,7 @@ from serve_fakes import FakeEngine, source
 
 from kit.errors import BudgetExceeded, IntegrityError
 from kit.serve.errors import ApiError
-from kit.serve.readiness import Failed, Loading, Readiness, Ready, Stopping
+from kit.serve.readiness import Breach, Failed, Loading, Readiness, Ready, Stopping
 
 
 def test_it_begins_with_loading() -> None:
@@ -38,10 +38,19 @@ def test_stopping_is_final() -> None:
         readiness.model()
 
 
-def test_a_failure_later_on_ends_readiness() -> None:
+def test_a_breach_ends_readiness_while_it_lasts() -> None:
     readiness = Readiness()
     readiness.load(source(FakeEngine()))
-    readiness.fail(BudgetExceeded("over", hint="less"))
+    readiness.breach = Breach("over", "less", BudgetExceeded.exit_code, ends_readiness=True)
     assert readiness.state() == Failed("over", "less", 5)
     with pytest.raises(ApiError, match="over"):
         readiness.model()
+    readiness.breach = None
+    assert isinstance(readiness.state(), Ready)
+
+
+def test_a_breach_that_is_only_reported_leaves_it_ready() -> None:
+    readiness = Readiness()
+    readiness.load(source(FakeEngine()))
+    readiness.breach = Breach("over", "less", BudgetExceeded.exit_code, ends_readiness=False)
+    assert readiness.model() is readiness.loaded

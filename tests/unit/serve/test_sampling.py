@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from kit.serve.engine import SamplingParams
-from kit.serve.sampling import choose, keep_top_k, keep_top_p, logprobs, penalise
+from kit.serve.sampling import draw, keep_top, penalise, usable
+
+ALL = 10**9
+
+
+def kept(scores: list[float], k: int = ALL, p: float = 1.0) -> list[bool]:
+    row = torch.tensor([scores])
+    top_k = torch.tensor([[min(k, len(scores))]])
+    return keep_top(row, top_k, torch.tensor([[p]]))[0].isfinite().tolist()
 
 
 def test_penalties_are_openais():
@@ -15,40 +22,55 @@ def test_penalties_are_openais():
 
 
 def test_top_k_keeps_ties_with_the_last():
-    kept = keep_top_k(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)
-    assert kept.isfinite().tolist() == [False, True, True, True]
+    assert kept([1.0, 3.0, 2.0, 2.0], 2) == [False, True, True, True]
 
 
 def test_top_k_beyond_the_vocabulary_keeps_all():
-    assert keep_top_k(torch.zeros(3), 9).isfinite().all()
+    assert all(kept([0.0, 0.0, 0.0]))
 
 
-@pytest.mark.parametrize(("p", "kept"), [(0.5, 1), (0.6, 2), (0.85, 2), (0.95, 3), (1.0, 4)])
-def test_top_p_keeps_the_token_that_crosses(p, kept):
-    scores = torch.tensor([0.1, 0.57, 0.03, 0.3]).log()
-    assert int(keep_top_p(scores, p).isfinite().sum()) == kept
+@pytest.mark.parametrize(("p", "count"), [(0.5, 1), (0.6, 2), (0.85, 2), (0.95, 3), (1.0, 4)])
+def test_top_p_keeps_the_token_that_crosses(p, count):
+    scores = torch.tensor([0.1, 0.57, 0.03, 0.3]).log().tolist()
+    assert sum(kept(scores, p=p)) == count
 
 
-def test_greedy_takes_the_lowest_id_among_equals_and_ignores_filters():
-    params = SamplingParams(max_tokens=1, temperature=0, top_k=1, top_p=0.1)
-    assert int(choose(torch.tensor([1.0, 5.0, 5.0]), params, None)) == 1
+def test_top_p_counts_what_top_k_has_kept():
+    scores = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().tolist()
+    assert kept(scores, 2, 0.5) == [True, False, False, False]  # 0.4 of 0.7
+    assert kept(scores, 2, 0.6) == [True, True, False, False]
 
 
-def test_temperature_flattens():
+def test_each_row_has_rules_of_its_own():
+    scores = torch.tensor([[1.0, 2.0, 3.0]] * 3)
+    rules = torch.tensor([[1], [2], [3]]), torch.tensor([[1.0], [1.0], [0.1]])
+    finite = keep_top(scores, *rules).isfinite().sum(dim=-1)
+    assert finite.tolist() == [1, 2, 1]
+
+
+def test_a_draw_follows_the_probabilities():
     generator = torch.Generator().manual_seed(0)
-    scores = torch.tensor([0.0, 2.0])
 
     def share(temperature: float) -> float:
-        params = SamplingParams(max_tokens=1, temperature=temperature)
-        draws = [int(choose(scores, params, generator)) for _ in range(2000)]
+        scores = torch.tensor([[0.0, 2.0]]) / temperature
+        draws = [int(draw(scores, [generator])) for _ in range(2000)]
         return sum(draws) / len(draws)
 
     assert share(1.0) == pytest.approx(0.88, abs=0.03)
     assert share(2.0) == pytest.approx(0.73, abs=0.03)
 
 
-def test_logprobs_sum_to_one():
-    result = logprobs(torch.tensor([0.0, 1.0, 2.0]), 1, 3)
-    assert [token for token, _ in result.top] == [2, 1, 0]
-    assert sum(torch.tensor([value for _, value in result.top]).exp()) == pytest.approx(1)
-    assert result.chosen == result.top[1][1]
+def test_a_draw_is_that_of_torch():
+    """Seeds give what they gave when rows were drawn one by one with torch.multinomial."""
+    scores = torch.randn(4, 50, generator=torch.Generator().manual_seed(3))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    expected = [
+        int(torch.multinomial(row.softmax(-1), 1, generator=torch.Generator().manual_seed(seed)))
+        for seed, row in enumerate(scores)
+    ]
+    assert draw(scores, generators).tolist() == expected
+
+
+def test_rows_that_cannot_be_chosen_by():
+    rows = [[0.0, 1.0], [torch.nan, 1.0], [torch.inf, 1.0], [-torch.inf, 1.0], [1e31, 1.0]]
+    assert usable(torch.tensor(rows)).tolist() == [True, False, False, False, False]

@@ -108,14 +108,31 @@ def until_refused(url: str) -> None:
     raise AssertionError("it goes on listening")
 
 
-def test_an_answer_that_takes_longer_than_the_grace_is_cut() -> None:
+def test_answers_that_take_longer_than_the_grace_end_with_an_error() -> None:
+    """A stream with an event, a whole answer and a body that is not complete with a status."""
     with process("stuck") as server:
         server.wait_for("ready after")
-        stream = slow_answer(server.url())
+        url = server.url()
+        stream = slow_answer(url)
+        told: list[httpx.Response] = []
+
+        def ask() -> None:
+            body = {"messages": [{"role": "user", "content": "hi"}]}
+            route = f"{url}/v1/chat/completions"
+            told.append(httpx.post(route, json=body, timeout=60, trust_env=False))
+
+        whole = threading.Thread(target=ask)
+        whole.start()
+        while "kit_sequences_running 2" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            time.sleep(0.01)
         server.popen.send_signal(signal.SIGTERM)
-        with pytest.raises(openai.APIError):
+        with pytest.raises(openai.APIError, match="shutting down"):
             list(stream)
+        whole.join()
+        assert told[0].status_code == 503
+        assert told[0].json()["error"]["code"] == "shutting_down"
         assert server.exit_code() == 0
+        assert "Traceback" not in "".join(server.log)
 
 
 @pytest.mark.parametrize("mode", ["ready", "loading"])

@@ -132,3 +132,73 @@ def test_an_orderly_end(worker: Worker, running: Counting) -> None:
     with pytest.raises(ServiceError, match="shutting down"):
         tokens(steps)
     assert worker.wait() is None
+
+
+def test_requests_take_turns(running: Counting) -> None:
+    """Many sequences of one request do not hold those that came after them."""
+    order: list[str] = []
+    worker = Worker("test")
+    running.gate.clear()
+    worker.start(running, context=100)
+
+    def listen(name: str):
+        return lambda step: order.append(name) if step.finish_reason else None
+
+    for _ in range(5):
+        worker.submit([1], SamplingParams(max_tokens=1), listen("many"), request="many")
+    for name in ("one", "two"):
+        worker.submit([1], SamplingParams(max_tokens=1), listen(name))
+    running.gate.set()
+    while len(order) < 7:
+        pass
+    worker.close()
+    assert order.index("one") < 4
+    assert order.index("two") < 5
+
+
+def test_what_is_cancelled_waits_no_more(worker: Worker, running: Counting) -> None:
+    running.gate.clear()
+    cancels = [worker.submit([1], SamplingParams(max_tokens=9), print) for _ in range(9)]
+    for cancel in cancels:
+        cancel()
+    assert worker.counts()[1] == 0
+
+
+def test_a_sequence_that_cannot_begin_is_the_only_one_that_ends(
+    worker: Worker, running: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = running.admit
+
+    def choosy(sequence: EngineSequence) -> None:
+        if sequence.params.max_tokens == 66:
+            raise ValueError("no")
+        admit(sequence)
+
+    monkeypatch.setattr(running, "admit", choosy)
+    first, bad, last = (submit(worker, count) for count in (3, 66, 2))
+    with pytest.raises(ValueError, match="explained: no"):
+        tokens(bad)
+    assert tokens(first) == [0, 1, 2]
+    assert tokens(last) == [0, 1]
+
+
+def test_an_explanation_may_be_the_end(running: Counting) -> None:
+    def explain(error: Exception) -> Exception:
+        return EngineDied("the GPU failed", hint="kit doctor")
+
+    worker = Worker("test", explain)
+    worker.start(running, context=100)
+    running.error = RuntimeError("device-side assert")
+    with pytest.raises(EngineDied):
+        tokens(submit(worker, 3))
+    assert isinstance(worker.wait(), EngineDied)
+
+
+def test_it_proves_itself_in_its_own_thread_first(running: Counting) -> None:
+    names: list[str] = []
+    worker = Worker("own-thread")
+    worker.start(running, 100, lambda: names.append(threading.current_thread().name))
+    assert names == ["own-thread"]
+    worker.close()
+    with pytest.raises(ZeroDivisionError):
+        Worker("test").start(running, 100, lambda: 1 / 0)

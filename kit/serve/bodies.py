@@ -1,0 +1,130 @@
+"""Bodies of requests: how long one may be, or take to come, and how much all may hold together."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope
+
+from kit.serve.errors import ApiError
+from kit.units import KIB, MIB
+
+BODY_SECONDS = 30.0
+"""From a request's headers to the end of its body: the longest one at 1.1 Mbit/s."""
+SMALL_BYTES = 64 * KIB
+"""Nearly every conversation is shorter. What large bodies hold does not keep them out."""
+_LOOK_SECONDS = 0.5
+_CLOSE = {"Connection": "close"}
+"""For who sends nothing more. A client that goes on sending would lose its answer by that."""
+
+
+@dataclass
+class BodyBudget:
+    """Bytes that all requests under way may hold of their bodies: of the small, and of the large.
+
+    Held until the request has been answered. Parsed, a body takes up to seven times as much: all
+    together stay below what a budget of host RAM adds to the plan.
+    """
+
+    small_bytes: int = 16 * MIB
+    large_bytes: int = 16 * MIB
+
+    def take(self, small_bytes: int, large_bytes: int) -> bool:
+        """Take so many bytes more; False, and nothing is taken, where there is no room."""
+        if small_bytes > self.small_bytes or large_bytes > self.large_bytes:
+            return False
+        self.small_bytes -= small_bytes
+        self.large_bytes -= large_bytes
+        return True
+
+    def give(self, small_bytes: int, large_bytes: int) -> None:
+        """Give back what was taken."""
+        self.small_bytes += small_bytes
+        self.large_bytes += large_bytes
+
+
+class Body:
+    """One request's body on its way in.
+
+    Args:
+        scope: of the request.
+        receive: ASGI's.
+        budget: of all bodies.
+        max_bytes: of this one.
+        seconds: that it may take.
+        ending: why no more bodies are read; None: they are.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        budget: BodyBudget,
+        max_bytes: int,
+        seconds: float = BODY_SECONDS,
+        ending: Callable[[], ApiError | None] = lambda: None,
+    ) -> None:
+        self._receive, self._budget, self._max_bytes = receive, budget, max_bytes
+        self._deadline = time.monotonic() + seconds
+        self._ending = ending
+        self._size_bytes = 0
+        self._complete = False
+        self._announced_bytes = int(Headers(scope=scope).get("content-length") or 0)
+
+    async def receive(self) -> Message:
+        """The next part. Once the body is complete, whatever comes, however long it takes.
+
+        Raises:
+            HTTPException: 413 when it is too long, 503 when too much is held already, 408 when it
+                takes too long. Any other error would be FastAPI's 400.
+        """
+        if self._complete:
+            return await self._receive()
+        if max(self._announced_bytes, self._size_bytes) > self._max_bytes:
+            raise self._too_long()
+        message = await self._in_time()
+        self._take(len(message.get("body", b"")))
+        self._complete = not message.get("more_body", False)
+        return message
+
+    def release(self) -> None:
+        """The request has been answered: what was held is free again."""
+        self._budget.give(*_split(self._size_bytes))
+        self._size_bytes = 0
+
+    async def _in_time(self) -> Message:
+        part = asyncio.ensure_future(self._receive())
+        try:
+            while not part.done():
+                left = self._deadline - time.monotonic()
+                if left <= 0:
+                    message = "The body of the request did not come in time."
+                    raise HTTPException(408, message, _CLOSE)
+                if (ending := self._ending()) is not None:
+                    raise HTTPException(ending.status, ending.message, _CLOSE)
+                await asyncio.wait({part}, timeout=min(left, _LOOK_SECONDS))
+            return part.result()
+        finally:
+            part.cancel()
+
+    def _take(self, more_bytes: int) -> None:
+        size_bytes = self._size_bytes + more_bytes
+        if size_bytes > self._max_bytes:
+            raise self._too_long()
+        before, after = _split(self._size_bytes), _split(size_bytes)
+        if not self._budget.take(after[0] - before[0], after[1] - before[1]):
+            message = "The server holds too many large requests. Please try again later."
+            raise HTTPException(503, message, {"Retry-After": "5"})
+        self._size_bytes = size_bytes
+
+    def _too_long(self) -> HTTPException:
+        return HTTPException(413, f"The body is over {self._max_bytes} bytes.")
+
+
+def _split(size_bytes: int) -> tuple[int, int]:
+    """The small part of a size, and the rest."""
+    small_bytes = min(size_bytes, SMALL_BYTES)
+    return small_bytes, size_bytes - small_bytes
