@@ -67,6 +67,15 @@ def test_the_upstream_tree_in_it_is_the_one_its_kit_makes(inside: Inside) -> Non
     assert "/opt/spark/rewritten" in inside("kit", "upstream", "verify")
 
 
+def test_upstreams_own_scripts_run_in_it(inside: Inside) -> None:
+    """Read-only, without a network; the stand-in has one of its own."""
+    if "stand_in.py" in inside("ls", "/opt/spark/rewritten/deepspeed-megatron/tools"):
+        assert "a stand-in" in inside("kit", "upstream", "run", "tools/stand_in.py")
+    else:
+        script = "tools/run_iFlytekSpark_text_generation.py"
+        assert "--predict-data" in inside("kit", "upstream", "run", script, "--help")
+
+
 def test_the_list_of_its_contents_names_all_three_kinds(inside: Inside) -> None:
     text = inside("cat", "/usr/share/spark-kit/sbom.json")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
