@@ -2,17 +2,18 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
-# Which build of torch: cuda where an NVIDIA driver is, else cpu.
+# Which build of torch: cuda where an NVIDIA driver is, else cpu. Which CUDA (cuda or cuda12) is
+# decided by driver and card when torch is installed; TORCH=cuda12 decides by hand.
 TORCH  ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 # Which container image, and what it stands on instead of the pinned base (docs/containers.md).
-TARGET ?= $(TORCH)
+TARGET ?= $(TORCH:cuda12=cuda)
 BASE_IMAGE   ?=
 IMAGE_PYTHON ?=
 # PEM file, where a TLS proxy signs what an image's build fetches.
 CA_BUNDLE    ?=
 # What runs the server, as `kit up` decides: a container, which brings its own torch, or a process.
 DOCKER  = $(or $(DOCKER_HOST),$(wildcard /var/run/docker.sock $(XDG_RUNTIME_DIR)/docker.sock))
-RUNTIME = $(or $(filter local container,$(KIT_RUNTIME)),$(if $(and $(filter cuda,$(TORCH)),$(DOCKER)),container,local))
+RUNTIME = $(or $(filter local container,$(KIT_RUNTIME)),$(if $(and $(filter cuda cuda12,$(TORCH)),$(DOCKER)),container,local))
 # More arguments for `kit`, such as: make up ARGS="--model /data/spark-13b --port 9000"
 ARGS   ?=
 
@@ -80,12 +81,16 @@ $(VENV)/.cli: requirements/cli.txt pyproject.toml
 	@touch $@
 
 # torch comes first and alone: which build an index offers decides what else it needs.
-$(VENV)/.torch: $(VENV)/.cli requirements/torch-cpu.txt requirements/torch-cuda.txt
-	@echo "Installing torch ($(TORCH)) ..."
-	@if [ "$(TORCH)" = cpu ] && $(PIP) install --no-deps --require-hashes -r requirements/torch-cpu.txt; then :; \
+$(VENV)/.torch: $(VENV)/.cli requirements/torch-cpu.txt requirements/torch-cuda.txt requirements/torch-cuda12.txt
+	@build="$(TORCH)"; \
+	if [ "$(origin TORCH)" = file ] && [ "$$build" = cuda ]; then \
+		build="$$($(VENV)/bin/python -m kit.doctor.choose_torch requirements)" || exit 1; \
+	fi; \
+	echo "Installing torch ($$build) ..."; \
+	if [ "$$build" = cpu ] && $(PIP) install --no-deps --require-hashes -r requirements/torch-cpu.txt; then :; \
 	else \
-		[ "$(TORCH)" = cuda ] || echo "No CPU build of torch here: installing the CUDA build (about 3 GB), which runs on the CPU too"; \
-		$(PIP) install --no-deps --require-hashes -r requirements/torch-cuda.txt; \
+		[ "$$build" != cpu ] || { build=cuda; echo "No CPU build of torch here: installing the CUDA build (about 3 GB), which runs on the CPU too"; }; \
+		$(PIP) install --no-deps --require-hashes -r "requirements/torch-$$build.txt"; \
 	fi
 	@touch $@
 

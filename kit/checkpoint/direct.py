@@ -12,6 +12,9 @@ from pathlib import Path
 from kit.checkpoint.pages import PAGE_BYTES, Bytes, PageRelease, read_into, write_at
 
 _O_DIRECT = getattr(os, "O_DIRECT", None)
+_NOT_DIRECTLY = (errno.EINVAL, errno.EFAULT)
+"""What the kernel says where it cannot: of a file system, and of memory that another driver has
+mapped, such as CUDA's pinned buffers."""
 
 
 class SourceReader:
@@ -50,7 +53,7 @@ class SourceReader:
             try:
                 return read_into(self._direct_fd, view, offset)
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if error.errno not in _NOT_DIRECTLY:
                     raise
         count = read_into(self._fd, view, offset)
         if self._release:
@@ -97,7 +100,7 @@ class NewFile:
         try:
             write_at(self._direct_fd, pages.data, offset)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _NOT_DIRECTLY:
                 raise
             return False
         return True

@@ -51,8 +51,8 @@ def loaders(
     """Load one checkpoint as upstream does, as the published fix does, and as the kit does.
 
     Every load is a process of its own on a cold page cache; rounds are interleaved. Prints a
-    Markdown table of time and peak memory. The checkpoint is converted once, beside itself, for
-    the native engine.
+    Markdown table of time and peak memory. The checkpoint is converted once for the native engine,
+    in a hidden folder beside its files, which is removed again.
     """
     from kit.stack.packages import require_native_packages
 
@@ -88,11 +88,16 @@ def _compare(
         fetch(settings, upstream, _say)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # On the checkpoint's own disk, so that all loaders read the same one.
+        tempfile.TemporaryDirectory(prefix=".bench-", dir=checkpoint) as beside,
+    ):
         trees, digests = make_trees(settings, Path(folder))
-        converted = checkpoint / f"converted-{precision}"
+        converted = Path(beside) / "converted"
         begin = time.monotonic()
-        tokenizer = bundled("demo") / "tokenizer" / "tokenizer.model"  # asked for, never loaded
+        # A conversion wants a tokenizer; this one is never served, so any will do.
+        tokenizer = bundled("demo") / "tokenizer" / "tokenizer.model"
         convert_checkpoint(checkpoint, converted, precision=precision, tokenizer=tokenizer)
         seconds = time.monotonic() - begin
         _say(f"converted in {seconds:.1f} s, which the native engine needs once")

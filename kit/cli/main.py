@@ -90,6 +90,8 @@ def run(*, server_command: Sequence[str] | None = None) -> None:
     """
     tolerate_any_text()
     load_dotenv()
+    # CUDA counts the fastest card first, NVML and the kit by the bus; nothing has started CUDA yet.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
         app(obj=Wiring(server_command))
     except KitError as error:

@@ -4,7 +4,7 @@ from kit.errors import UsageError
 from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
 from kit.memory.pool_rounding import rounded_bytes
 from kit.memory.shape import ModelShape
-from kit.units import KIB, MIB
+from kit.units import MIB
 
 PREFILL_CHUNK = 512
 """Positions the native engine computes at once while it reads a prompt."""
@@ -18,7 +18,7 @@ CUDA_HOST_BYTES = 2048 * MIB
 CUBLAS_BYTES = 64 * MIB
 """What cuBLAS and cuBLASLt keep as workspaces in torch's pool, at most; it depends on the GPU."""
 
-RING_BYTES = 4 * (16 * MIB + 128 * KIB)
+RING_BYTES = 4 * 16 * MIB
 """The pinned buffers through which a GPU is loaded; see ``kit.serve.staging``."""
 
 _DEQUANTISED_ROWS = {"cpu": 512, "cuda": 4096}

@@ -25,7 +25,9 @@ from kit.memory.pagecache import cached_bytes
 from kit.units import MIB
 
 BUFFERS = 4
-BUFFER_BYTES = 16 * MIB
+BUFFER_BYTES = 16 * MIB - ROOM_BYTES
+"""With its room a power of two: torch pins no other sizes, and keeps what it has pinned (its
+CachingHostAllocator rounds up). One byte more would pin twice as much."""
 
 
 class Ring:
@@ -123,7 +125,8 @@ class _Slot:
         if device.type == "cuda":
             pinned = torch.empty(nbytes + ROOM_BYTES, dtype=torch.uint8, pin_memory=True)
             self._memory = pinned.numpy()
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            # Blocking: by default a thread that waits for an event spins, and there are four.
+            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         else:
             self._memory = Buffer(nbytes).bytes
 

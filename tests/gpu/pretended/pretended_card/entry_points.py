@@ -155,6 +155,7 @@ class _Event:
 
 
 _FUNCTIONS: dict[str, Any] = {
+    "_accelerator_getAccelerator": lambda: torch.device("cuda"),
     "_cuda_getDeviceCount": _count,
     "_cuda_init": _init,
     "_cuda_isInBadFork": lambda: False,
