@@ -49,7 +49,7 @@ from kit.memory.converted_shape import DTYPES, Precision
 from kit.memory.plan import CUDA_CONTEXT_BYTES
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
-from kit.units import GIB
+from kit.units import GIB, MIB
 from kit.upstream.tree import read_pristine
 from kit.weights.locate import CHECKPOINT_NAME
 
@@ -61,6 +61,8 @@ LOADER_LAYERS = 8
 DECODE_TOKENS, WARM_UP_TOKENS = 128, 16
 BREACH_OF_WEIGHTS = 0.8
 """Of the weights' size: a budget that is passed while they are loaded."""
+ACCEPTED_BYTES = 256 * MIB
+"""The plan may be as much off where 5 % are less: CUDA's context differs so much among drivers."""
 BANDWIDTH_BYTES, BANDWIDTH_ROUNDS = GIB, 20
 NEEDED_SECONDS = {"demo": 30, "bf16": 120, "breach": 40, "int8": 90, "int4": 80, "loaders": 150}
 """With less time left a stage is not begun. Estimates for an H200 and a disk of 2 GB/s."""
@@ -150,9 +152,10 @@ def served(bench: Bench, precision: Precision) -> Figures:
     finally:
         bench.kit("down")
     pool = figures["memory"] = json.loads(path.read_bytes())["pools"]["device"]
-    off = abs(pool["peak_bytes"] / pool["planned_bytes"] - 1)
+    planned, off = pool["planned_bytes"], abs(pool["peak_bytes"] - pool["planned_bytes"])
     require(pool["peak_bytes"] < MAX_VRAM_BYTES, "the peak is not under 30 GiB", figures)
-    require(off <= PLAN_TOLERANCE, f"the plan is {off:.1%} off", figures)
+    close = off <= max(PLAN_TOLERANCE * planned, ACCEPTED_BYTES)
+    require(close, f"the plan is {off / planned:.1%} off", figures)
     return figures
 
 
