@@ -130,8 +130,9 @@ def _explain(error: Exception) -> KitError:
         return error
     if isinstance(error, GPU_ERRORS):
         return gpu_failed(error)
+    first_line = next(iter(str(error).splitlines()), "")  # the log has the others
     return ServiceError(
-        f"upstream's code failed: {type(error).__name__}: {error}",
+        f"upstream's code failed: {type(error).__name__}: {first_line}",
         hint="its traceback is in the log",
     )
 

@@ -27,6 +27,7 @@ def install() -> None:
         for member, function in vars(members).items():
             if not member.startswith("__") or member in ("__new__", "__init__"):
                 setattr(base, member, function)
+    torch.cuda.default_generators = (Generator("cuda"),)
     torch.Generator = Generator  # type: ignore[misc]
     if torch.distributed.is_available():
         group.install()

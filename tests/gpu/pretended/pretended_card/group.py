@@ -37,6 +37,13 @@ class OneRank(dist.ProcessGroup):
         """Nobody to wait for."""
         return _done([])
 
+    def _get_backend(self, device: torch.device) -> Any:
+        """It is its own; it cannot be split."""
+        return SimpleNamespace(supports_splitting=False)
+
+    def _set_sequence_number_for_group(self) -> None:
+        """There is nobody to be in step with."""
+
     def getBackendName(self) -> str:  # noqa: N802  (torch's name)
         """As torch names it."""
         return "nccl"

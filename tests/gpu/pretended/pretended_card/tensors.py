@@ -65,6 +65,8 @@ class OnCard(torch.Tensor):
         """
         if func is torch.Tensor.tolist:  # refused by C++ for every subclass
             return args[0].cpu().tolist()
+        if func is torch._has_compatible_shallow_copy_type:  # a module that is moved to the card
+            return False
         if func is torch.Tensor.numpy:
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
         if func not in _PLACES and func.__name__ not in ("__get__", "__set__"):
@@ -110,10 +112,14 @@ class Factories(TorchFunctionMode):
     """Makes new tensors on the card where the card is asked for."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        place = (kwargs or {}).get("device")
+        given = dict(kwargs or {})
+        pinned = given.pop("pin_memory", False)
+        place = given.get("device")
         if place is None or torch.device(place).type != "cuda" or OnCard in types:
-            return func(*args, **(kwargs or {}))
-        return _run(func, args, {**(kwargs or {}), "device": torch.device(place)})
+            return func(*args, **given)
+        if pinned:
+            raise RuntimeError("Only dense CPU tensors can be pinned")
+        return _run(func, args, {**given, "device": torch.device(place)})
 
 
 _PLACES = {
@@ -157,6 +163,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     tree_map(note, (args, kwargs))
     name = func.__name__.split(".")[0]
+    if name in ("pin_memory", "_pin_memory"):  # all of this process's memory will do
+        return args[0].clone()
     places = [value for value in (*args, kwargs.get("device")) if isinstance(value, torch.device)]
     target = places[0] if places else None
     on_card = any(isinstance(tensor, OnCard) for tensor in tensors)
