@@ -5,16 +5,22 @@ that is full, and one that is lost while it serves.
 """
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import measured_on
 import pytest
 from kit_process import REPOSITORY, Kit, wait_until
 
+from kit.lock import read_lock
+from kit.settings import bundled
+from kit.upstream.render import MEGATRON
 from tests.gpu.pretended_machine import Card
 from tests.stand_in_megatron import install
 
@@ -130,6 +136,19 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def real_upstream(tmp_path: Path) -> dict[str, str]:
+    """The rewritten real repository, as an installation has it."""
+    clone = os.environ.get("KIT_UPSTREAM_DIR")
+    if not clone:
+        pytest.skip("KIT_UPSTREAM_DIR names no clone of the real Spark repository")
+    environ = {"KIT_UPSTREAM_TREE": str(tmp_path / "real")}
+    for words in (("fetch", "--from", clone), ("render",)):
+        command = [sys.executable, "-m", "kit", "upstream", *words]
+        subprocess.run(command, env=os.environ | environ, check=True, cwd=REPOSITORY)
+    return environ
+
+
 def test_upstreams_code_serves_on_it(machine: Machine, checkpoint: Path, tmp_path: Path) -> None:
     kit, _ = machine(24)
     (tmp_path / "upstream").mkdir()
@@ -141,6 +160,94 @@ def test_upstreams_code_serves_on_it(machine: Machine, checkpoint: Path, tmp_pat
     assert receipt["service"]["device"] == "cuda"
     assert receipt["pools"]["device"]["peak_bytes"] > 560 << 20
     assert receipt["machine"]["simulated"]
+
+
+def test_upstream_itself_serves_on_it(
+    machine: Machine, checkpoint: Path, real_upstream: dict[str, str]
+) -> None:
+    kit, _ = machine(24)
+    kit.environ.update(real_upstream)
+    up = kit.up("--engine", "megatron", "--model", str(checkpoint), "--context", "256")
+    assert up.returncode == 0, up.stderr
+    assert receipts(kit)[0]["service"]["upstream_commit"] == read_lock(bundled("kit.lock")).commit
+
+
+def test_its_loaders_are_compared_on_it(
+    machine: Machine, checkpoint: Path, real_upstream: dict[str, str], tmp_path: Path
+) -> None:
+    """Upstream as published holds the fp32 checkpoint beside the bf16 model: 1.5 of the file."""
+    kit, _ = machine(24)
+    kit.environ.update(real_upstream)
+    receipt = tmp_path / "loaders.json"
+    options = ("--device", "cuda", "--rounds", "1", "--json", str(receipt))
+    done = kit("bench", "loaders", str(checkpoint), *options)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(receipt.read_bytes())
+    held = {run["loader"]: run["device_allocated_bytes"] for run in told["runs"]}
+    size = told["checkpoint_bytes"]
+    assert held["stock"] == pytest.approx(1.5 * size, rel=0.05)
+    for loader in ("cpu-first", "stream", "native"):
+        assert held[loader] == pytest.approx(0.5 * size, rel=0.05)
+    assert told["machine"]["simulated"]
+    assert sorted(path.name for path in checkpoint.iterdir()) == sorted(
+        ["config.json", "mp_rank_00_model_states.pt", "tokenizer.model"]
+    )
+
+
+COMPARE = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from kit.serve.loading import LOADERS, Sources, compare_loaders
+checkpoint, converted, tree = map(Path, sys.argv[1:])
+trees = {loader: tree for loader, groups in LOADERS.items() if groups}
+sources = Sources(checkpoint, converted, trees)
+runs = compare_loaders(sources, device="cuda", dtype="bfloat16", rounds=1)
+print(json.dumps([asdict(run) for run in runs], default=str))
+"""
+
+
+def test_loaders_are_measured_on_it(machine: Machine, checkpoint: Path, tmp_path: Path) -> None:
+    """With the stand-in for upstream, which loads in one way whatever its name is."""
+    kit, _ = machine(24)
+    (tmp_path / "upstream").mkdir()
+    environ = kit.environ | install(tmp_path / "upstream")
+    converted = tmp_path / "converted"
+    assert kit("weights", "convert", str(checkpoint), str(converted)).returncode == 0
+    tree = tmp_path / "upstream" / "upstream" / "rewritten" / MEGATRON
+    command = [sys.executable, "-c", COMPARE, str(checkpoint), str(converted), str(tree)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout)
+    assert [run["loader"] for run in runs] == ["stock", "cpu-first", "stream", "native"]
+    for run in runs:
+        assert run["device_allocated_bytes"] >= run["weights_bytes"] > 0
+        assert run["device_reserved_bytes"] >= run["device_allocated_bytes"]
+        assert run["device_used_bytes"] > 560 << 20
+
+
+def test_the_gpu_proof_is_rehearsed(machine: Machine, tmp_path: Path) -> None:
+    """scripts/bench_gpu.py from end to end at a small size; its receipts count for nothing."""
+    kit, _ = machine(24)
+    paths = (kit.environ["PYTHONPATH"], str(REPOSITORY / "scripts"))
+    size = ["--layers", "2", "--hidden", "128", "--ffn", "384", "--vocab", "1536"]
+    shown = tmp_path / "receipts"
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "bench_gpu.py", tmp_path / "bench", *size]
+        + ["--receipts", shown],
+        env=kit.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    stages = {path.stem: json.loads(path.read_bytes()) for path in shown.glob("gpu-*.json")}
+    for name in ("demo", "bf16", "breach", "int8", "int4"):
+        assert f"{name}: passed" in done.stdout, done.stdout + done.stderr
+        assert stages[f"gpu-{name}"]["machine"]["simulated"]
+    assert stages["gpu-int8"]["figures"]["decode"]["tokens_per_second"] > 0
+    assert stages["gpu-breach-memory"]["outcome"] == "breached"
+    assert "not shown: loaders (there is no upstream tree" in done.stdout
+    assert measured_on.read_receipts(shown) == []
+    assert not [path for path in (tmp_path / "bench").iterdir() if path.name != "state"]
 
 
 def test_make_up_works_the_first_time(machine: Machine) -> None:

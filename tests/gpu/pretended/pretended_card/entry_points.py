@@ -9,7 +9,14 @@ import torch
 
 from pretended_card import group
 from pretended_card.pool import FOLDER, pool
-from pretended_card.tensors import Factories, Generator, Moves, require_present
+from pretended_card.tensors import (
+    Factories,
+    Generator,
+    Moves,
+    load_to_card,
+    rebuild_tensor,
+    require_present,
+)
 
 
 def install() -> None:
@@ -29,6 +36,9 @@ def install() -> None:
                 setattr(base, member, function)
     torch.cuda.default_generators = (Generator("cuda"),)
     torch.Generator = Generator  # type: ignore[misc]
+    torch._utils._rebuild_tensor = rebuild_tensor
+    # Before torch's own, of which the CPU's has the priority 10.
+    torch.serialization.register_package(5, lambda storage: None, load_to_card)
     if torch.distributed.is_available():
         group.install()
     _enter_in_every_thread()

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pretended_card.pool import FOLDER, pool
 
@@ -77,6 +77,38 @@ class OnCard(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
+
+
+class CardStorage(torch.UntypedStorage):
+    """What a file holds, once torch.load has brought it to the card."""
+
+    @property
+    def device(self) -> torch.device:
+        """Not where it is, but where torch.load's tensors are to be."""
+        return _DEVICE
+
+
+def load_to_card(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+    """As :func:`torch.serialization.register_package` asks for it."""
+    if not location.startswith("cuda"):
+        return None
+    moved = CardStorage(storage.nbytes())
+    moved.copy_(storage)
+    return moved
+
+
+_rebuild_tensor = torch._utils._rebuild_tensor
+
+
+def rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any) -> torch.Tensor:
+    """In the place of ``torch._utils._rebuild_tensor``, for what was loaded to the card: C++ gives
+    an empty tensor its storage and shape, which a wrapper cannot take on later.
+    """
+    if not isinstance(storage._untyped_storage, CardStorage):
+        return _rebuild_tensor(storage, offset, size, stride)
+    with _disable_current_modes():
+        empty = torch.empty((0,), dtype=storage.dtype)
+        return OnCard(empty.set_(storage._untyped_storage, offset, size, stride))
 
 
 class _Made(type(torch.Generator)):  # type: ignore[misc]
@@ -154,47 +186,41 @@ def _bytes(args: Any, dtype: torch.dtype | None) -> int:
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    tensors: list[torch.Tensor] = []
-
-    def note(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            tensors.append(value)
-        return value
-
-    tree_map(note, (args, kwargs))
+    """Do on this process's memory what is asked of the card, and wrap what comes of it."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     name = func.__name__.split(".")[0]
     if name in ("pin_memory", "_pin_memory"):  # all of this process's memory will do
         return args[0].clone()
     places = [value for value in (*args, kwargs.get("device")) if isinstance(value, torch.device)]
-    target = places[0] if places else None
     on_card = any(isinstance(tensor, OnCard) for tensor in tensors)
-    if target is not None:
-        to_card = target.type == "cuda"
-    else:
-        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
-        to_card = isinstance(first, OnCard) if name in ("copy_", "set_") else on_card
+    to_card = places[0].type == "cuda" if places else _stays_on_card(name, args, on_card)
     if on_card or to_card:
         require_present()
-        _require_one_device(name, tensors, kwargs, copies=target is not None)
-    plain = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+        _require_one_device(name, tensors, kwargs, copies=bool(places))
     if to_card and name in _NEW:
         pool.require_room(_bytes(args, kwargs.get("dtype")))
+    plain = {key: value for key, value in kwargs.items() if key != "pin_memory"}
     inner_args, inner_kwargs = tree_map(_inner, (args, plain))
-    wrappers = {id(t.inner): t for t in tensors if isinstance(t, OnCard)}
     with _disable_current_modes():
         result = func(*inner_args, **inner_kwargs)
     if name == "_to_copy" and result is inner_args[0]:
         result = result.clone()
+    if not to_card:
+        return result
+    wrappers = {id(tensor.inner): tensor for tensor in tensors if isinstance(tensor, OnCard)}
 
     def outer(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or isinstance(value, OnCard):
-            return value
-        if not to_card:
             return value
         known = wrappers.get(id(value))
         return OnCard(value) if known is None else known
 
     return tree_map(outer, result)
+
+
+def _stays_on_card(name: str, args: Any, on_card: bool) -> bool:
+    """What is copied goes where its target is; all else is where its tensors are."""
+    return isinstance(args[0], OnCard) if name == "copy_" else on_card
 
 
 def _inner(value: Any) -> Any:
