@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
 from kit.serve.errors import ApiError
+from kit.serve.heap import tidy
 from kit.units import KIB, MIB
 
 BODY_SECONDS = 30.0
@@ -17,6 +18,7 @@ BODY_SECONDS = 30.0
 SMALL_BYTES = 64 * KIB
 """Nearly every conversation is shorter. What large bodies hold does not keep them out."""
 _LOOK_SECONDS = 0.5
+_TIDY_SECONDS = 1.0
 _CLOSE = {"Connection": "close"}
 """For who sends nothing more. A client that goes on sending would lose its answer by that."""
 
@@ -31,6 +33,7 @@ class BodyBudget:
 
     small_bytes: int = 16 * MIB
     large_bytes: int = 16 * MIB
+    _tidying: asyncio.TimerHandle | None = None
 
     def take(self, small_bytes: int, large_bytes: int) -> bool:
         """Take so many bytes more; False, and nothing is taken, where there is no room."""
@@ -44,6 +47,15 @@ class BodyBudget:
         """Give back what was taken."""
         self.small_bytes += small_bytes
         self.large_bytes += large_bytes
+
+    def tidy_soon(self) -> None:
+        """Free what large bodies have left, once they are gone for sure."""
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        asyncio.get_running_loop().run_in_executor(None, tidy)
 
 
 class Body:
@@ -91,8 +103,13 @@ class Body:
         return message
 
     def release(self) -> None:
-        """The request has been answered: what was held is free again."""
+        """The request has been answered: what was held is free again.
+
+        Of a large body the C library would keep most, in holes of many threads' heaps.
+        """
         self._budget.give(*_split(self._size_bytes))
+        if self._size_bytes > SMALL_BYTES:
+            self._budget.tidy_soon()
         self._size_bytes = 0
 
     async def _in_time(self) -> Message:

@@ -1,6 +1,7 @@
 """Memory that the process holds and nobody needs, given back to the system."""
 
 import ctypes
+import gc
 import re
 import sys
 from pathlib import Path
@@ -16,8 +17,14 @@ def give_back() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    trim_heap()
+    tidy()
     drop_mapped_weights()
+
+
+def tidy() -> None:
+    """Free what is garbage; then give freed pages back."""
+    gc.collect()
+    trim_heap()
 
 
 def trim_heap() -> None:

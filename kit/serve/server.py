@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -124,6 +125,7 @@ class ModelServer:
             self._server.should_exit = True
             return
         if (model := self.readiness.loaded) is not None:
+            gc.freeze()  # what is here stays: looking for garbage need not look at it
             logger.info("ready after %.1f s", model.load_seconds)
             promised = self._budget.on(model.info.device)
             BudgetWatch(

@@ -9,7 +9,7 @@ take any shape; there padding would only cost time.
 from bisect import bisect_left
 from dataclasses import dataclass
 
-_TOKENS = (1, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+TOKENS = (1, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 """Tokens of a prompt that are read at once: at most half as many again, from 64 on, for nothing."""
 _SEQUENCES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _KEYS_STEP = 64
@@ -27,7 +27,7 @@ class Shapes:
 
     def tokens(self, count: int, most: int) -> int:
         """Tokens of a row, of which ``count`` are real."""
-        return count if self.exact else min(_next(_TOKENS, count), most)
+        return count if self.exact else min(_next(TOKENS, count), most)
 
     def sequences(self, count: int, most: int) -> int:
         """Rows, of which ``count`` are real."""

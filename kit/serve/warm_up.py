@@ -4,6 +4,7 @@ It also brings what comes with the first use of everything: kernels of both phas
 compiled, libraries make their workspaces. What comes later costs neither time nor memory anew.
 """
 
+import time
 from pathlib import Path
 
 from kit.errors import IntegrityError
@@ -11,14 +12,18 @@ from kit.memory.plan import PREFILL_CHUNK
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.next_token import NotNumbers
 from kit.serve.sequence import EngineSequence
+from kit.serve.shapes import TOKENS
 from kit.serve.worker import Running
 
 _ANSWER = 3
 """Tokens: the first comes of the prompt, the others of passes of their own."""
+_MOMENT_SECONDS = 1.0
+"""Where a chunk takes no longer, every length that passes have on a CPU is tried: what is compiled
+for them is held, and measured, from the start."""
 
 
 def warm_up(running: Running, directory: Path, context: int) -> None:
-    """Read a whole chunk of a prompt and generate; greedily, then sampling. Raises what went wrong.
+    """Read a whole chunk of a prompt and generate, greedily; then shorter ones, sampling.
 
     Args:
         running: the engine's sequences; the calling thread becomes the engine's.
@@ -27,15 +32,24 @@ def warm_up(running: Running, directory: Path, context: int) -> None:
 
     Raises:
         IntegrityError: the weights in ``directory`` give scores that are not numbers.
+        Exception: whatever else went wrong.
     """
     answer = min(_ANSWER, context - 1)
-    steps: list[Step | Exception] = []
+    longest = min(PREFILL_CHUNK, context - answer)
     greedy = SamplingParams(max_tokens=answer, top_logprobs=1, ignore_end=True)
     sampled = SamplingParams(answer, temperature=1.0, top_k=2, top_p=0.9, ignore_end=True)
-    for length, params in ((min(PREFILL_CHUNK, context - answer), greedy), (1, sampled)):
-        running.admit(EngineSequence((0,) * length, params, steps.append))
-        while len(running):
-            running.advance()
+    begin = time.monotonic()
+    _generate(running, longest, greedy, directory)
+    fast = time.monotonic() - begin < _MOMENT_SECONDS
+    for length in [length for length in TOKENS if length < longest] if fast else (1,):
+        _generate(running, length, sampled, directory)
+
+
+def _generate(running: Running, length: int, params: SamplingParams, directory: Path) -> None:
+    steps: list[Step | Exception] = []
+    running.admit(EngineSequence((0,) * length, params, steps.append))
+    while len(running):
+        running.advance()
     for step in steps:
         if isinstance(step, NotNumbers):
             raise IntegrityError(

@@ -56,7 +56,11 @@ def test_every_variable_is_one_of_the_file():
     text = bundled("compose.yaml").read_text(encoding="utf-8")
     known = set(re.findall(r"\$\{(KIT_\w+)", text))
     others = {name for name in known if "PROMETHEUS" in name or "GRAFANA" in name}
-    assert set(variables(SPEC, image="x")) == known - others - {"KIT_RESTART"}
+    assert set(variables(SPEC, image="x")) == known - others - {
+        "KIT_RESTART",
+        "KIT_ON_BREACH",
+        "KIT_MAX_WAITING",
+    }
 
 
 def test_the_service_follows_the_device():
