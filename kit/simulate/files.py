@@ -108,7 +108,7 @@ def _tree(dimensions: Dimensions) -> Tree:
     for name, shape, _ in expected_tensors(dimensions):
         place = encoder if name.startswith("encoder.") else embedding
         place[name.partition(".")[2].removeprefix("word_embeddings.")] = shape
-    model = {"embedding": {"word_embeddings": embedding}, "encoder": encoder}
+    model: Tree = {"embedding": {"word_embeddings": embedding}, "encoder": encoder}
     return {"module": {"language_model": model}}
 
 

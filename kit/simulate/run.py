@@ -21,11 +21,21 @@ from kit.memory.converted_shape import Architecture, Precision
 from kit.memory.plan import Engine
 from kit.serve.megatron.arguments import DType
 from kit.serve.megatron.launch import environment
+from kit.settings import Settings
 from kit.simulate.files import write_checkpoint, write_converted
 from kit.simulate.ledger import Ledger, Moment, Stage
+from kit.upstream.render import MEGATRON, render, write_rendered
+from kit.upstream.selection import select
+from kit.upstream.tree import pinned, read_pristine
 
 ENGINES: tuple[Engine, ...] = ("stock", "cpu-first", "megatron", "native")
 _DTYPES: dict[str, DType] = {"bf16": "bfloat16", "fp32": "float32"}
+_REWRITES: dict[Engine, tuple[str, ...] | None] = {
+    "stock": ("portability",),
+    "cpu-first": ("portability", "loading-cpu-first"),
+    "megatron": None,
+}
+"""Groups of rewrites; None: those that `kit upstream render` makes by default."""
 _MOMENTS = 400
 """Points of a stage's timeline that are kept: more than a picture shows."""
 _ERROR_LINES = 5
@@ -76,6 +86,25 @@ class Simulated:
         return max((most.host_bytes for most in self.peaks if most.stage in stages), default=0)
 
 
+def make_trees(engines: Sequence[Engine], folder: Path) -> dict[Engine, Path]:
+    """Upstream, rewritten below ``folder`` for each of the engines that are its code.
+
+    Raises:
+        EnvironmentNotReady: `kit upstream fetch` comes first.
+        IntegrityError: the pristine tree has drifted.
+    """
+    settings = Settings.from_environ()
+    wanted = [engine for engine in engines if engine != "native"]
+    pristine = read_pristine(settings) if wanted else {}
+    trees: dict[Engine, Path] = {}
+    for engine in wanted:
+        write_rendered(
+            render(pristine, select(_REWRITES[engine]), pinned(settings)), folder / engine
+        )
+        trees[engine] = folder / engine / MEGATRON
+    return trees
+
+
 def simulate(job: Job) -> Simulated:
     """Simulate in this process, which should end then.
 
@@ -91,9 +120,7 @@ def simulate(job: Job) -> Simulated:
             from kit.simulate.native import run_native
 
             write_converted(files, job.model, job.precision)
-            step = run_native(
-                ledger, files, context=job.context, max_sequences=job.max_sequences
-            )
+            step = run_native(ledger, files, context=job.context, max_sequences=job.max_sequences)
         else:
             from kit.simulate.upstream import run_upstream
 

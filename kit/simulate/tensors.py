@@ -80,6 +80,8 @@ class Watch(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func is torch.ops.prim.device.default and is_without_data(args[0]):
+            return args[0].fake_device
         if func is aten.scaled_dot_product_attention.default:
             with self:
                 return attention_on_gpu(*args, **kwargs)
@@ -90,6 +92,10 @@ class Watch(TorchDispatchMode):
             return self._read(args[0])
         if kwargs.get("pin_memory"):
             return self._pinned(func, args, kwargs)
+        return self._run(func, args, kwargs)
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One operation, counted."""
         if func is aten._to_copy.default and _is_meta(kwargs.get("device")):
             kwargs["device"] = torch.device("cuda:0")  # see _guard_like_meta
         given = list(_tensors((*args, *kwargs.values())))
@@ -305,4 +311,3 @@ def _asked_from() -> str:
         if frame.filename != __file__ and not frame.filename.startswith(torch_root):
             return f"{Path(frame.filename).name}:{frame.name}"
     return "torch"
-

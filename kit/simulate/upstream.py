@@ -92,9 +92,7 @@ def _torch_load_counted(ledger: Ledger, watch: Watch) -> Iterator[None]:
     """
     load = torch.load
 
-    def counted(
-        path: Any, map_location: Any = None, **kwargs: Any
-    ) -> Any:
+    def counted(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
         ledger.begin(Stage.LOAD)
         mapped = kwargs.pop("mmap", False)  # which takes no memory, but is asked whether it might
         watch.meta_is_real = False
@@ -112,7 +110,7 @@ def _torch_load_counted(ledger: Ledger, watch: Watch) -> Iterator[None]:
                 ledger.give(Place.HOST, tensor.nbytes, None)
         return content
 
-    torch.load = counted
+    torch.load = counted  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -128,7 +126,7 @@ class _Pages:
 
     def advise(self, mapped: torch.Tensor, advice: int) -> None:
         """Stands for madvise(2)."""
-        key = (mapped.untyped_storage()._cdata, mapped.storage_offset())
+        key = (mapped.untyped_storage()._cdata, int(mapped.storage_offset()))
         if key not in self._here:
             self._here.add(key)
             self._ledger.take(Place.HOST, mapped.nbytes)
