@@ -26,7 +26,7 @@ Write: TypeAlias = Callable[[memoryview], None]
 
 _TOP = "archive"
 _ALIGNMENT = 64
-_ZIP64_FROM_BYTES = 2**31 - 2**20
+ZIP64_FROM_BYTES = 2**31 - 2**20
 _LOCAL_HEADER_BYTES, _EXTRA_HEADER_BYTES, _ZIP64_EXTRA_BYTES = 30, 4, 20
 _STORAGES: dict[DType, bytes] = {
     "float32": b"FloatStorage",
@@ -71,9 +71,8 @@ class TorchWriter:
     def tensor(self, shape: tuple[int, ...]) -> Iterator[Write]:
         """The next tensor; what it gives writes the next of its bytes, row by row."""
         nbytes = math.prod(shape) * self._item_bytes
-        member = self._aligned(f"{_TOP}/data/{self._count}", nbytes > _ZIP64_FROM_BYTES)
-        self._count += 1
-        with self._zip.open(member, "w", force_zip64=nbytes > _ZIP64_FROM_BYTES) as opened:
+        member = self._next_member(nbytes > ZIP64_FROM_BYTES)
+        with self._zip.open(member, "w", force_zip64=nbytes > ZIP64_FROM_BYTES) as opened:
 
             def write(data: memoryview) -> None:
                 offset = self._file.tell()
@@ -82,8 +81,10 @@ class TorchWriter:
 
             yield write
 
-    def _aligned(self, name: str, zip64: bool) -> zipfile.ZipInfo:
-        """A member whose data start on a multiple of 64 bytes, as torch aligns them."""
+    def _next_member(self, zip64: bool) -> zipfile.ZipInfo:
+        """The next tensor's, whose data start on a multiple of 64 bytes, as torch aligns them."""
+        name = f"{_TOP}/data/{self._count}"
+        self._count += 1
         start = self._file.tell() + _LOCAL_HEADER_BYTES + len(name) + _EXTRA_HEADER_BYTES
         padding = -(start + _ZIP64_EXTRA_BYTES * zip64) % _ALIGNMENT
         member = zipfile.ZipInfo(name)

@@ -2,7 +2,7 @@
 
 import typer
 
-from kit.cli.memory import cards, explain, hold, plan, watch
+from kit.cli.memory import cards, explain, hold, plan, simulate, watch
 
 app = typer.Typer(
     help="Predict, watch and prove the memory that serving takes.",
@@ -10,6 +10,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("plan", short_help="Show what serving a model takes, line by line.")(plan.plan)
+app.command("simulate", short_help="Run the real code at full size without data or a GPU.")(
+    simulate.simulate
+)
 app.command("cards", short_help="Show what common GPUs serve iFlytekSpark-13B with.")(cards.cards)
 app.command("watch", short_help="Watch the memory of the service, and keep its timeline.")(
     watch.watch

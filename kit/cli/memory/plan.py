@@ -49,7 +49,7 @@ def plan(
         "max_context": max_context,
         "window": window,
     }
-    _require_one_shape(target, numbers)
+    require_one_shape(target, numbers)
     settings = Settings.from_environ()
     catalogue = read_catalogue(settings.weights_catalogue)
     question = Question(
@@ -72,7 +72,8 @@ def plan(
         show_fit(question, fit)
 
 
-def _require_one_shape(target: str | None, numbers: Mapping[str, int | None]) -> None:
+def require_one_shape(target: str | None, numbers: Mapping[str, int | None]) -> None:
+    """Raises UsageError where a model is named and described, too."""
     if target is not None and any(value is not None for value in numbers.values()):
         raise UsageError(
             f"the shape of {target} is known", hint="name a model, or describe another one"

@@ -1,0 +1,151 @@
+"""torch's caching allocator of GPU memory, as arithmetic: what a series of tensors reserves.
+
+The rules are those of c10/cuda/CUDACachingAllocator.cpp with its default settings, for one stream:
+sizes are rounded, taken from the smallest free block that holds them, blocks are split and, when
+they are free, joined again; the memory of a segment stays reserved until the pool is emptied.
+"""
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+
+from kit.memory.pool_rounding import rounded_bytes
+from kit.units import MIB
+
+_MIN_BLOCK_BYTES = 512
+_SMALL_BYTES = MIB
+"""Up to here tensors share segments of their own (kSmallSize)."""
+_SMALL_SEGMENT_BYTES, _LARGE_SEGMENT_BYTES = 2 * MIB, 20 * MIB
+_OWN_SEGMENT_BYTES = 10 * MIB
+"""From here a tensor that finds no free block gets a segment of its size (kMinLargeAlloc)."""
+
+
+class OutOfPool(Exception):
+    """The pool may not grow that far, even after all free segments are given back."""
+
+
+@dataclass(eq=False)
+class Block:
+    """A piece of a segment. ``before`` and ``after`` are its neighbours there."""
+
+    address: int
+    size_bytes: int
+    small: bool
+    free: bool = False
+    before: "Block | None" = None
+    after: "Block | None" = None
+
+
+@dataclass
+class Allocator:
+    """The pool of one GPU.
+
+    Attributes:
+        limit_bytes: what it may reserve; None: without end.
+        allocated_bytes: of the blocks in use.
+        reserved_bytes: of all segments.
+    """
+
+    limit_bytes: int | None = None
+    allocated_bytes: int = 0
+    reserved_bytes: int = 0
+    _next_address: int = 0
+    _free: dict[bool, list[tuple[int, int, Block]]] = field(
+        default_factory=lambda: {True: [], False: []}
+    )
+
+    def allocate(self, size_bytes: int) -> Block:
+        """A block for a tensor of ``size_bytes``, which must not be 0.
+
+        Raises:
+            OutOfPool: it does not fit ``limit_bytes``.
+        """
+        wanted = _blocks_bytes(size_bytes)
+        small = wanted <= _SMALL_BYTES
+        block = self._take_free(wanted, small) or self._new_segment(wanted, small)
+        remaining = block.size_bytes - wanted
+        if remaining >= _MIN_BLOCK_BYTES if small else remaining > _SMALL_BYTES:
+            rest = Block(block.address + wanted, remaining, small, True, block, block.after)
+            if block.after is not None:
+                block.after.before = rest
+            block.size_bytes, block.after = wanted, rest
+            self._insert(rest)
+        self.allocated_bytes += block.size_bytes
+        return block
+
+    def release(self, block: Block) -> None:
+        """The tensor in ``block`` is gone: the block joins its free neighbours."""
+        self.allocated_bytes -= block.size_bytes
+        if block.before is not None and block.before.free:
+            self._remove(block.before)
+            block = _joined(block.before, block)
+        if block.after is not None and block.after.free:
+            self._remove(block.after)
+            block = _joined(block, block.after)
+        block.free = True
+        self._insert(block)
+
+    def empty_cache(self) -> None:
+        """Give back the segments that hold no tensor (torch.cuda.empty_cache)."""
+        for small, blocks in self._free.items():
+            whole = [entry for entry in blocks if _is_segment(entry[2])]
+            self.reserved_bytes -= sum(size for size, _, _ in whole)
+            self._free[small] = [entry for entry in blocks if not _is_segment(entry[2])]
+
+    def _take_free(self, wanted: int, small: bool) -> Block | None:
+        blocks = self._free[small]
+        at = bisect_left(blocks, (wanted, -1), key=lambda entry: entry[:2])
+        if at == len(blocks):
+            return None
+        block = blocks.pop(at)[2]
+        block.free = False
+        return block
+
+    def _new_segment(self, wanted: int, small: bool) -> Block:
+        size = _segment_bytes(wanted)
+        if self._passes_limit(size):
+            self.empty_cache()
+            if self._passes_limit(size):
+                raise OutOfPool(f"{wanted} bytes beside {self.reserved_bytes} that are reserved")
+        self.reserved_bytes += size
+        block = Block(self._next_address, size, small)
+        self._next_address += size
+        return block
+
+    def _passes_limit(self, more_bytes: int) -> bool:
+        return self.limit_bytes is not None and self.reserved_bytes + more_bytes > self.limit_bytes
+
+    def _insert(self, block: Block) -> None:
+        entry = (block.size_bytes, block.address, block)
+        insort(self._free[block.small], entry, key=lambda each: each[:2])
+
+    def _remove(self, block: Block) -> None:
+        blocks = self._free[block.small]
+        at = bisect_left(blocks, (block.size_bytes, block.address), key=lambda entry: entry[:2])
+        del blocks[at]
+
+
+def pinned_bytes(size_bytes: int) -> int:
+    """What torch pins for a pinned tensor: the next power of two (CachingHostAllocatorImpl.h)."""
+    return 1 << max(0, size_bytes - 1).bit_length()
+
+
+def _blocks_bytes(size_bytes: int) -> int:
+    return -(-size_bytes // _MIN_BLOCK_BYTES) * _MIN_BLOCK_BYTES
+
+
+def _segment_bytes(wanted: int) -> int:
+    if wanted <= _SMALL_BYTES:
+        return _SMALL_SEGMENT_BYTES
+    return rounded_bytes(wanted) if wanted >= _OWN_SEGMENT_BYTES else _LARGE_SEGMENT_BYTES
+
+
+def _joined(first: Block, second: Block) -> Block:
+    first.size_bytes += second.size_bytes
+    first.after = second.after
+    if second.after is not None:
+        second.after.before = first
+    return first
+
+
+def _is_segment(block: Block) -> bool:
+    return block.before is None and block.after is None
