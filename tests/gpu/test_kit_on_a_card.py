@@ -28,6 +28,7 @@ pytestmark = pytest.mark.e2e
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "data" / "a"
 LOOKED_AT = ("gpu.driver", "gpu.visible", "torch.build", "torch.driver", "torch.architecture")
+SMALL = ("--layers", "2", "--hidden", "128", "--ffn", "384", "--vocab", "1536")
 Machine = Callable[[float], tuple[Kit, Card]]
 
 
@@ -230,11 +231,15 @@ def test_the_gpu_proof_is_rehearsed(machine: Machine, tmp_path: Path) -> None:
     """scripts/bench_gpu.py from end to end at a small size; its receipts count for nothing."""
     kit, _ = machine(24)
     paths = (kit.environ["PYTHONPATH"], str(REPOSITORY / "scripts"))
-    size = ["--layers", "2", "--hidden", "128", "--ffn", "384", "--vocab", "1536"]
     shown = tmp_path / "receipts"
+    options = [
+        "--receipts",
+        shown,
+        *["--layers", "2", "--hidden", "128", "--ffn", "384", "--vocab", "1536"],
+    ]
+    script = REPOSITORY / "scripts" / "bench_gpu.py"
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / "bench_gpu.py", tmp_path / "bench", *size]
-        + ["--receipts", shown],
+        [sys.executable, script, tmp_path / "bench", *options],
         env=kit.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
