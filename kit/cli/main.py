@@ -92,6 +92,8 @@ def run(*, server_command: Sequence[str] | None = None) -> None:
     load_dotenv()
     # CUDA counts the fastest card first, NVML and the kit by the bus; nothing has started CUDA yet.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if gpu := os.environ.get("KIT_GPU"):  # as compose.yaml names it; here it is CUDA's to obey
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu)
     try:
         app(obj=Wiring(server_command))
     except KitError as error:

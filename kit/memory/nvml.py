@@ -17,6 +17,8 @@ from kit.memory.unavailable import Unavailable
 
 T = TypeVar("T")
 Version = tuple[int, int]
+_MOST_BYTES = 1 << 50
+"""No GPU has a pebibyte; what is more is a driver's error code."""
 _NOT_ASKED = Unavailable("it was not asked for")
 
 Cause = Literal["bindings", "library", "not loaded", "mismatch", "no permission", "lost", "failed"]
@@ -25,7 +27,9 @@ _CAUSES: Mapping[int, Cause] = {
     9: "not loaded",  # NVML_ERROR_DRIVER_NOT_LOADED
     12: "library",  # NVML_ERROR_LIBRARY_NOT_FOUND
     15: "lost",  # NVML_ERROR_GPU_IS_LOST
+    16: "lost",  # NVML_ERROR_RESET_REQUIRED
     18: "mismatch",  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
+    999: "lost",  # NVML_ERROR_UNKNOWN: how nvidia-smi, too, finds a card that fell off the bus
 }
 
 
@@ -96,11 +100,14 @@ class Nvidia:
     Attributes:
         driver: its version, such as ``580.65.06``.
         cuda: the newest CUDA that it speaks.
+        gpus: those that answer.
+        lost: of each that does not, which one and what NVML says of it.
     """
 
     driver: str
     cuda: Version | Unavailable
     gpus: tuple[Gpu, ...]
+    lost: tuple[str, ...] = ()
 
 
 def probe() -> Nvidia | Unavailable:
@@ -132,15 +139,6 @@ def visible(found: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ..
     return tuple(chosen)
 
 
-def largest(found: tuple[Gpu, ...]) -> Gpu | None:
-    """The GPU with the most memory; None: there is none."""
-
-    def size(gpu: Gpu) -> int:
-        return 0 if isinstance(gpu.total_bytes, Unavailable) else gpu.total_bytes
-
-    return max(found, key=size, default=None)
-
-
 def processes_bytes(pids: Collection[int]) -> int | Unavailable:
     """Device memory that the processes ``pids`` hold now, over all GPUs, CUDA context included.
 
@@ -149,8 +147,7 @@ def processes_bytes(pids: Collection[int]) -> int | Unavailable:
 
     def measure(nvml: Any) -> int | Unavailable:
         held: list[int | None] = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        for handle in _handles(nvml):
             running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             held += [process.usedGpuMemory for process in running if process.pid in pids]
         if not held:
@@ -193,14 +190,36 @@ def _is_named(gpu: Gpu, name: str) -> bool:
     return bool(name) and (str(gpu.index) == name or gpu.uuid.startswith(name))
 
 
-def _nvidia(nvml: Any) -> Nvidia:
+def _nvidia(nvml: Any) -> Nvidia | Unavailable:
     driver = str(nvml.nvmlSystemGetDriverVersion())
     number = _told(nvml, nvml.nvmlSystemGetCudaDriverVersion)
+    found: list[Gpu] = []
+    lost: list[str] = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            found.append(_gpu(nvml, index, driver))
+        except nvml.NVMLError as error:
+            if _CAUSES.get(error.value) != "lost":
+                raise
+            lost.append(f"GPU {index}: {error}")
+    if lost and not found:
+        return NoDriver(f"NVML failed ({'; '.join(lost)})", "lost")
     return Nvidia(
         driver=driver,
         cuda=number if isinstance(number, Unavailable) else (number // 1000, number % 1000 // 10),
-        gpus=tuple(_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount())),
+        gpus=tuple(found),
+        lost=tuple(lost),
     )
+
+
+def _handles(nvml: Any) -> Iterator[Any]:
+    """Of the GPUs that answer."""
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            yield nvml.nvmlDeviceGetHandleByIndex(index)
+        except nvml.NVMLError as error:
+            if _CAUSES.get(error.value) != "lost":
+                raise
 
 
 def _gpu(nvml: Any, index: int, driver: str) -> Gpu:
@@ -224,7 +243,7 @@ def _device(
     nvml: Any, handle: Any, index: int, driver: str, instances: tuple[Gpu, ...] | None
 ) -> Gpu:
     memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
-    hidden = memory if isinstance(memory, Unavailable) else None
+    hidden = memory if isinstance(memory, Unavailable) else _impossible(memory)
     return Gpu(
         index=index,
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
@@ -236,6 +255,13 @@ def _device(
         processes=_processes(nvml, handle),
         instances=instances,
     )
+
+
+def _impossible(memory: Any) -> Unavailable | None:
+    """Why figures of a GPU's memory cannot be true; None: they can."""
+    if 0 < memory.total < _MOST_BYTES and 0 <= memory.used <= memory.total:
+        return None
+    return Unavailable(f"NVML tells of {memory.used} bytes in use of {memory.total}")
 
 
 def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...] | Unavailable:

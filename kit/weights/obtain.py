@@ -1,5 +1,6 @@
 """From a name to files on this machine: licence, source, room, download, check, in this order."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,5 +127,6 @@ def _rooms(
 
 
 def _gpu() -> Gpu | None:
+    """The one that kit up would take: weights are fetched for it."""
     found = nvml.gpus()
-    return None if isinstance(found, Unavailable) else nvml.largest(found)
+    return None if isinstance(found, Unavailable) else next(iter(nvml.visible(found, os.environ)), None)

@@ -31,6 +31,12 @@ def driver(facts: Facts) -> Finding:
             remedy="look at `lspci -d 10de:` and for Xid in `dmesg`; in a virtual machine, pass a "
             "GPU through; in a container, start it with --gpus all",
         )
+    if found.lost:
+        return warning(
+            f"{many(len(found.lost), 'GPU')} cannot be used, {len(found.gpus)} can",
+            *(Evidence("NVML", lost, "a GPU that answers") for lost in found.lost),
+            remedy=_REMEDIES["lost"],
+        )
     names = ", ".join(dict.fromkeys(gpu.name for gpu in found.gpus))
     count = many(len(found.gpus), "GPU")
     return passed(f"driver {found.driver}, {cuda(found.cuda)}: {count} ({names})")
@@ -113,12 +119,23 @@ def memory(facts: Facts) -> Finding:
         others = f"; the rest: {holders(gpu)}" if listed else ""
         return passed(f"{free} on {gpu.name}, {need}{others}")
     seen = (Evidence("NVML", free, need), Evidence("NVML, held by", holders(gpu), "nobody else"))
-    if isinstance(gpu.total_bytes, int) and gpu.total_bytes < room.need_bytes:
+    if (other := _with_room(known(facts.nvidia), room.need_bytes)) is not None:
+        remedy = f"use {other.name}, which has {size(other.free_bytes)} free: KIT_GPU={other.index}"
+    elif isinstance(gpu.total_bytes, int) and gpu.total_bytes < room.need_bytes:
         remedy = "a larger GPU, or fewer bits: kit weights convert --precision int8 (or int4)"
     else:
         remedy = less(room.remedy)
     fits = "kit memory plan --fit free says what fits"
     return failure(room.problem, *seen, remedy=f"{remedy}; {fits}")
+
+
+def _with_room(nvidia: Nvidia, need_bytes: int) -> Gpu | None:
+    """A GPU of this machine that the plan fits into."""
+
+    def fits(gpu: Gpu) -> bool:
+        return isinstance(gpu.free_bytes, int) and gpu.free_bytes >= need_bytes
+
+    return next((gpu for gpu in nvidia.gpus if gpu.instances is None and fits(gpu)), None)
 
 
 def _with_processes(nvidia: Nvidia, gpu: Gpu) -> Gpu:

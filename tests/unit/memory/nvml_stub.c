@@ -5,7 +5,10 @@
  *   no-driver    the kernel module is not loaded
  *   mismatch     library and kernel module are of different versions
  *   no-gpu       a driver without a GPU
- *   lost         the second GPU has fallen off the bus
+ *   lost         the only GPU has fallen off the bus
+ *   unknown      the same, as many drivers tell it: Unknown Error
+ *   one-lost     the second of two GPUs has
+ *   nonsense     figures that cannot be true: more in use than there is
  *   mig          one GPU of 80 GiB cut into instances of 40 and 20 GiB
  *   mig-empty    the same in MIG mode, with no instance made
  *   tenants      one GPU of 24 GiB, nearly full of other people's programs
@@ -23,7 +26,7 @@
 #include <unistd.h>
 
 enum { OK, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, NOT_LOADED = 9,
-       NO_FUNCTION = 13, LOST = 15, MISMATCH = 18 };
+       NO_FUNCTION = 13, LOST = 15, MISMATCH = 18, UNKNOWN = 999 };
 enum { FIRST = 1, SECOND, INSTANCE_40, INSTANCE_20 }; /* handles */
 #define GIB(n) ((unsigned long long)((n) * 1073741824.0))
 
@@ -97,12 +100,14 @@ int nvmlSystemGetProcessName(unsigned pid, char *text, unsigned length) {
 }
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
-    int one = in_mig_mode() || is("pretended") || is("tenants") || is("volta") || is("old") || is("silent");
+    int one = in_mig_mode() || is("pretended") || is("lost") || is("unknown") || is("tenants")
+           || is("volta") || is("old") || is("silent");
     *count = is("no-gpu") ? 0 : one ? 1 : 2;
     return OK;
 }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
-    if ((is("lost") && index == 1) || card_lost()) return LOST;
+    if (is("unknown")) return UNKNOWN;
+    if (is("lost") || (is("one-lost") && index == 1) || card_lost()) return LOST;
     *device = (void *)(size_t)(index + FIRST);
     return OK;
 }
@@ -125,6 +130,11 @@ int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
         memory->total = GIB(card_file("gib", 24));
         memory->used = card_used();
         memory->free = memory->total - memory->used;
+        return OK;
+    }
+    if (is("nonsense")) {
+        memory->total = GIB(24);
+        memory->used = ~0ULL;
         return OK;
     }
     memory->total = GIB(gib);

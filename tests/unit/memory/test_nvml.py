@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kit.memory import nvml
-from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia, largest, visible
+from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia, visible
 from kit.memory.unavailable import Unavailable
 from kit.units import GIB, MIB
 from tests import nvml_driver
@@ -55,13 +55,6 @@ def test_free_bytes():
     assert replace(B, total_bytes=UNTOLD).free_bytes == UNTOLD
 
 
-def test_largest():
-    silent = replace(A, total_bytes=UNTOLD)
-    assert largest((silent, B)) == B
-    assert largest((silent,)) == silent
-    assert largest(()) is None
-
-
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA driver")
 def test_without_a_driver_there_is_a_reason():
     found = nvml.gpus()
@@ -108,7 +101,8 @@ def test_hidden_figures(driver):
     [
         ("no-driver", "not loaded", "no NVIDIA driver answers (Driver Not Loaded)"),
         ("mismatch", "mismatch", "version mismatch"),
-        ("lost", "lost", "NVML failed (GPU is lost)"),
+        ("lost", "lost", "NVML failed (GPU 0: GPU is lost)"),
+        ("unknown", "lost", "NVML failed (GPU 0: Unknown Error)"),
     ],
 )
 def test_no_answer(driver, scenario, cause, words):
@@ -117,8 +111,20 @@ def test_no_answer(driver, scenario, cause, words):
     assert found.cause == cause
     assert words in found.reason
     assert ask(driver, "nvml.gpus()", scenario) == found
-    if scenario != "lost":
+    if cause != "lost":
         assert ask(driver, "nvml.processes_bytes({4711})", scenario) == found
+
+
+def test_a_lost_gpu_does_not_hide_the_others(driver):
+    found = ask(driver, "nvml.probe()", "one-lost")
+    assert (found.gpus, found.lost) == ((A,), ("GPU 1: GPU is lost",))
+    assert ask(driver, "nvml.processes_bytes({4711})", "one-lost") == 3 * GIB
+
+
+def test_what_cannot_be_true_is_unknown(driver):
+    gpu = ask(driver, "nvml.gpus()", "nonsense")[0]
+    assert isinstance(gpu.total_bytes, Unavailable)
+    assert isinstance(gpu.free_bytes, Unavailable)
 
 
 def test_driver_without_a_gpu(driver):

@@ -137,6 +137,19 @@ def test_a_card_that_is_too_small():
     assert "--precision int8" in finding.remedy
 
 
+def test_another_card_that_suffices_is_named():
+    small, large = replace(GPU, total_bytes=12 * GIB), replace(GPU, index=1, name="Stub 48")
+    finding = gpu.memory.judge(on(WORKSTATION, replace(DRIVER, gpus=(small, large)), small))
+    assert finding.remedy.startswith("use Stub 48, which has 47.50 GiB free: KIT_GPU=1")
+
+
+def test_a_lost_card_beside_one_that_works_is_a_warning():
+    facts = replace(WORKSTATION, nvidia=replace(DRIVER, lost=("GPU 1: Unknown Error",)))
+    finding = gpu.driver.judge(facts)
+    assert (finding.status, finding.summary) == ("warn", "1 GPU cannot be used, 1 can")
+    assert "Xid" in finding.remedy
+
+
 def test_unknown_memory_is_a_warning():
     silent_gpu = replace(GPU, total_bytes=Unavailable("not told"), used_bytes=Unavailable("no"))
     nvidia = Nvidia("580.65.06", (13, 0), (silent_gpu,))
