@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from kit import units
@@ -11,6 +12,66 @@ from kit.errors import UsageError
 DEFAULT_MAX_VRAM_BYTES = 30 * units.GIB
 DEFAULT_MAX_WAITING = 512
 """What the largest single request asks for: 64 prompts with 8 answers each."""
+
+
+VARIABLES = frozenset(
+    f"KIT_{name}"
+    for name in [
+        "API_KEY",
+        "APT_MIRROR",
+        "BASE_IMAGE",
+        "BUILD_NETWORK",
+        "CA_BUNDLE",
+        "CONTEXT",
+        "DATA_DIR",
+        "DEVICE",
+        "ENGINE",
+        "GOLDEN_DIR",
+        "GOLDEN_MODELS_DIR",
+        "GPU",
+        "GRAFANA_IMAGE",
+        "GRAFANA_PORT",
+        "HOST",
+        "IMAGE",
+        "MAX_RAM",
+        "MAX_SEQUENCES",
+        "MAX_VRAM",
+        "MAX_WAITING",
+        "MEMORY_LIMIT",
+        "MODEL",
+        "MODEL_DIR",
+        "MODEL_NAME",
+        "ON_BREACH",
+        "PORT",
+        "PROMETHEUS_IMAGE",
+        "REQUIRE",
+        "RESTART",
+        "RUNTIME",
+        "STATE_DIR",
+        "UPSTREAM_DIR",
+        "UPSTREAM_LOCK",
+        "UPSTREAM_MIRROR",
+        "UPSTREAM_TREE",
+        "USER",
+        "VERIFY",
+        "VERSION",
+        "WEIGHTS_CATALOGUE",
+        "WEIGHTS_MIRROR",
+        "WEIGHTS_TOKEN",
+    ]
+)
+"""Every variable that the kit, its containers or its tests read."""
+_TESTS = "KIT_TEST_"
+
+
+def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Variables that look like settings and are none, with the one that is nearest."""
+    strange = [
+        name
+        for name in sorted(environ)
+        if name.startswith("KIT_") and name not in VARIABLES and not name.startswith(_TESTS)
+    ]
+    return [(name, next(iter(get_close_matches(name, VARIABLES, 1)), None)) for name in strange]
 
 
 @dataclass(frozen=True)

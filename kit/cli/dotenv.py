@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import MutableMapping
+from io import StringIO
 from pathlib import Path
 
+from kit.errors import UsageError
 from kit.settings import bundled
 
 FILE_NAME = ".env"
@@ -11,23 +13,26 @@ _OURS = ("KIT_", "COMPOSE_PROJECT_NAME")
 
 
 def load_dotenv(environ: MutableMapping[str, str] = os.environ, path: Path | None = None) -> None:
-    """Add the file's settings to ``environ``, whose own win. Lines are ``NAME=value``.
+    """Add the file's settings to ``environ``, whose own win.
 
-    Values may stand in quotes; ``#`` begins a comment at a line's start, and after a blank.
+    Read by python-dotenv, whose format is Compose's: quotes and escapes, ``${VARIABLE}``, the last
+    of two lines for one name.
+
+    Raises:
+        UsageError: the file is no UTF-8 text.
     """
     path = path or bundled("compose.yaml").with_name(FILE_NAME)
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError:
         return
-    for line in text.splitlines():
-        name, assigned, value = line.strip().removeprefix("export ").partition("=")
-        if assigned and name.strip().startswith(_OURS):
-            environ.setdefault(name.strip(), _plain(value.strip()))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}",
+            hint="save it as UTF-8 (PowerShell's > writes UTF-16: Out-File -Encoding utf8)",
+        ) from error
+    from dotenv import dotenv_values  # most have no such file
 
-
-def _plain(value: str) -> str:
-    for quote in "\"'":
-        if value.startswith(quote) and (end := value.find(quote, 1)) > 0:
-            return value[1:end]
-    return value.partition(" #")[0].rstrip()
+    for name, value in dotenv_values(stream=StringIO(text)).items():
+        if value is not None and name.startswith(_OURS):
+            environ.setdefault(name, value)

@@ -25,6 +25,7 @@ from kit.cli.dotenv import load_dotenv
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import EnvironmentNotReady, KitError
+from kit.settings import misspelt
 
 _EPILOG = """\b
 Exit codes:
@@ -89,12 +90,8 @@ def run(*, server_command: Sequence[str] | None = None) -> None:
     ``server_command`` replaces the program that `kit up` starts as the server.
     """
     tolerate_any_text()
-    load_dotenv()
-    # CUDA counts the fastest card first, NVML and the kit by the bus; nothing has started CUDA yet.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    if gpu := os.environ.get("KIT_GPU"):  # as compose.yaml names it; here it is CUDA's to obey
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu)
     try:
+        _settle_environment()
         app(obj=Wiring(server_command))
     except KitError as error:
         _fail(error)
@@ -102,6 +99,18 @@ def run(*, server_command: Sequence[str] | None = None) -> None:
         if error.filename is None:
             raise
         _fail(_denied(error.filename))
+
+
+def _settle_environment() -> None:
+    """Settings of .env; one way of counting GPUs; a word on settings that nobody reads."""
+    load_dotenv()
+    # CUDA counts the fastest card first, NVML and the kit by the bus; nothing has started CUDA yet.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if gpu := os.environ.get("KIT_GPU"):  # as compose.yaml names it; here it is CUDA's to obey
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu)
+    for name, nearest in misspelt(os.environ):
+        meant = f"; {nearest} is" if nearest else ""
+        print(f"warning: {name} is no setting of the kit{meant}", file=sys.stderr)
 
 
 def _fail(error: KitError) -> NoReturn:

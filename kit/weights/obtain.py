@@ -129,4 +129,8 @@ def _rooms(
 def _gpu() -> Gpu | None:
     """The one that kit up would take: weights are fetched for it."""
     found = nvml.gpus()
-    return None if isinstance(found, Unavailable) else next(iter(nvml.visible(found, os.environ)), None)
+    return (
+        None
+        if isinstance(found, Unavailable)
+        else next(iter(nvml.visible(found, os.environ)), None)
+    )

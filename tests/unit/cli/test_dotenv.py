@@ -1,4 +1,7 @@
+import pytest
+
 from kit.cli.dotenv import load_dotenv
+from kit.errors import UsageError
 
 TEXT = """\
 # how this server runs
@@ -33,3 +36,25 @@ def test_there_need_be_no_file(tmp_path):
     environ = {}
     load_dotenv(environ, tmp_path / ".env")
     assert environ == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("KIT_API_KEY=old\nKIT_API_KEY=new", "new"),
+        (r'KIT_API_KEY="a\"b"', 'a"b'),
+        ("KIT_API_KEY=${HOME}/m", "/home/u/m"),
+    ],
+)
+def test_it_is_read_as_compose_reads_it(tmp_path, monkeypatch, line, value):
+    monkeypatch.setenv("HOME", "/home/u")
+    (tmp_path / ".env").write_text(line, encoding="utf-8")
+    environ = {}
+    load_dotenv(environ, tmp_path / ".env")
+    assert environ == {"KIT_API_KEY": value}
+
+
+def test_what_is_no_text_is_an_error(tmp_path):
+    (tmp_path / ".env").write_bytes("KIT_API_KEY=k".encode("utf-16"))
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        load_dotenv({}, tmp_path / ".env")

@@ -1,10 +1,14 @@
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import kit
 from kit.errors import BudgetExceeded, EnvironmentNotReady, IntegrityError, ServiceError, UsageError
+from kit.settings import VARIABLES
 
 HEAVY = ("httpx", "numpy", "torch", "transformers", "pynvml", "pydantic", "filelock", "rich.table")
 
@@ -106,3 +110,18 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(main, "app", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main.run()
+
+
+def test_a_misspelt_setting_is_named_with_the_right_one():
+    done = run("--version", env={**os.environ, "KIT_MAX_VRM": "10GiB", "KIT_TEST_OURS": "1"})
+    assert done.returncode == 0
+    assert done.stderr == "warning: KIT_MAX_VRM is no setting of the kit; KIT_MAX_VRAM is\n"
+
+
+def test_every_setting_that_is_read_is_known():
+    root = Path(kit.__file__).parent.parent
+    paths = [*root.glob("kit/**/*.py"), *root.glob("docker/*"), root / "compose.yaml"]
+    read = {
+        name for path in paths for name in re.findall(r"\bKIT_[A-Z_]*[A-Z]\b", path.read_text())
+    }
+    assert {name for name in read if not name.startswith("KIT_TEST")} <= VARIABLES
