@@ -11,7 +11,7 @@ from kit.errors import EnvironmentNotReady
 from kit.memory import nvml
 from kit.memory.hold import default_ram_budget
 from kit.memory.limits import serving_limits
-from kit.memory.nvml import Gpu
+from kit.memory.nvml import Gpu, NoDriver
 from kit.memory.plan import Device, Plan, Pool, plan_serving
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import TorchBuild, installed_build
@@ -152,6 +152,11 @@ def decide(
     runtime = choose_runtime(options.runtime, facts, set(runtimes))
     if options.device == "cuda" and not visible:
         raise _no_gpu(found)
+    if options.device == "auto" and isinstance(found, NoDriver) and found.cause in _UNUSABLE:
+        raise EnvironmentNotReady(
+            f"there is a GPU, but it cannot be used: {found.reason}",
+            hint="kit doctor says what to do; --device cpu serves without it",
+        )
     device: Device = "cuda" if visible else "cpu"
     if options.device != "auto":
         device = options.device
@@ -231,6 +236,10 @@ def _gpus(visible: tuple[Gpu, ...], needed: int) -> tuple[Gpu, ...]:
             hint="cut it anew with kit weights export --tp, or see CUDA_VISIBLE_DEVICES",
         )
     return visible[:needed]
+
+
+_UNUSABLE = ("lost", "mismatch", "no permission")
+"""Causes that only a machine with a GPU has: to serve on its CPU would be a surprise."""
 
 
 def _no_gpu(found: tuple[Gpu, ...] | Unavailable) -> EnvironmentNotReady:
