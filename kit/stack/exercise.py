@@ -77,11 +77,7 @@ def fill_context(
 
     on_phase("prefill")
     begin = time.monotonic()
-    for tokens in _varied(ready):
-        for _ in service.generate(
-            ready.model, _prompt(tokens), _VARIED_ANSWER, timeout_seconds=timeout_seconds
-        ):
-            pass
+    _vary(service, ready, timeout_seconds)
     threads = [threading.Thread(target=run, daemon=True) for _ in range(ready.max_sequences)]
     for thread in threads:
         thread.start()
@@ -142,6 +138,15 @@ def _time(service: Service, ready: Ready, tokens: int, limit_seconds: float) -> 
         )
     ]
     return marks[0], (marks[-1] - marks[0]) / (_PROBE_ANSWER - 1)
+
+
+def _vary(service: Service, ready: Ready, timeout_seconds: float) -> None:
+    for tokens in _varied(ready):
+        told = service.generate(
+            ready.model, _prompt(tokens), _VARIED_ANSWER, timeout_seconds=timeout_seconds
+        )
+        for _ in told:
+            pass
 
 
 def _varied(ready: Ready) -> list[int]:
