@@ -283,17 +283,7 @@ def run(server: Server, requests: int, lengths: int) -> Outcome:
                     outcome.failures.append(f"request {index}: {type(error).__name__} {error}")
                 report(index, requests, server, outcome)
 
-    def enemy() -> None:
-        for attack in itertools.cycle(HOSTILE):
-            try:
-                told = attack(server)
-            except (httpx.HTTPError, OSError) as error:
-                told = type(error).__name__
-            outcome.hostile[f"{attack.__name__}: {told}"] += 1
-            if over.is_set() and len(outcome.hostile) >= len(HOSTILE):
-                return
-
-    attacking = threading.Thread(target=enemy)
+    attacking = threading.Thread(target=attack, args=(server, outcome, over))
     clients = [threading.Thread(target=client) for _ in range(CLIENTS)]
     for thread in (attacking, *clients):
         thread.start()
@@ -305,6 +295,18 @@ def run(server: Server, requests: int, lengths: int) -> Outcome:
     outcome.after_bytes = server.held_bytes()
     outcome.judge(server, requests)
     return outcome
+
+
+def attack(server: Server, outcome: Outcome, over: threading.Event) -> None:
+    """Hostile requests until it is over, but each kind at least once."""
+    for count, hostile in enumerate(itertools.cycle(HOSTILE), 1):
+        try:
+            told = hostile(server)
+        except (httpx.HTTPError, OSError) as error:
+            told = type(error).__name__
+        outcome.hostile[f"{hostile.__name__}: {told}"] += 1
+        if over.is_set() and count >= len(HOSTILE):
+            return
 
 
 def report(index: int, requests: int, server: Server, outcome: Outcome) -> None:

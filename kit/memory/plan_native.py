@@ -21,6 +21,10 @@ CUBLAS_BYTES = 64 * MIB
 RING_BYTES = 4 * 16 * MIB
 """The pinned buffers through which a GPU is loaded; see ``kit.serve.staging``."""
 
+PROGRAMS_BYTES = 32 * MIB
+"""What oneDNN and torch's attention compile for 16 bits on a CPU, and keep, for the shapes that
+``kit.serve.shapes`` leaves; as seen with AMX, where programs are largest, whatever the model."""
+
 _DEQUANTISED_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows of a matrix of integers that are floats at a time; see ``kit.serve.quantised``."""
 _SERVED = (Phase.SERVE,)
@@ -44,6 +48,7 @@ def native_lines(serving: Serving) -> list[PlanLine]:
         activations,
         *runtime_lines(serving),
         _ring(serving),
+        _programs(serving),
         _reserve(serving, activations),
     ]
 
@@ -161,6 +166,12 @@ def _ring(serving: Serving) -> PlanLine:
     size = RING_BYTES if serving.device == "cuda" else 0
     why = "pinned buffers that the weights pass through"
     return PlanLine("loading ring", Pool.HOST, LOADED, size, Basis.COMPUTED, why)
+
+
+def _programs(serving: Serving) -> PlanLine:
+    size = PROGRAMS_BYTES if serving.device == "cpu" and serving.dtype_bytes == 2 else 0
+    why = "kernels for a handful of lengths, as seen"
+    return PlanLine("compiled programs", Pool.HOST, _SERVED, size, Basis.MEASURED, why)
 
 
 def _reserve(serving: Serving, activations: PlanLine) -> PlanLine:

@@ -78,11 +78,13 @@ class ProcessStat:
         state: one letter; Z is a zombie: ended, but not yet waited for by its parent.
         parent: process id of the parent.
         start_ticks: clock ticks between the machine's boot and the process's start.
+        cpu_ticks: clock ticks that its threads have run, in the kernel too.
     """
 
     state: str
     parent: int
     start_ticks: int
+    cpu_ticks: int = 0
 
 
 def process_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | Unavailable:
@@ -92,7 +94,8 @@ def process_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | Unavailable:
     except OSError as error:
         return Unavailable(f"no process {pid} ({error.strerror})")
     after_name = text.rpartition(")")[2].split()  # the name may hold spaces and parentheses
-    return ProcessStat(after_name[0], int(after_name[1]), int(after_name[19]))
+    cpu_ticks = int(after_name[11]) + int(after_name[12])
+    return ProcessStat(after_name[0], int(after_name[1]), int(after_name[19]), cpu_ticks)
 
 
 def available_ram_bytes(*, proc: Path = PROC) -> int | Unavailable:

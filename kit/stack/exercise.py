@@ -1,4 +1,8 @@
-"""Make a service hold as much memory as it ever will: full contexts, as many as fit at once."""
+"""Make a service hold as much memory as it ever will: full contexts, as many as fit at once.
+
+Before that come prompts of several lengths. On a CPU libraries keep a program for every shape that
+they meet, so that requests of one length alone would not show what a service takes.
+"""
 
 import math
 import threading
@@ -16,6 +20,9 @@ _CHUNK = PREFILL_CHUNK * 3 // 4
 """The fewest positions that the native engine reads at once."""
 _TOKEN_IDS = (7, 11, 13, 17, 19, 23, 29, 31)
 """What the prompts repeat. Memory does not depend on what is said."""
+_VARIED_TOKENS = (5, 23, 51, 77, 110, 160, 230, 310, 450)
+"""One for each length to which the native engine pads a prompt's last chunk, and no multiple."""
+_VARIED_ANSWER = 2
 _PROBE_TOKENS = (64, PREFILL_CHUNK)
 _PROBE_ANSWER = 4
 
@@ -39,6 +46,8 @@ def fill_context(
     timeout_seconds: float,
 ) -> MeasuredWork:
     """Generate to the last token of the stated context, in all sequences at once.
+
+    Short prompts of several lengths come first.
 
     Args:
         service: that is ready.
@@ -68,6 +77,7 @@ def fill_context(
 
     on_phase("prefill")
     begin = time.monotonic()
+    _vary(service, ready, timeout_seconds)
     threads = [threading.Thread(target=run, daemon=True) for _ in range(ready.max_sequences)]
     for thread in threads:
         thread.start()
@@ -114,6 +124,7 @@ def extrapolate(ready: Ready, tokens: int, chunk_seconds: float, token_seconds: 
     """Seconds to fill the context, if ``tokens`` of a prompt and one of an answer take these."""
     prompt_tokens, generated = work_of(ready)
     chunks = ready.max_sequences * math.ceil(prompt_tokens / tokens)
+    chunks += sum(math.ceil(each / tokens) for each in _varied(ready))
     return chunks * chunk_seconds + generated * token_seconds
 
 
@@ -127,6 +138,19 @@ def _time(service: Service, ready: Ready, tokens: int, limit_seconds: float) -> 
         )
     ]
     return marks[0], (marks[-1] - marks[0]) / (_PROBE_ANSWER - 1)
+
+
+def _vary(service: Service, ready: Ready, timeout_seconds: float) -> None:
+    for tokens in _varied(ready):
+        told = service.generate(
+            ready.model, _prompt(tokens), _VARIED_ANSWER, timeout_seconds=timeout_seconds
+        )
+        for _ in told:
+            pass
+
+
+def _varied(ready: Ready) -> list[int]:
+    return [each for each in _VARIED_TOKENS if each + _VARIED_ANSWER <= ready.context_length]
 
 
 def _prompt(tokens: int) -> list[int]:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from kit.errors import KitError, ServiceError
+from kit.memory.proc import process_stat
+from kit.memory.unavailable import Unavailable
 from kit.stack import postmortem
 from kit.stack.listener import Listener
 from kit.stack.out_of_memory import Lived
@@ -13,7 +15,8 @@ from kit.stack.service import Failed, Loading, Ready, Service, Silent
 LivedSoFar = Callable[[], Lived]
 POLL_SECONDS = 0.1
 _HANGS = 3
-"""Probes in a row that a listening server may leave unanswered before it counts as hung."""
+"""Probes in a row that a listening server may leave unanswered, and meanwhile not work at all,
+before it counts as hung. One that works is slow: the time that it is given decides."""
 _LAST_WORDS_SECONDS = 5.0
 _LOG_LINES = 12
 
@@ -37,7 +40,7 @@ def wait_ready(
         BudgetExceeded: its container was killed at its memory limit.
     """
     deadline = time.monotonic() + timeout_seconds
-    phase, hangs = "starting", 0
+    phase, hangs, worked = "starting", 0, _work(runtime)
     while time.monotonic() < deadline:
         require_alive(runtime, started, listener, lived)
         match service.health():
@@ -50,7 +53,8 @@ def wait_ready(
                 hangs = 0
                 listener.progress(phase, fraction)
             case Silent(reason, refused):
-                hangs = 0 if refused else hangs + 1
+                before, worked = worked, _work(runtime)
+                hangs = 0 if refused or worked is None or worked != before else hangs + 1
                 if hangs == _HANGS:
                     raise ServiceError(
                         f"the server hangs: {reason}", hint="start it again: kit down, kit up"
@@ -62,6 +66,15 @@ def wait_ready(
         f"not ready after {timeout_seconds:.0f} s (phase: {phase})",
         hint="see kit logs; if it only needs longer, give it more seconds with --timeout",
     )
+
+
+def _work(runtime: Runtime) -> int | None:
+    """Processor time that the service has had, in clock ticks; None: it cannot be told."""
+    pids = runtime.processes()
+    if isinstance(pids, Unavailable):
+        return None
+    found = [process_stat(pid) for pid in pids]
+    return sum(each.cpu_ticks for each in found if not isinstance(each, Unavailable))
 
 
 def require_alive(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from kit.serve.megatron.imports import import_source_only
+from kit.serve.shapes import Shapes
 
 _SCRIPT = "tools.run_iFlytekSpark_text_generation"
 _STREAMING = "megatron.spark_kit.streaming"  # kit/upstream/added/streaming.py
@@ -102,6 +103,7 @@ class CachedSequence:
         tokens = torch.zeros(1, capacity, dtype=torch.int64, device=self._device)
         build = generation._build_attention_mask_and_position_ids
         self._mask, self._positions = build(tokens)
+        self._shapes = Shapes(exact=self._device.type != "cpu")
         self._read = 0
 
     @torch.no_grad()
@@ -109,13 +111,27 @@ class CachedSequence:
         """fp32 scores ``[vocab]`` after the last of ``tokens``, which follow those read before.
 
         Upstream takes any number of tokens at first, and one at a time from then on; with the
-        rewrite rotated-keys it takes any number every time.
+        rewrite rotated-keys it takes any number every time. On a CPU, where libraries keep a
+        program for every number, all but the last are padded to one of a handful; what padding
+        leaves in the KV cache lies behind the queries, and is overwritten next.
         """
+        before = tokens[:-1]
+        room = self._positions.shape[1] - self._read
+        if before and self._shapes.tokens(len(tokens), room) != len(tokens):
+            padding = self._shapes.tokens(len(before), room) - len(before)
+            self._pass([*before, *[0] * padding])
+            self._read += len(before)
+            self._step.inference_params.sequence_len_offset = self._read
+            tokens = tokens[-1:]
+        scores = self._pass(tokens)
+        self._read += len(tokens)
+        return scores[0, -1].float()
+
+    def _pass(self, tokens: Sequence[int]) -> torch.Tensor:
         start, end = self._read, self._read + len(tokens)
         scores: torch.Tensor = self._step(
             torch.tensor([tokens], device=self._device),
             self._positions[:, start:end],
             self._mask[..., start:end, :end],
         )
-        self._read = end
-        return scores[0, -1].float()
+        return scores

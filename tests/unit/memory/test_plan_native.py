@@ -34,6 +34,7 @@ def test_on_a_cpu_everything_is_host_memory():
         "KV cache",
         "activations",
         "runtime",
+        "compiled programs",
         "reserve",
     }
 

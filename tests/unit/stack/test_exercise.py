@@ -36,8 +36,12 @@ def test_every_sequence_fills_its_context(service, engine):
     work = fill_context(service, READY, on_phase=phases.append, timeout_seconds=30)
     assert (work.sequences, work.prompt_tokens + work.generated_tokens) == (4, CONTEXT)
     assert phases == ["prefill", "decode"]
-    assert [len(one.prompt_ids) for one in engine.submissions] == [work.prompt_tokens] * 4
-    assert all(one.params.max_tokens == work.generated_tokens for one in engine.submissions)
+    *varied, _, _, _, _ = lengths = [len(one.prompt_ids) for one in engine.submissions]
+    assert lengths[-4:] == [work.prompt_tokens] * 4
+    filling = engine.submissions[-4:]
+    assert all(one.params.max_tokens == work.generated_tokens for one in filling)
+    assert len(set(varied)) == len(varied) >= 5
+    assert max(varied) < CONTEXT
 
 
 def test_a_sequence_that_fails_is_an_error(service, engine):
@@ -61,7 +65,7 @@ def test_how_long_it_takes_is_tried_with_few_tokens(service, engine):
 def test_the_time_of_a_short_prompt_tells_that_of_all():
     ready = Ready("m", "bfloat16", "cpu", 4096, 2, 1.0, None)
     prompt, answer = work_of(ready)
-    assert extrapolate(ready, prompt, 3.0, 0.5) == 2 * 3.0 + answer * 0.5
+    assert extrapolate(ready, prompt, 3.0, 0.5) == (2 + 9) * 3.0 + answer * 0.5
 
 
 def test_a_context_too_short_to_try_takes_no_time(service, engine):
