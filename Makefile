@@ -23,7 +23,7 @@ READY = $(VENV)/$(if $(filter container,$(RUNTIME)),.cli,.native)
 SOURCES = kit tests scripts docker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs test check format demo giftless image wheelhouse lock clean
+.PHONY: help setup up down status logs test check format demo giftless transformers image wheelhouse lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,8 @@ demo: $(VENV)/.native ## train the embedded demo model again (minutes)
 	$(VENV)/bin/python scripts/train_demo.py
 
 giftless: $(VENV)/.giftless ## set up a git LFS server for the tests (KIT_TEST_GIFTLESS=PYTHON)
+
+transformers: $(VENV)/.transformers ## set up other versions of transformers for the tests (KIT_TEST_TRANSFORMERS=PYTHON:PYTHON)
 
 image: $(VENV)/.cli ## build the container image (TARGET=cpu or cuda; BASE_IMAGE=, CA_BUNDLE=)
 	$(KIT) image build --target $(TARGET) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(CA_BUNDLE),--ca-bundle $(CA_BUNDLE))
@@ -102,6 +104,21 @@ $(VENV)/.native: $(VENV)/.torch requirements/native.txt
 $(VENV)/.giftless: $(VENV)/.cli requirements/giftless.txt
 	$(PYTHON) -m venv $(VENV)/giftless
 	$(VENV)/giftless/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/giftless.txt
+	@touch $@
+
+# The oldest version that the model's code runs on, and the newest that the index has; all else they
+# need, torch among it, is that of $(VENV).
+OLDEST = from kit.spark.configuration_spark import TRIED_TRANSFORMERS as tried; print(tried[0])
+BESIDE = import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'beside.pth').write_text(sys.argv[1])
+$(VENV)/.transformers: $(VENV)/.native kit/spark/configuration_spark.py
+	beside="$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
+	oldest="$$($(VENV)/bin/python -c '$(OLDEST)')" && \
+	for wanted in "oldest transformers==$$oldest" "newest transformers"; do \
+		python="$(VENV)/transformers-$${wanted%% *}/bin/python" && \
+		$(PYTHON) -m venv --without-pip "$${python%/bin/python}" && \
+		"$$python" -c "$(BESIDE)" "$$beside" && \
+		$(PIP) --python "$$python" install --upgrade "$${wanted#* }" || exit 1; \
+	done
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.native requirements/dev.txt

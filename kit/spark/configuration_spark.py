@@ -5,7 +5,36 @@ This file travels with every converted model directory, so it imports nothing bu
 
 from typing import Any
 
-from transformers.configuration_utils import PreTrainedConfig
+from packaging.version import Version
+from transformers import __version__ as transformers_version
+from transformers.utils import logging
+
+TRIED_TRANSFORMERS = ("5.4.0", "5.19.0", "5.24.0")
+"""The oldest version that this code runs on, the one that the kit pins, and the newest one that was
+tried; tests run on all three."""
+
+
+def require_tried(version: str) -> None:
+    """Warn of a transformers newer than those that were tried.
+
+    Raises:
+        ImportError: it is older than the oldest that this code runs on, or of another major one.
+    """
+    oldest, pinned, newest = TRIED_TRANSFORMERS
+    install = f"pip install 'transformers=={pinned}'"
+    tried = f"iFlytekSpark's code was tried on transformers {oldest}, {pinned} and {newest}"
+    found = Version(Version(version).base_version)
+    if found < Version(oldest) or found.major > Version(newest).major:
+        raise ImportError(f"{tried}; it does not run on {version}. To run it: {install}")
+    if found > Version(newest):
+        logging.get_logger(__name__).warning_once(
+            f"{tried}, not on {version}. If something fails: {install}"
+        )
+
+
+require_tried(transformers_version)
+
+from transformers.configuration_utils import PreTrainedConfig  # noqa: E402  (some versions lack it)
 
 QUERY_BLOCK, KEY_BLOCK = 16, 128
 """Upstream's inference moves its window in blocks of so many queries by so many keys."""
@@ -28,7 +57,7 @@ class SparkConfig(PreTrainedConfig):
     """
 
     model_type = "iflytekspark"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  (transformers declares it so)
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012  (transformers declares it so)
     base_model_tp_plan = {  # noqa: RUF012
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",

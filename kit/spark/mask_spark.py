@@ -8,9 +8,30 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.utils import logging
 
+from .cache_spark import CACHE_NAME
 from .configuration_spark import KEY_BLOCK, QUERY_BLOCK, SparkConfig
 
 logger = logging.get_logger(__name__)
+
+TAKES_MASKS = ("eager", "sdpa", "flex_attention")
+"""The attention implementations that take our mask. Others (flash kernels, vLLM's and SGLang's own
+layers, paged ones) make their own, from ``sliding_window`` alone."""
+
+
+def warn_of_exact_window(config: SparkConfig) -> None:
+    """Say, once, that the attention that was chosen does not know upstream's block window."""
+    window, attention = config.sliding_window, config._attn_implementation
+    if (
+        config.window == "block"
+        and window is not None
+        and window < config.max_position_embeddings
+        and attention not in (*TAKES_MASKS, None)
+    ):
+        logger.warning_once(
+            f"attention {attention!r} knows only the exact window: beyond {window} tokens the "
+            "output differs from upstream's inference, whose window moves in blocks. Use sdpa, or "
+            "set window='exact' in config.json to have the same everywhere."
+        )
 
 
 def in_block_window(query: torch.Tensor, key: torch.Tensor, window: int) -> torch.Tensor:
@@ -40,11 +61,12 @@ def spark_mask(
     """
     sliding = "sliding_attention" in config.layer_types
     create = create_sliding_window_causal_mask if sliding else create_causal_mask
+    named_cache: dict[str, Any] = {CACHE_NAME: past_key_values}
     return create(
         config=config,
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
-        past_key_values=past_key_values,
+        **named_cache,
         position_ids=position_ids,
         and_mask_function=block_window(config, inputs_embeds, attention_mask, past_key_values),
     )
@@ -63,11 +85,8 @@ def block_window(
     seen = past_key_values.get_seq_length() if past_key_values is not None else 0
     if isinstance(seen, int) and seen + inputs_embeds.shape[1] <= window:
         return None
-    if "flash" in config._attn_implementation:
-        logger.warning_once(
-            "flash kernels know only the exact window: beyond sliding_window tokens the output "
-            "differs from upstream's inference. Use sdpa, or set window='exact' to agree."
-        )
+    if config._attn_implementation not in TAKES_MASKS:
+        warn_of_exact_window(config)
         return None
     padding = torch.zeros(len(inputs_embeds), dtype=torch.long, device=inputs_embeds.device)
     if attention_mask is not None and attention_mask.ndim == 2:

@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from .configuration_spark import SparkConfig  # first: it says which transformers will do
+
+# isort: split
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -19,9 +23,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_spark import eager_attention
-from .configuration_spark import SparkConfig
+from .cache_spark import CACHE_NAME, given_cache
 from .generation_spark import SparkGenerationMixin
-from .mask_spark import spark_mask
+from .mask_spark import spark_mask, warn_of_exact_window
 from .rotary_spark import SparkRotaryEmbedding, rotate_half_split
 
 
@@ -62,8 +66,10 @@ class SparkAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        cache = given_cache(past_key_values, cache, kwargs)
         shape = hidden_states.shape[:-1]
         heads = (*shape, -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
@@ -72,8 +78,8 @@ class SparkAttention(nn.Module):
 
         cos, sin = (table.unsqueeze(1) for table in position_embeddings)
         query, key = rotate_half_split(query, cos, sin), rotate_half_split(key, cos, sin)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention
@@ -116,7 +122,7 @@ class SparkPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["SparkDecoderLayer"]  # noqa: RUF012  (transformers declares it so)
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -140,6 +146,7 @@ class SparkModel(SparkPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.rotary_emb = SparkRotaryEmbedding(config)
         self.gradient_checkpointing = False
+        warn_of_exact_window(config)
         self.post_init()
 
     @merge_with_config_defaults
@@ -152,27 +159,31 @@ class SparkModel(SparkPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """input_ids ``[B, T]`` or inputs_embeds ``[B, T, hidden_size]``.
 
         attention_mask is ``[B, keys]`` (1 for real tokens), or a ready mask ``[B, 1, T, keys]``.
+        The cache is ``past_key_values`` or ``cache``, as the version of transformers calls it.
 
         Raises:
             ValueError: both or none of input_ids and inputs_embeds are given.
+            TypeError: a cache is given twice, or by a name that nobody reads.
         """
+        cache = given_cache(past_key_values, cache, kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen
             position_ids = position_ids.unsqueeze(0)
 
-        mask = spark_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        mask = spark_mask(self.config, inputs_embeds, attention_mask, cache, position_ids)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:
@@ -180,14 +191,12 @@ class SparkModel(SparkPreTrainedModel):
                 hidden_states,
                 attention_mask=mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 position_embeddings=position_embeddings,
+                **{CACHE_NAME: cache},
                 **kwargs,
             )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states),
-            past_key_values=past_key_values if use_cache else None,
-        )
+        kept: dict[str, Any] = {CACHE_NAME: cache if use_cache else None}
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **kept)
 
 
 class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
@@ -215,6 +224,7 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits ``[B, T, vocab]`` in the model's dtype; logits_to_keep=n gives the last n of T."""
@@ -222,9 +232,9 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE_NAME: given_cache(past_key_values, cache, kwargs)},
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -237,9 +247,9 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
 
     @staticmethod
@@ -247,12 +257,14 @@ class SparkForCausalLM(SparkPreTrainedModel, SparkGenerationMixin):
         config: SparkConfig,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None,
+        past_key_values: Cache | None = None,
         position_ids: torch.Tensor | None = None,
-        **_: Any,
+        cache: Cache | None = None,
+        **others: Any,
     ) -> Any:
         """The mask that ``generate`` makes beforehand for compiled steps with a static cache."""
-        return spark_mask(config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        cache = given_cache(past_key_values, cache, others)
+        return spark_mask(config, inputs_embeds, attention_mask, cache, position_ids)
 
 
 __all__ = ["SparkForCausalLM", "SparkModel", "SparkPreTrainedModel"]

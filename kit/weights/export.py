@@ -12,6 +12,7 @@ from kit.errors import IntegrityError
 SPARK_SOURCE = Path(kit.__file__).parent / "spark"
 CODE_FILES = (
     "attention_spark.py",
+    "cache_spark.py",
     "configuration_spark.py",
     "generation_spark.py",
     "mask_spark.py",
@@ -19,6 +20,9 @@ CODE_FILES = (
     "rotary_spark.py",
     "tokenization_spark.py",
 )
+TRANSFORMERS_VERSION = "5.19.0"
+"""The version that the kit pins; what else the code runs on, ``configuration_spark.py`` says."""
+
 END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN = "<end>", "<pad>", "<unk>"
 
 AUTO_MAP = {
@@ -52,8 +56,9 @@ def write_support_files(directory: Path, config: Mapping[str, Any], tokenizer_mo
     """
     ids = special_ids(tokenizer_model, config["vocab_size"])
     token_ids = {"eos_token_id": ids[END_TOKEN], "pad_token_id": ids[PAD_TOKEN]}
-    _write_json(directory / "config.json", _model_config(config) | token_ids)
-    _write_json(directory / "generation_config.json", UPSTREAM_GENERATION | token_ids)
+    made_for = {"transformers_version": TRANSFORMERS_VERSION}
+    _write_json(directory / "config.json", _model_config(config) | token_ids | made_for)
+    _write_json(directory / "generation_config.json", UPSTREAM_GENERATION | token_ids | made_for)
     _write_json(directory / "tokenizer_config.json", _tokenizer_config(config))
     shutil.copyfile(tokenizer_model, directory / "tokenizer.model")
     for name in (*CODE_FILES, "chat_template.jinja"):

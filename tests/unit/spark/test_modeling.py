@@ -1,14 +1,11 @@
 """The model in transformers' hands: Auto classes, remote code, caches, padding, training."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
 from kit.spark import SparkConfig, SparkForCausalLM, mask_spark
-from kit.spark.mask_spark import in_block_window
+from kit.spark.mask_spark import in_block_window, warn_of_exact_window
 
 LONG = torch.arange(700)[None] % 1900 + 50
 
@@ -34,32 +31,6 @@ def test_auto_classes(directory, model):
     assert type(AutoConfig.from_pretrained(directory)) is SparkConfig
     assert type(AutoModel.from_pretrained(directory)).__name__ == "SparkModel"
     assert model.lm_head.weight is model.model.embed_tokens.weight
-
-
-def test_from_the_directory_alone(directory, model, tmp_path):
-    """Without the kit, with trust_remote_code: the same logits, the same tokenizer."""
-    program = """
-import sys, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert "kit" not in sys.modules, "the kit must not be needed"
-chat = [{"role": "user", "content": "Who are you?"}]
-ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
-print(model(ids["input_ids"]).logits[0, -1].sum().item(), ids["input_ids"].tolist())
-"""
-    output = subprocess.run(
-        [sys.executable, "-I", "-c", program, str(directory)],
-        env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""},
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    total, ids = output.strip().split(" ", 1)
-    with torch.inference_mode():
-        ours = model(torch.tensor(eval(ids))).logits[0, -1].sum().item()  # noqa: S307
-    assert float(total) == pytest.approx(ours, abs=1e-3)
 
 
 def test_save_and_load_again(model, tmp_path, long_logits):
@@ -116,6 +87,52 @@ def test_flash_kernels_beyond_the_window_are_warned_of(directory, monkeypatch):
     assert warnings == []
     assert mask_spark.block_window(config, torch.zeros(1, 257, 32), None, None) is None
     assert "only the exact window" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("attention", "changes", "warned"),
+    [
+        ("vllm", {}, True),
+        ("paged|sdpa", {}, True),
+        ("sdpa", {}, False),
+        ("vllm", {"window": "exact"}, False),
+        ("vllm", {"sliding_window": None}, False),
+        ("vllm", {"sliding_window": 2048}, False),
+    ],
+)
+def test_layers_that_ignore_the_block_window_are_warned_of(
+    directory, monkeypatch, attention, changes, warned
+):
+    """As vLLM does: it sets its own attention, and never asks for a mask."""
+    warnings: list[str] = []
+    monkeypatch.setattr(mask_spark.logger, "warning_once", warnings.append)
+    config = SparkConfig.from_pretrained(directory, **changes)
+    config._attn_implementation = attention
+    warn_of_exact_window(config)
+    assert bool(warnings) is warned
+    assert all(f"{attention!r} knows only the exact window" in text for text in warnings)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_is_taken_by_both_names(model, long_logits, name):
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(LONG[:, :250], **{name: cache})
+        logits = model(LONG[:, 250:300], **{name: cache}).logits[0]
+    assert torch.allclose(logits, long_logits[250:300], atol=1e-4)
+
+
+@pytest.mark.parametrize("part", [lambda model: model, lambda model: model.model])
+def test_a_cache_that_nobody_would_read_is_refused(model, part):
+    cache, other = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    with pytest.raises(TypeError, match="next_cache is a cache"):
+        part(model)(LONG[:, :4], next_cache=cache)
+    with pytest.raises(TypeError, match="two caches"):
+        part(model)(LONG[:, :4], past_key_values=cache, cache=other)
+    with pytest.raises(TypeError, match="next_cache is a cache"):
+        SparkForCausalLM.create_masks_for_generate(
+            model.config, torch.zeros(1, 4, 0), None, next_cache=cache
+        )
 
 
 def test_block_window_closed_form():
