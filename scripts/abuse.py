@@ -40,7 +40,7 @@ from kit.units import MIB
 
 MAX_GROWTH_BYTES = 64 * MIB
 CLIENTS, RETRIES = 4, 60
-_SETTLE_SECONDS = 5.0
+_SETTLE_SECONDS = 15.0
 """Until the server has given back what the last requests left."""
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TEXTS = (

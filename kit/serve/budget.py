@@ -9,11 +9,13 @@ from kit.errors import BudgetExceeded, UsageError
 from kit.memory.hold import Budget, Verdict, hold
 from kit.serve.footprint import Footprint, Parts
 from kit.serve.readiness import Breach, Readiness
-from kit.units import format_gib
+from kit.units import MIB, format_gib
 
 logger = logging.getLogger("kit.serve")
 
 CHECK_SECONDS = 2.0
+_TIDY_EVERY, _TIDY_BYTES = 5, 16 * MIB
+"""Looks between two times that memory is tidied up, and how much more than at first is worth it."""
 OnBreach = Literal["unready", "report"]
 """Whether a service over its budget stops answering until it is within it again."""
 
@@ -45,6 +47,7 @@ class BudgetWatch:
         readiness: is told of a breach and of its end.
         look: measures.
         give_back: frees what nobody needs; called when it is over the budget.
+        tidy: frees what costs nothing to free; called now and then while it holds more than first.
         on_breach: ``report`` leaves the service ready.
         check_seconds: between two looks.
     """
@@ -56,11 +59,13 @@ class BudgetWatch:
         look: Callable[[], Footprint],
         *,
         give_back: Callable[[], None] = lambda: None,
+        tidy: Callable[[], None] = lambda: None,
         on_breach: OnBreach = "unready",
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._budget, self._readiness, self._look = budget, readiness, look
-        self._give_back, self._on_breach = give_back, on_breach
+        self._give_back, self._tidy, self._on_breach = give_back, tidy, on_breach
+        self._looks = 0
         self._check_seconds = check_seconds
         self._first: Parts | None = None
         self._ended = threading.Event()
@@ -79,6 +84,10 @@ class BudgetWatch:
         """Look once, and tell of a breach that begins or ends."""
         seen = self._look()
         self._first = self._first or seen.parts
+        self._looks += 1
+        grown = seen.parts.private - self._first.private
+        if grown > _TIDY_BYTES and self._looks % _TIDY_EVERY == 0:
+            self._tidy()
         if self._over(seen):
             self._give_back()
             seen = self._look()

@@ -23,7 +23,7 @@ from kit.serve.connection import Connection
 from kit.serve.engine import Engine
 from kit.serve.footprint import look
 from kit.serve.generation import Answers
-from kit.serve.heap import give_back
+from kit.serve.heap import give_back, tidy
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
 
@@ -133,6 +133,7 @@ class ModelServer:
                 self.readiness,
                 lambda: look(model),
                 give_back=give_back,
+                tidy=tidy,
                 on_breach=self._on_breach,
             ).start()
             self._end_with(model.engine)

@@ -27,13 +27,14 @@ class Watched:
         self.readiness.load(source(FakeEngine()))
         self.peak: int | Unavailable = 0
         self.parts = Parts(GIB, 100 * MIB)
-        self.returned = 0
+        self.returned = self.tidied = 0
         self.can_be_returned = 0
         self.watch = BudgetWatch(
             budget or Budget(2 * GIB, None),
             self.readiness,
             self.look,
             give_back=self.give_back,
+            tidy=self.tidy,
             on_breach=on_breach,
         )
         self.watch.check()
@@ -42,6 +43,9 @@ class Watched:
         now = self.parts.host_bytes
         self.peak = max(self.peak, now) if isinstance(self.peak, int) else self.peak
         return Footprint(Measured(self.peak, NO_GPU), Measured(now, NO_GPU), self.parts)
+
+    def tidy(self) -> None:
+        self.tidied += 1
 
     def give_back(self) -> None:
         self.returned += 1
@@ -87,6 +91,17 @@ def test_what_can_be_given_back_is_no_breach() -> None:
     watched.can_be_returned = GIB
     watched.holds(5 * GIB // 2)
     assert (watched.returned, watched.is_ready()) == (1, True)
+
+
+def test_what_has_grown_is_tidied_up_now_and_then() -> None:
+    watched = Watched()
+    for _ in range(20):
+        watched.holds(GIB + MIB)
+    assert watched.tidied == 0
+    for _ in range(20):
+        watched.holds(GIB + 100 * MIB)
+    assert watched.tidied == 4
+    assert watched.is_ready()
 
 
 def test_a_peak_of_the_past_is_reported_once_and_ends_nothing(
