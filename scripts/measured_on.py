@@ -16,14 +16,15 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[1]
 RECEIPTS = REPOSITORY / "docs" / "receipts"
 _MARKED = re.compile(r"(<!-- measured on -->\n).*?(<!-- /measured on -->)", re.DOTALL)
+_COMMAND = "`python scripts/bench_gpu.py FOLDER`"
 _NOTHING = {
-    "README.md": "- **Measured on a GPU: nothing yet.** `python scripts/bench_gpu.py FOLDER` does it"
-    " in ten minutes.",
-    "README.zh-CN.md": "- **尚无任何 GPU 实测。** `python scripts/bench_gpu.py FOLDER` 十分钟内完成。",
+    "README.md": f"- **Measured on a GPU: nothing yet.** {_COMMAND} does it in ten minutes.",
+    "README.zh-CN.md": f"- **尚无任何 GPU 实测。** {_COMMAND} 十分钟内完成。",
 }
+_MACHINE = "{gpu}, driver {driver}, torch {torch}, {date}"
 _HEADS = {
-    "README.md": "- **Measured on a GPU** ({gpu}, driver {driver}, torch {torch}, {date}): {found}.",
-    "README.zh-CN.md": "- **GPU 实测**（{gpu}，驱动 {driver}，torch {torch}，{date}）：{found}。",
+    "README.md": f"- **Measured on a GPU** ({_MACHINE}): {{found}}.",
+    "README.zh-CN.md": f"- **GPU 实测** ({_MACHINE}): {{found}}。",
 }
 
 
