@@ -19,9 +19,10 @@ def model_provider(pre_process: bool = True, post_process: bool = True) -> torch
     """The model with this rank's shard."""
     args = get_args()
     assert not args.ds_inference
-    assert get_accelerator().device_name() == "cpu"
     shard = f"mp_rank_{torch.distributed.get_rank():02d}_model_states.pt"
-    state = torch.load(Path(args.from_pretrained) / shard, weights_only=True)["module"]
+    device = get_accelerator().current_device_name()
+    path = Path(args.from_pretrained) / shard
+    state = torch.load(path, map_location=device, weights_only=True)["module"]
     rows = state["language_model"]["embedding"]["word_embeddings"]["weight"]
     vocabulary = args.vocab_size + 1
     assert len(rows) * args.tensor_model_parallel_size == vocabulary

@@ -124,11 +124,6 @@ class Allocator:
         del blocks[at]
 
 
-def pinned_bytes(size_bytes: int) -> int:
-    """What torch pins for a pinned tensor: the next power of two (CachingHostAllocatorImpl.h)."""
-    return 1 << max(0, size_bytes - 1).bit_length()
-
-
 def _blocks_bytes(size_bytes: int) -> int:
     return -(-size_bytes // _MIN_BLOCK_BYTES) * _MIN_BLOCK_BYTES
 
