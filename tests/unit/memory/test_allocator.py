@@ -1,11 +1,12 @@
 """torch's caching allocator as arithmetic: the rules, and that nothing is lost on the way."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
-from kit.memory.pool_rounding import pinned_bytes
 from kit.memory.allocator import Allocator, OutOfPool
+from kit.memory.pool_rounding import pinned_bytes
 from kit.units import MIB
 
 
@@ -95,7 +96,7 @@ def test_nothing_is_lost_or_given_twice() -> None:
         else:
             held[number] = pool.allocate(chance.choice((100, 5000, MIB, 3 * MIB, 15 * MIB)))
     spans = sorted((block.address, block.address + block.size_bytes) for block in held.values())
-    assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
     assert pool.allocated_bytes == sum(block.size_bytes for block in held.values())
     for block in held.values():
         pool.release(block)
@@ -107,3 +108,29 @@ def test_nothing_is_lost_or_given_twice() -> None:
 def test_pinned_memory_is_a_power_of_two() -> None:
     assert [pinned_bytes(size) for size in (1, 1024, 1025)] == [1, 1024, 2048]
     assert pinned_bytes(16 * MIB + 1) == 32 * MIB
+
+
+def test_an_expandable_segment_grows_where_others_are_outgrown() -> None:
+    fixed, growing = Allocator(), Allocator(expandable=True)
+    for size in range(100, 500, 100):
+        for pool in (fixed, growing):
+            pool.release(pool.allocate(size * MIB))
+    assert fixed.reserved_bytes == (100 + 200 + 300 + 400) * MIB
+    assert growing.reserved_bytes == 400 * MIB
+    growing.empty_cache()
+    assert growing.reserved_bytes == 0
+
+
+def test_nothing_is_lost_in_an_expandable_segment() -> None:
+    chance, pool, held = random.Random(2), Allocator(expandable=True), {}
+    for number in range(3000):
+        if held and chance.random() < 0.5:
+            pool.release(held.pop(chance.choice(list(held))))
+        else:
+            held[number] = pool.allocate(chance.choice((100, 5000, MIB, 3 * MIB, 15 * MIB)))
+        taken = sum(block.size_bytes for block in held.values())
+        assert pool.allocated_bytes == taken <= pool.reserved_bytes
+    for small in (True, False):
+        mine = (block for block in held.values() if block.small is small)
+        spans = sorted((block.address, block.address + block.size_bytes) for block in mine)
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
