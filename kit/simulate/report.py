@@ -74,9 +74,10 @@ def figures(found: Simulated) -> list[Figures]:
     return made
 
 
-def outside_bytes(found: Simulated, pool: Pool) -> int:
-    """What a path holds from its start that is no tensor: the plan's own lines."""
-    return _outside(plan_of(found), pool, Phase.LOAD)
+def outside_bytes(found: Simulated, pool: Pool, stage: Stage) -> int:
+    """What a path holds in a stage that is no tensor: the plan's own lines."""
+    phase = next(phase for phase, stages in STAGES.items() if stage in stages)
+    return _outside(plan_of(found), pool, phase)
 
 
 def _outside(plan: Plan, pool: Pool, phase: Phase) -> int:
