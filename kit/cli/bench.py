@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kit.errors import UsageError
+
 if TYPE_CHECKING:
     from kit.serve.loading_receipt import Comparison
 
@@ -24,12 +26,13 @@ def _group() -> None:
 @app.command(short_help="Load as upstream, the published fix, and the kit do.")
 def loaders(
     checkpoint: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="CHECKPOINT",
             help="A folder in upstream's format, such as what kit weights fetch leaves.",
+            show_default="with --simulate the published 13B, which need not be here",
         ),
-    ],
+    ] = None,
     upstream: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="Fetch upstream from here, if it is not there yet."),
@@ -47,6 +50,12 @@ def loaders(
     png: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="Draw a picture there.")
     ] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate", help="Load on a GPU that is not there, without data: memory only."
+        ),
+    ] = False,
 ) -> None:
     """Load one checkpoint as upstream does, as the published fix does, and as the kit does.
 
@@ -57,6 +66,11 @@ def loaders(
     from kit.stack.packages import require_native_packages
 
     require_native_packages()
+    if simulate:
+        print(_simulated(checkpoint, upstream, precision))
+        return
+    if checkpoint is None:
+        raise UsageError("there is no CHECKPOINT to load", hint="name its folder, or --simulate")
     from kit.serve.loading_receipt import table, write_picture, write_receipt
 
     found = _compare(checkpoint, upstream, device, precision, rounds)
@@ -65,6 +79,38 @@ def loaders(
         write_receipt(found, json_file)
     if png:
         write_picture(found, png)
+
+
+def _simulated(
+    checkpoint: Path | None, upstream: str | None, precision: Literal["bf16", "fp32"]
+) -> str:
+    """The table of loading as ``kit memory simulate`` has it; the shortest context is served."""
+    from kit.settings import Settings
+    from kit.simulate.report import loading_table
+    from kit.simulate.run import ENGINES, Job, make_trees, simulate_all
+    from kit.stack.packages import require_megatron_packages
+    from kit.upstream.fetch import fetch
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.planned import find_planned
+
+    require_megatron_packages()
+    settings = Settings.from_environ()
+    if upstream:
+        fetch(settings, upstream, _say)
+    catalogue = read_catalogue(settings.weights_catalogue)
+    target = None if checkpoint is None else str(checkpoint)
+    model = find_planned(target, catalogue, settings.data_dir).architecture
+    if model is None:
+        raise UsageError(
+            f"{checkpoint} is converted already", hint="name a checkpoint in upstream's format"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        trees = make_trees(ENGINES, Path(folder))
+        jobs = [
+            Job(engine, model, precision, 16, 1, str(trees[engine]) if engine in trees else None)
+            for engine in ENGINES
+        ]
+        return f"simulated, not measured:\n\n{loading_table(simulate_all(jobs))}"
 
 
 def _compare(

@@ -2,7 +2,7 @@
 
 from kit.errors import UsageError
 from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
-from kit.memory.pool_rounding import rounded_bytes
+from kit.memory.pool_rounding import pinned_bytes, rounded_bytes
 from kit.memory.shape import ModelShape
 from kit.units import MIB
 
@@ -18,7 +18,7 @@ CUDA_HOST_BYTES = 2048 * MIB
 CUBLAS_BYTES = 64 * MIB
 """What cuBLAS and cuBLASLt keep as workspaces in torch's pool, at most; it depends on the GPU."""
 
-RING_BYTES = 4 * 16 * MIB
+RING_BYTES = 4 * pinned_bytes(16 * MIB)
 """The pinned buffers through which a GPU is loaded; see ``kit.serve.staging``."""
 
 PROGRAMS_BYTES = 32 * MIB
@@ -47,6 +47,7 @@ def native_lines(serving: Serving) -> list[PlanLine]:
         _kv_cache(serving),
         activations,
         *runtime_lines(serving),
+        cublas_line(serving),
         _ring(serving),
         _programs(serving),
         _reserve(serving, activations),
@@ -80,13 +81,20 @@ def runtime_lines(serving: Serving) -> list[PlanLine]:
     return lines
 
 
+def cublas_line(serving: Serving) -> PlanLine:
+    """cuBLAS's workspaces, in each process that computes on a GPU."""
+    size = serving.ranks * CUBLAS_BYTES if serving.device == "cuda" else 0
+    why = "its workspaces in torch's pool, at most"
+    return PlanLine("cuBLAS", Pool.DEVICE, _SERVED, size, Basis.ASSUMED, why)
+
+
 def _weights(serving: Serving) -> list[PlanLine]:
     shape = serving.shape
     if serving.dtype_bytes != shape.dtype_bytes:
         return _cast_weights(serving)
     why = "sum of the tensors"
     if serving.device == "cuda":
-        rounding = "of tensors from 10 MiB, to steps of 2 MiB, in torch's pool"
+        rounding = "to segments of torch's pool, of 2 MiB and more"
         size = shape.rounding_bytes
         return [
             PlanLine("weights", Pool.DEVICE, LOADED, shape.weights_bytes, Basis.COMPUTED, why),
@@ -177,8 +185,8 @@ def _programs(serving: Serving) -> PlanLine:
 def _reserve(serving: Serving, activations: PlanLine) -> PlanLine:
     """What the allocator holds beyond the tensors that live: holes, and blocks of other sizes."""
     if serving.device == "cuda":
-        size = CUBLAS_BYTES + activations.size_bytes
-        why = "64 MiB for cuBLAS; fragmentation: the activations once more"
+        size = activations.size_bytes
+        why = "fragmentation: the activations once more"
         return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.ASSUMED, why)
     size = max(16 * MIB, activations.size_bytes * 3 // 4)
     why = "fragmentation: 3/4 of the activations, 16 MiB at least, as seen"

@@ -1,14 +1,17 @@
 """What the vendored upstream takes, as it is and with its memory mended.
 
 As it is it works on a whole prompt at once, rewritten on a chunk of it; for one sequence at a time,
-with a KV cache of the whole context. What it wastes beyond that was read from its code and measured
-on a CPU. The figures are those of all ranks together: weights, KV cache and heads are cut over them
-(LayerNorms and some biases apart, which are too small to count), the rest each has for itself.
+with a KV cache of the whole context. What it wastes beyond that was read from its code, and is held
+against a run of it without data (``kit.simulate``); the figures of a CPU were measured. They are
+those of all ranks together: weights, KV cache and heads are cut over them (LayerNorms and some
+biases apart, which are too small to count), the rest each has for itself.
 """
 
 from kit.errors import UsageError
+from kit.memory.allocator import Allocator
 from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
-from kit.memory.plan_native import PREFILL_CHUNK, runtime_lines
+from kit.memory.plan_native import PREFILL_CHUNK, cublas_line, runtime_lines
+from kit.memory.shape import ModelShape
 from kit.units import MIB
 
 DEEPSPEED_BYTES = 50 * MIB
@@ -39,6 +42,7 @@ def upstream_lines(serving: Serving) -> list[PlanLine]:
         _kv_cache(serving),
         *prompt,
         *runtime_lines(serving),
+        cublas_line(serving),
         _processes(serving),
         _launcher(serving),
     ]
@@ -118,44 +122,85 @@ def _kv_cache(serving: Serving) -> PlanLine:
 
 def _rewritten_prompt(serving: Serving) -> list[PlanLine]:
     """Attention in tiles of 256 queries over their visible keys, scores of the last position."""
-    shape, dtype_bytes = serving.shape, serving.dtype_bytes
-    keys = serving.context
-    if shape.window is not None:
-        keys = min(keys, shape.window + _QUERIES_AT_ONCE + _MASK_BLOCK)
-    tile = shape.attention_heads * _QUERIES_AT_ONCE * keys * (2 * _FP32 + dtype_bytes)
-    tile += _FP32 * keys * shape.hidden
+    shape = serving.shape
+    keys = _tile_keys(serving, serving.context)
+    tile = sum(_tile_bytes(serving, keys)[:3])
     why = f"fp32 scores and probabilities of {_QUERIES_AT_ONCE} queries over {keys} keys"
+    chunk = min(PREFILL_CHUNK, serving.context)
+    widths = 7 * shape.hidden + 2 * serving.ranks * shape.hidden
     return [
-        _activations(serving, min(PREFILL_CHUNK, serving.context)),
+        _activations(serving, chunk, widths),
         PlanLine("attention", serving.pool, _SERVED, tile, Basis.COMPUTED, why),
     ]
 
 
+def _tile_keys(serving: Serving, position: int) -> int:
+    """Keys that the tile of queries before ``position`` looks at."""
+    window = serving.shape.window
+    return position if window is None else min(position, window + _QUERIES_AT_ONCE + _MASK_BLOCK)
+
+
+def _tile_bytes(serving: Serving, keys: int) -> tuple[int, int, int, int]:
+    """Tensors of a tile: scores, softmax, probabilities, and before them the keys in fp32."""
+    shape = serving.shape
+    numbers = shape.attention_heads * _QUERIES_AT_ONCE * keys
+    single = serving.dtype_bytes == _FP32
+    probabilities = 0 if single else numbers * serving.dtype_bytes
+    keys_bytes = 0 if single else _FP32 * keys * shape.hidden
+    return _FP32 * numbers, _FP32 * numbers, probabilities, keys_bytes
+
+
+def _tiles_reserved_bytes(serving: Serving) -> int:
+    """What torch's pool grows to while tile after tile looks at more keys than the one before.
+
+    In segments of their own each would stay, too short for the next, once a longer one comes: 2 GiB
+    at 4096 tokens, 10 at 8192. So the ranks run with segments that grow.
+    """
+    pool = Allocator(expandable=True)
+    for position in range(_QUERIES_AT_ONCE, serving.context + 1, _QUERIES_AT_ONCE):
+        keys = _tile_keys(serving, position)
+        scores, softmax, probabilities, single_keys = _tile_bytes(serving, keys)
+        early = pool.allocate(max(single_keys, 1))
+        held = [pool.allocate(scores)]
+        pool.release(early)
+        held += [pool.allocate(size) for size in (softmax, probabilities) if size]
+        for block in held:
+            pool.release(block)
+    return pool.reserved_bytes
+
+
 def _stock_prompt(serving: Serving) -> list[PlanLine]:
+    """A whole prompt at once: the attention of a layer, or all its positions' scores if larger."""
     shape, pool, tokens = serving.shape, serving.pool, serving.context
     heads, mask = shape.attention_heads, -(-tokens // _MASK_BLOCK) * _MASK_BLOCK
 
     def line(name: str, where: Pool, size: int, why: str) -> PlanLine:
         return PlanLine(name, where, _SERVED, size, Basis.COMPUTED, why)
 
-    scores = 16 * heads * tokens**2 + 2 * _FP32 * tokens * shape.hidden
+    pair = _pair_bytes(serving)
+    single = 0 if serving.dtype_bytes == _FP32 else 2 * _FP32 * tokens * shape.hidden
+    attention = pair * heads * tokens**2 + single
+    logits = (serving.dtype_bytes + _FP32) * tokens * shape.vocabulary
+    widths = (2 * serving.ranks + 5) * shape.hidden
     return [
-        _activations(serving, tokens),
-        line("attention", pool, scores, f"16 B x {heads} heads x {tokens}², and fp32 q and k"),
-        line("logits", pool, 6 * tokens * shape.vocabulary, "of all positions, twice"),
-        line("masks", pool, mask**2 + 8 * tokens**2, "of all positions, twice"),
+        _activations(serving, tokens, widths),
+        line("attention", pool, attention, f"{pair} B x {heads} heads x {tokens}², fp32 q and k"),
+        line("logits", pool, max(0, logits - attention), "of all positions, beyond the attention"),
+        line("masks", pool, mask**2, "of all positions"),
         line("masks on CPU", Pool.HOST, 3 * mask**2, "built there, three times"),
     ]
 
 
-def _activations(serving: Serving, tokens: int) -> PlanLine:
-    """All tokens of a pass in one layer: residual, norm, q, k, v, rotated; the MLP's widths.
+def _pair_bytes(serving: Serving) -> int:
+    """Of each query, key and head: products twice, masked, softmax and probabilities."""
+    return 12 if serving.dtype_bytes == _FP32 else 3 * _FP32 + 2 * serving.dtype_bytes
 
-    Every rank has the residual stream and its norm, and a part of the rest.
-    """
+
+def _activations(serving: Serving, tokens: int, attention_widths: int) -> PlanLine:
+    """All tokens of a pass in one layer, in its attention or its MLP, whichever takes more."""
     shape = serving.shape
-    widths = (2 * serving.ranks + 6) * shape.hidden + 4 * shape.intermediate
-    size = tokens * widths * serving.dtype_bytes
+    mlp_widths = (2 * serving.ranks + 2) * shape.hidden + 4 * shape.intermediate
+    size = tokens * max(attention_widths, mlp_widths) * serving.dtype_bytes
     why = f"{tokens} tokens of a prompt in one layer"
     return PlanLine("activations", serving.pool, _SERVED, size, Basis.COMPUTED, why)
 
@@ -178,21 +223,45 @@ def _launcher(serving: Serving) -> PlanLine:
 
 def _reserve(serving: Serving, prompt: list[PlanLine]) -> PlanLine:
     held = sum(line.size_bytes for line in prompt if line.pool is serving.pool)
-    if serving.device == "cuda":
+    if serving.device == "cpu":
+        why = "fragmentation: 2/5 of what a prompt takes, 16 MiB a rank at least, as seen"
+        size = max(serving.ranks * 16 * MIB, held * 2 // 5)
+        return PlanLine("reserve", Pool.HOST, _SERVED, size, Basis.MEASURED, why)
+    if serving.engine == "megatron":
+        why = "holes that tiles of growing length leave, 64 MiB a rank at least"
+        [tile] = [line.size_bytes for line in prompt if line.name == "attention"]
+        kept = _tiles_reserved_bytes(serving) - tile
+    else:
         why = "fragmentation: 10 % of what a prompt takes, 64 MiB a rank at least"
-        size = max(serving.ranks * 64 * MIB, held // 10)
-        return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.ASSUMED, why)
-    why = "fragmentation: 2/5 of what a prompt takes, 16 MiB a rank at least, as seen"
-    size = max(serving.ranks * 16 * MIB, held * 2 // 5)
-    return PlanLine("reserve", Pool.HOST, _SERVED, size, Basis.MEASURED, why)
+        kept = held // 10
+    size = max(serving.ranks * 64 * MIB, kept)
+    return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.COMPUTED, why)
 
 
 def _kept_in_pool(serving: Serving, lines: list[PlanLine]) -> PlanLine:
-    """What the freed checkpoint leaves in torch's pool, less what serving then takes from it."""
+    """What the freed checkpoint leaves in torch's pool, less what serving then takes from it.
+
+    Every tensor's segment stays by itself, so that only smaller tensors go there.
+    """
     freed = _numbers(serving) * _FP32
-    taken = sum(
-        line.size_bytes for line in lines if line.pool is Pool.DEVICE and line.phases == _SERVED
-    )
+    served = {
+        line.name: line.size_bytes
+        for line in lines
+        if line.pool is Pool.DEVICE and line.phases == _SERVED and line.name != "cuBLAS"
+    }
+    shape = serving.shape
+    segments = [_FP32 * shape.hidden * rows for rows in _layer_rows(shape)]
+    taken = sum(served.values())
+    if _FP32 * shape.attention_heads * serving.context**2 > max(segments):
+        cached = served["KV cache"] // (2 * shape.layers)
+        fitting = min(1.0, sum(segment // cached for segment in segments) / 2)
+        taken = int(fitting * served["KV cache"]) + served["activations"]
+        taken += served["reserve"] if fitting == 1.0 else 0
     why = "of the freed checkpoint, which torch's pool does not give back"
     size = max(0, freed - taken)
     return PlanLine("pool", Pool.DEVICE, _SERVED, size, Basis.COMPUTED, why)
+
+
+def _layer_rows(shape: ModelShape) -> tuple[int, ...]:
+    """Of a layer's matrices in a checkpoint, as wide as the hidden size or turned."""
+    return 3 * shape.hidden, shape.hidden, 2 * shape.intermediate, shape.intermediate

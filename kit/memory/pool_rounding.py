@@ -1,4 +1,4 @@
-"""How torch's pool of GPU memory rounds what it is asked for."""
+"""How torch's pools of GPU and of pinned memory round what they are asked for."""
 
 from kit.units import MIB
 
@@ -14,3 +14,11 @@ def rounded_bytes(size_bytes: int) -> int:
     """
     step = _LARGE_STEP_BYTES if size_bytes >= _LARGE_FROM_BYTES else _STEP_BYTES
     return -(-size_bytes // step) * step
+
+
+def pinned_bytes(size_bytes: int) -> int:
+    """What torch pins for a pinned tensor, and keeps: the next power of two.
+
+    Source: aten/src/ATen/core/CachingHostAllocator.h, ``allocate``.
+    """
+    return 1 << max(0, size_bytes - 1).bit_length()

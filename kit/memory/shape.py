@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory.pool_rounding import rounded_bytes
+from kit.memory.allocator import Allocator
 
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _HEAD_DIM = 128
@@ -26,7 +26,7 @@ class ModelShape:
         packed_bytes: of those among them that are 4-bit integers.
         packed_scales_bytes: of those among them that are scales of 4-bit integers.
         integer_bytes: of those among them that are integers, of whatever size.
-        rounding_bytes: what torch's pool on a GPU adds, see ``kit.memory.pool_rounding``.
+        rounding_bytes: what torch's pool on a GPU adds, see ``kit.memory.allocator``.
         largest_file_bytes: of the largest file's tensors; 0: there is one file.
         heads: of attention; 0: not known.
     """
@@ -117,9 +117,18 @@ def sizes(files: Sequence[Sequence[StoredTensor]]) -> dict[str, int]:
         "packed_bytes": packed,
         "packed_scales_bytes": scales,
         "integer_bytes": by_dtype.total() - sum(floats.values()),
-        "rounding_bytes": sum(rounded_bytes(t.size_bytes) - t.size_bytes for t in tensors),
+        "rounding_bytes": _reserved_bytes(tensors) - by_dtype.total(),
         "largest_file_bytes": max(sum(tensor.size_bytes for tensor in file) for file in files),
     }
+
+
+def _reserved_bytes(tensors: Sequence[StoredTensor]) -> int:
+    """What torch's pool of a GPU holds once all tensors are there."""
+    pool = Allocator()
+    for tensor in tensors:
+        if tensor.size_bytes:
+            pool.allocate(tensor.size_bytes)
+    return pool.reserved_bytes
 
 
 def read_header(path: Path) -> tuple[StoredTensor, ...]:

@@ -92,9 +92,9 @@ def _draw(panel: "Axes", all_found: Sequence[Simulated], pool: Pool, label: str)
 def _line(found: Simulated, pool: Pool) -> tuple[list[float], list[float]]:
     places: list[float] = []
     values: list[float] = []
-    outside = outside_bytes(found, pool)
     last = 0
     for stage, (begin, end) in _spans().items():
+        outside = outside_bytes(found, pool, stage)
         moments = [moment for moment in found.moments if moment.stage is stage]
         sizes = [_size(moment, pool) for moment in moments] or [last]
         for index, size in enumerate(sizes):

@@ -22,7 +22,10 @@ PUBLISHED: dict[Engine, tuple[str, str]] = {
     "stock": ("71-78 GB", "94.5 GB virtual"),
     "cpu-first": ("26 GB", "43.1 GB virtual"),
 }
-"""VRAM and host RAM as people reported them of the 13B in bf16."""
+"""VRAM and host RAM as people reported them of the 13B in bf16, after short prompts."""
+_PUBLISHED_PARAMETERS = 13_312_542_720
+_LOADERS: dict[Engine, str] = {"megatron": "stream"}
+"""The loader of that engine, where its name is another."""
 MEANING: dict[Engine, str] = {
     "stock": "upstream as it is",
     "cpu-first": "with the published fix",
@@ -71,9 +74,10 @@ def figures(found: Simulated) -> list[Figures]:
     return made
 
 
-def outside_bytes(found: Simulated, pool: Pool) -> int:
-    """What a path holds from its start that is no tensor: the plan's own lines."""
-    return _outside(plan_of(found), pool, Phase.LOAD)
+def outside_bytes(found: Simulated, pool: Pool, stage: Stage) -> int:
+    """What a path holds in a stage that is no tensor: the plan's own lines."""
+    phase = next(phase for phase, stages in STAGES.items() if stage in stages)
+    return _outside(plan_of(found), pool, phase)
 
 
 def _outside(plan: Plan, pool: Pool, phase: Phase) -> int:
@@ -90,7 +94,7 @@ def table(all_found: Sequence[Simulated]) -> str:
     heads += ["RAM published", "RAM loading", "RAM serving", "kernels a token", "GiB moved a token"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for found in all_found:
-        vram, ram = PUBLISHED.get(found.job.engine, ("–", "–"))
+        vram, ram = _published(found)
         cells = [
             f"{each.simulated_bytes / GIB:.1f} / {each.planned_bytes / GIB:.1f}"
             for each in figures(found)
@@ -98,6 +102,23 @@ def table(all_found: Sequence[Simulated]) -> str:
         row = [found.job.engine, vram, *cells[:2], ram, *cells[2:]]
         row += [str(found.kernels), f"{found.bytes_moved / GIB:.1f}"]
         lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _published(found: Simulated) -> tuple[str, str]:
+    job = found.job
+    known = job.model.parameters == _PUBLISHED_PARAMETERS and job.precision == "bf16"
+    return PUBLISHED.get(job.engine, ("–", "–")) if known else ("–", "–")
+
+
+def loading_table(all_found: Sequence[Simulated]) -> str:
+    """Markdown: what loading alone takes, in units of 10^9 bytes, as loaders are compared."""
+    lines = ["| loader | GPU: torch's pool | host memory, private |", "|---|---|---|"]
+    for found in all_found:
+        stages = STAGES[Phase.LOAD]
+        sizes = (found.reserved_bytes(stages), found.host_bytes(stages))
+        cells = " | ".join(f"{size / 1e9:.2f} GB" for size in sizes)
+        lines.append(f"| {_LOADERS.get(found.job.engine, found.job.engine)} | {cells} |")
     return "\n".join(lines)
 
 

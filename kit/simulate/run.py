@@ -17,6 +17,7 @@ from typing import Any
 
 from kit.checkpoint.layout import Dimensions
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.memory.allocator import Allocator
 from kit.memory.converted_shape import Architecture, Precision
 from kit.memory.plan import Engine
 from kit.serve.megatron.arguments import DType
@@ -39,6 +40,7 @@ _REWRITES: dict[Engine, tuple[str, ...] | None] = {
 _MOMENTS = 400
 """Points of a stage's timeline that are kept: more than a picture shows."""
 _ERROR_LINES = 5
+_POOL = "PYTORCH_CUDA_ALLOC_CONF"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def simulate(job: Job) -> Simulated:
         EnvironmentNotReady: this build of torch cannot.
     """
     require_known(job)
-    ledger = Ledger()
+    ledger = Ledger(Allocator(expandable="expandable_segments:True" in os.environ.get(_POOL, "")))
     with tempfile.TemporaryDirectory(prefix="kit-simulate-") as folder:
         files = Path(folder) / "model"
         if job.engine == "native":
@@ -152,7 +154,7 @@ def simulate_apart(job: Job) -> Simulated:
     """
     done = subprocess.run(
         [sys.executable, "-m", "kit.simulate.run", json.dumps(asdict(job))],
-        env=environment(1, "cuda", os.environ),
+        env=_environment(job.engine),
         capture_output=True,
         text=True,
     )
@@ -163,6 +165,12 @@ def simulate_apart(job: Job) -> Simulated:
             hint="KIT_UPSTREAM_TREE may hold another upstream; kit upstream verify tells",
         )
     return _simulated(json.loads(done.stdout))
+
+
+def _environment(engine: Engine) -> dict[str, str]:
+    """What the path is started with. Its own launch script sets no option of torch's pool."""
+    environ = environment(1, "cuda", os.environ)
+    return environ if engine == "megatron" else {**environ, _POOL: os.environ.get(_POOL, "")}
 
 
 def simulate_all(jobs: Sequence[Job]) -> list[Simulated]:

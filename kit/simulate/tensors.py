@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from kit.errors import EnvironmentNotReady
+from kit.memory.allocator import OutOfPool
 from kit.simulate.attention import attention_on_gpu
 from kit.simulate.ledger import Ledger, Place
 from kit.simulate.recall import Recall
@@ -123,7 +124,10 @@ class Watch(TorchDispatchMode):
         if place is None or key in self._known:
             return
         size = storage.nbytes()
-        block = self.ledger.take(place, size)
+        try:
+            block = self.ledger.take(place, size)
+        except OutOfPool as error:
+            raise torch.OutOfMemoryError(f"simulated: out of memory: {error}") from error
 
         def gone(_: object) -> None:
             del self._known[key]

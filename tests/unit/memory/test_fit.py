@@ -32,7 +32,7 @@ def best(gib, **more):
         (18, ("int8", 5120, 1)),  # more bits go before a longer context
         (16, ("int4", 32768, 1)),  # but not below the context that is served by default
         (12, ("int4", 4608, 1)),
-        (9, ("int4", 512, 1)),
+        (9, ("int4", 1024, 1)),
     ],
 )
 def test_the_best_that_fits(gib, expected):

@@ -4,6 +4,7 @@ import pytest
 
 from kit.memory import plan_native
 from kit.memory.plan import Phase, Pool, kv_positions, plan_serving
+from kit.memory.pool_rounding import pinned_bytes
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CPU_BUILD
 from kit.units import GIB, MIB
@@ -22,7 +23,8 @@ def test_lines_of_a_gpu():
     device = sizes(Pool.DEVICE, "cuda")
     assert device["weights"] == 26_625_085_440
     assert device["KV cache"] == 819_200 * 4096  # 800 KiB per token
-    assert set(device) == {"weights", "KV cache", "activations", "CUDA context", "reserve"}
+    lines = {"weights", "KV cache", "activations", "CUDA context", "cuBLAS", "reserve"}
+    assert set(device) == lines
     host = sizes(Pool.HOST, "cuda")
     assert set(host) == {"runtime", "CUDA on the host", "loading ring"}
     assert sum(host.values()) < 3 * GIB  # nothing of the weights
@@ -109,6 +111,6 @@ def test_what_is_known_of_the_engine_is_so():
     from kit.serve import quantised, staging
 
     each = staging.BUFFER_BYTES + ROOM_BYTES
-    assert staging.BUFFERS * each == plan_native.RING_BYTES
+    assert staging.BUFFERS * pinned_bytes(each) == plan_native.RING_BYTES
     rows = {"cpu": quantised._CPU_BLOCK_ROWS, "cuda": quantised._BLOCK_ROWS}
     assert rows == plan_native._DEQUANTISED_ROWS

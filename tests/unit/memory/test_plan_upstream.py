@@ -32,11 +32,13 @@ def test_stock_holds_the_fp32_checkpoint_beside_the_model_on_the_gpu():
 
 
 def test_what_stock_has_freed_stays_in_torchs_pool():
+    """Segments are not joined, so that the scores of a long prompt find no room in them."""
     found = plan("stock", context=512)
-    assert found.phase_bytes(Pool.DEVICE, Phase.SERVE) == found.phase_bytes(Pool.DEVICE, Phase.LOAD)
+    serving = found.phase_bytes(Pool.DEVICE, Phase.SERVE) - line(found, "cuBLAS")
+    assert serving == found.phase_bytes(Pool.DEVICE, Phase.LOAD)
     longer = plan("stock", context=8192)
-    assert longer.peak_bytes(Pool.DEVICE) > 80 * GIB
-    assert all(each.name != "pool" for each in longer.lines)
+    scores, loading = line(longer, "attention"), longer.phase_bytes(Pool.DEVICE, Phase.LOAD)
+    assert longer.peak_bytes(Pool.DEVICE) > loading + scores > 110 * GIB
 
 
 def test_the_published_fix_moves_it_to_the_host():
@@ -66,8 +68,10 @@ def test_rewritten_attention_looks_at_a_window():
 def test_stock_masks():
     found = plan("stock", 32768)
     assert line(found, "masks on CPU", Pool.HOST) / 1e9 == pytest.approx(3.2, abs=0.1)
-    assert line(found, "masks") == 9 * 32768**2
-    assert line(found, "logits") / 1e9 == pytest.approx(11.8, abs=0.05)
+    assert line(found, "masks") == 32768**2
+    assert all(each.name != "logits" for each in found.lines)  # they fit where the scores were
+    logits = line(plan("stock", 256), "logits") + line(plan("stock", 256), "attention")
+    assert logits == 6 * 256 * 60000
 
 
 @pytest.mark.parametrize("engine", ["megatron", "stock"])
@@ -88,7 +92,7 @@ def test_ranks_share_the_model_and_have_the_rest_each():
     for name in ("weights", "KV cache", "attention"):
         assert line(four, name) == line(one, name)
     assert line(four, "CUDA context") == 4 * line(one, "CUDA context")
-    assert line(four, "reserve") == 4 * line(one, "reserve")
+    assert line(four, "cuBLAS") == 4 * line(one, "cuBLAS")
     assert line(four, "activations") - line(one, "activations") == 3 * 2 * 512 * 5120 * 2
     for name in ("piece", "CUDA on the host"):
         assert line(four, name, Pool.HOST) == 4 * line(one, name, Pool.HOST)

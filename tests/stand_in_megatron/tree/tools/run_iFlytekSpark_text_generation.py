@@ -20,7 +20,9 @@ def model_provider(pre_process: bool = True, post_process: bool = True) -> torch
     args = get_args()
     assert not args.ds_inference
     shard = f"mp_rank_{torch.distributed.get_rank():02d}_model_states.pt"
-    state = torch.load(Path(args.from_pretrained) / shard, weights_only=True)["module"]
+    device = get_accelerator().current_device_name()
+    path = Path(args.from_pretrained) / shard
+    state = torch.load(path, map_location=device, weights_only=True)["module"]
     rows = state["language_model"]["embedding"]["word_embeddings"]["weight"]
     vocabulary = args.vocab_size + 1
     assert len(rows) * args.tensor_model_parallel_size == vocabulary

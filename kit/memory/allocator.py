@@ -41,14 +41,18 @@ class Allocator:
 
     Attributes:
         limit_bytes: what it may reserve; None: without end.
+        expandable: there is one segment for small tensors and one for large ones, which grow
+            (``expandable_segments:True`` in PYTORCH_CUDA_ALLOC_CONF).
         allocated_bytes: of the blocks in use.
         reserved_bytes: of all segments.
     """
 
     limit_bytes: int | None = None
+    expandable: bool = False
     allocated_bytes: int = 0
     reserved_bytes: int = 0
     _next_address: int = 0
+    _last: dict[bool, Block] = field(default_factory=dict)
     _free: dict[bool, list[tuple[int, int, Block]]] = field(
         default_factory=lambda: {True: [], False: []}
     )
@@ -63,11 +67,12 @@ class Allocator:
         small = wanted <= _SMALL_BYTES
         block = self._take_free(wanted, small) or self._new_segment(wanted, small)
         remaining = block.size_bytes - wanted
-        if remaining >= _MIN_BLOCK_BYTES if small else remaining > _SMALL_BYTES:
+        if remaining >= _MIN_BLOCK_BYTES if small or self.expandable else remaining > _SMALL_BYTES:
             rest = Block(block.address + wanted, remaining, small, True, block, block.after)
             if block.after is not None:
                 block.after.before = rest
             block.size_bytes, block.after = wanted, rest
+            self._note_last(rest)
             self._insert(rest)
         self.allocated_bytes += block.size_bytes
         return block
@@ -82,10 +87,18 @@ class Allocator:
             self._remove(block.after)
             block = _joined(block, block.after)
         block.free = True
+        self._note_last(block)
         self._insert(block)
 
     def empty_cache(self) -> None:
-        """Give back the segments that hold no tensor (torch.cuda.empty_cache)."""
+        """Give back what holds no tensor: segments, or pages of those that grow.
+
+        It is what torch.cuda.empty_cache does. Of the latter only those at the end are counted.
+        """
+        if self.expandable:
+            for small, last in self._last.items():
+                self._shrink(last, _page_bytes(small))
+            return
         for small, blocks in self._free.items():
             whole = [entry for entry in blocks if _is_segment(entry[2])]
             self.reserved_bytes -= sum(size for size, _, _ in whole)
@@ -100,7 +113,41 @@ class Allocator:
         block.free = False
         return block
 
+    def _shrink(self, last: Block, page_bytes: int) -> None:
+        if last.free:
+            self._remove(last)
+            pages = last.size_bytes // page_bytes * page_bytes
+            self.reserved_bytes -= pages
+            last.size_bytes -= pages
+            self._insert(last)
+
+    def _note_last(self, block: Block) -> None:
+        if self.expandable and block.after is None:
+            self._last[block.small] = block
+
+    def _grow(self, wanted: int, small: bool) -> Block:
+        """The end of the segment, grown by as many pages as lack."""
+        last, page = self._last.get(small), _page_bytes(small)
+        there = last.size_bytes if last is not None and last.free else 0
+        more = -(-(wanted - there) // page) * page
+        if self._passes_limit(more):
+            raise OutOfPool(f"{wanted} bytes beside {self.reserved_bytes} that are reserved")
+        self.reserved_bytes += more
+        if last is not None and last.free:
+            self._remove(last)
+            last.size_bytes += more
+            last.free = False
+            return last
+        address = 0 if last is None else last.address + last.size_bytes
+        block = Block(address + (1 << 60) * small, more, small, before=last)
+        if last is not None:
+            block.address, last.after = address, block
+        self._last[small] = block
+        return block
+
     def _new_segment(self, wanted: int, small: bool) -> Block:
+        if self.expandable:
+            return self._grow(wanted, small)
         size = _segment_bytes(wanted)
         if self._passes_limit(size):
             self.empty_cache()
@@ -124,13 +171,12 @@ class Allocator:
         del blocks[at]
 
 
-def pinned_bytes(size_bytes: int) -> int:
-    """What torch pins for a pinned tensor: the next power of two (CachingHostAllocatorImpl.h)."""
-    return 1 << max(0, size_bytes - 1).bit_length()
-
-
 def _blocks_bytes(size_bytes: int) -> int:
     return -(-size_bytes // _MIN_BLOCK_BYTES) * _MIN_BLOCK_BYTES
+
+
+def _page_bytes(small: bool) -> int:
+    return _SMALL_SEGMENT_BYTES if small else _LARGE_SEGMENT_BYTES
 
 
 def _segment_bytes(wanted: int) -> int:
