@@ -93,6 +93,9 @@ class Watch(TorchDispatchMode):
             return self._read(args[0])
         if kwargs.get("pin_memory"):
             return self._pinned(func, args, kwargs)
+        if func is aten._pin_memory.default:
+            shape, dtype = args[0].shape, args[0].dtype
+            return self._pinned(torch.empty, (shape,), {"dtype": dtype, "pin_memory": True})
         return self._run(func, args, kwargs)
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
