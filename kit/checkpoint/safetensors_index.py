@@ -3,7 +3,6 @@
 Format: https://github.com/huggingface/safetensors.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 
 from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.records import MAX_BYTES, parse_object
 
-MAX_HEADER_BYTES = 8 * 1024**2
 _DTYPES: dict[str, DType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _UNDER_16_BIT = ("I8", "U8", "I32", "I64", "F8_E4M3", "F8_E5M2")
 
@@ -47,9 +46,7 @@ def _entries(path: Path) -> Iterator[TensorEntry]:
     try:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
-            if header_bytes > MAX_HEADER_BYTES:
-                raise ValueError("its header is too large")
-            header = json.loads(file.read(header_bytes))
+            header = parse_object(file.read(min(header_bytes, MAX_BYTES + 1)))
         room = path.stat().st_size - 8 - header_bytes
         for name, facts in header.items():
             if name != "__metadata__":

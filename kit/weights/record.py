@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
+from kit.records import parse_object
 from kit.weights.digest import has_digest
 
 RECORD_NAME = "conversion.json"
@@ -129,7 +130,7 @@ def write_record(directory: Path, record: ConversionRecord) -> None:
 
 
 def _parse(text: bytes) -> ConversionRecord:
-    content: dict[str, Any] = json.loads(text)
+    content = parse_object(text)
     lora = content["lora"]
     if lora is not None:
         lora = MergedLora(**lora | {"sources": _sources(lora)})

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kit.records import read_object
 from kit.weights.record import RECORD_NAME, ConversionRecord, read_record
 from kit.weights.verify import require_sound, verify_weights
 
@@ -65,7 +66,6 @@ def _state(directory: Path, record: ConversionRecord) -> list[list[int]] | None:
 
 def _read(path: Path) -> dict[str, list[list[int]]]:
     try:
-        seen = json.loads(path.read_bytes())
+        return read_object(path)
     except (OSError, ValueError):
         return {}
-    return seen if isinstance(seen, dict) else {}

@@ -1,7 +1,6 @@
 """Read everything again and hold it against the lock, or against a conversion's record."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from blake3 import blake3
 from kit.checkpoint.pages import PageRelease, read_into
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.lock import LockedFile
+from kit.records import MAX_BYTES, parse_object
 from kit.units import MIB
 from kit.weights import folder
 from kit.weights.digest import Progress, sha256_file
@@ -181,7 +181,7 @@ def _extents(path: Path) -> Iterator[tuple[str, range]]:
         length = int.from_bytes(file.read(8), "little")
         if length > size_bytes:
             raise ValueError("its length is wrong")
-        header = json.loads(file.read(length))
+        header = parse_object(file.read(min(length, MAX_BYTES + 1)))
     start = 8 + length
     tensors = [(entry["data_offsets"], name) for name, entry in header.items() if name[:2] != "__"]
     for (begin, end), name in sorted(tensors):
