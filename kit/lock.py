@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.records import read_object
 
 VERSION = 1
 Basis = Literal["pointer", "observed"]
@@ -69,7 +70,7 @@ def read_lock(path: Path) -> Lock:
         IntegrityError: it is missing, damaged, or of a newer version.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = read_object(path)
         if content["version"] != VERSION or content.keys() != {"version", "upstream", "weights"}:
             raise ValueError("unknown version")
         upstream = content["upstream"]

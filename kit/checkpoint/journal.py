@@ -9,6 +9,8 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from kit.records import read_object
+
 JOURNAL_NAME = ".progress.json"
 
 
@@ -88,7 +90,7 @@ def sync_directory(directory: Path) -> None:
 
 def _read(path: Path) -> Journal | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_object(path)
         shards = {name: ShardRecord(**record) for name, record in content["shards"].items()}
         digests = content["sources"]
         return Journal(content["key"], shards, None if digests is None else tuple(digests))

@@ -3,16 +3,16 @@
 Format: https://github.com/huggingface/safetensors.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kit.checkpoint.shards import WRITTEN_BY
 from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.records import MAX_BYTES, parse_object
 
-MAX_HEADER_BYTES = 8 * 1024**2
 _DTYPES: dict[str, DType] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _UNDER_16_BIT = ("I8", "U8", "I32", "I64", "F8_E4M3", "F8_E5M2")
 
@@ -43,13 +43,24 @@ def index_directory(directory: Path) -> dict[str, TensorEntry]:
     return entries
 
 
+def was_converted(path: Path) -> bool:
+    """Whether a safetensors file says that the kit wrote it; False for one that cannot be read."""
+    try:
+        return WRITTEN_BY in _header(path)[0].get("__metadata__", {}).items()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """A file's header, and how many bytes it takes. Raises OSError or ValueError."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        return parse_object(file.read(min(header_bytes, MAX_BYTES + 1))), header_bytes
+
+
 def _entries(path: Path) -> Iterator[TensorEntry]:
     try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if header_bytes > MAX_HEADER_BYTES:
-                raise ValueError("its header is too large")
-            header = json.loads(file.read(header_bytes))
+        header, header_bytes = _header(path)
         room = path.stat().st_size - 8 - header_bytes
         for name, facts in header.items():
             if name != "__metadata__":

@@ -22,6 +22,9 @@ from kit.checkpoint.layout import Mapping
 from kit.checkpoint.tensors import Tensor
 
 DEFAULT_MAX_SHARD_BYTES = 5 * 10**9
+WRITTEN_BY = ("written_by", "spark-kit")
+"""In the metadata of every shard: a conversion's record belongs beside it."""
+
 INDEX_NAME = "model.safetensors.index.json"
 
 _PAGE_BYTES = 4096
@@ -152,7 +155,7 @@ def _shard(name: str, copies: Sequence[Copy]) -> Shard:
 
 
 def _header(all_stored: Sequence[Stored], offsets: dict[str, int]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **dict([WRITTEN_BY])}}
     for stored in all_stored:
         begin = offsets[stored.name]
         entries[stored.name] = {

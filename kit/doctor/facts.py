@@ -161,6 +161,7 @@ class WeightsFolder:
         unfinished: sets whose fetch was begun and not finished: name, bytes here, bytes in all.
         damaged: converted directories from which something is missing, or whose record is damaged.
         converted: whole converted directories.
+        old_code: those of them whose code is an older kit's.
         lock_problem: what is wrong with the lock in effect.
         catalogue_problem: what is wrong with a catalogue of one's own.
         demo_problem: what is wrong with the bundled demo.
@@ -169,6 +170,7 @@ class WeightsFolder:
     unfinished: tuple[tuple[str, int, int | None], ...] = ()
     damaged: tuple[Path, ...] = ()
     converted: tuple[Path, ...] = ()
+    old_code: tuple[Path, ...] = ()
     lock_problem: str | None = None
     catalogue_problem: str | None = None
     demo_problem: str | None = None

@@ -21,6 +21,7 @@ from kit.memory.nvml import processes_bytes
 from kit.memory.pagecache import cached_bytes
 from kit.memory.proc import process_memory
 from kit.memory.unavailable import Unavailable
+from kit.records import parse_object
 
 SAMPLE_SECONDS = 0.02
 
@@ -111,7 +112,7 @@ def measure(
         busy, steal = (now - then for now, then in zip(_machine_seconds(), machine, strict=True))
     if process.returncode or not answer:
         raise _failed(command, process.returncode)
-    took = json.loads(answer)
+    took = parse_object(answer)
     return Measured(
         **took,
         growth_bytes=peak - before,

@@ -1,6 +1,5 @@
 """The shape of a converted model directory: its config.json, and its safetensors headers."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.memory.allocator import Allocator
+from kit.records import MAX_BYTES, parse_object, read_object
 
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _HEAD_DIM = 128
@@ -146,7 +146,7 @@ def read_header(path: Path) -> tuple[StoredTensor, ...]:
         if not 0 < length <= actual - 8:
             raise _damaged(path, "its header is cut short")
         try:
-            header = json.loads(file.read(length))
+            header = parse_object(file.read(min(length, MAX_BYTES + 1)))
             header.pop("__metadata__", None)
             offsets = {name: tensor["data_offsets"] for name, tensor in header.items()}
             tensors = tuple(
@@ -172,17 +172,14 @@ def _packed_bytes(tensors: Sequence[StoredTensor]) -> tuple[int, int]:
 def _config(model_dir: Path) -> dict[str, Any]:
     path = model_dir / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        return read_object(path)
     except OSError as error:
         raise EnvironmentNotReady(
             f"{path} cannot be read ({error.strerror})",
             hint="name a converted model directory; kit weights convert makes one",
         ) from error
     except ValueError as error:
-        raise _damaged(path, "not JSON") from error
-    if not isinstance(config, dict):
-        raise _damaged(path, "not a JSON object")
-    return config
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, why: str) -> IntegrityError:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.memory.plan import Plan, Pool
+from kit.records import parse_object
 
 VERSION = 1
 
@@ -158,7 +159,7 @@ def read_timeline(path: Path) -> Timeline:
 def _whole(lines: list[str]) -> Iterable[dict[str, Any]]:
     for index, line in enumerate(lines):
         try:
-            yield json.loads(line)
+            yield parse_object(line)
         except ValueError:
             if index + 1 < len(lines):
                 raise

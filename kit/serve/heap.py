@@ -6,10 +6,28 @@ import re
 import sys
 from pathlib import Path
 
+from kit.units import MIB
+
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +(/.*\.safetensors)$", re.MULTILINE)
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+"""Of mallopt(3), by glibc's malloc.h."""
+_ARENAS = 2
+"""Heaps that threads share. By itself glibc makes eight a core, each with holes of its own."""
 _MADV_PAGEOUT = 21
 """madvise(2), Linux 5.4: pages of files are dropped, and read again when they are used; what was
 written to is kept. An older kernel refuses, which changes nothing."""
+
+
+def settle_heap() -> None:
+    """Make the C library's heap give back what large requests leave: for a server's start.
+
+    What takes a mebibyte or more, as a long body does, is mapped by itself and goes back when it
+    is freed. glibc would raise that size to 32 MiB, and keep what lies below it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, MIB)
+        mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def give_back() -> None:

@@ -23,7 +23,7 @@ from kit.serve.connection import Connection
 from kit.serve.engine import Engine
 from kit.serve.footprint import look
 from kit.serve.generation import Answers
-from kit.serve.heap import give_back, tidy
+from kit.serve.heap import give_back, settle_heap, tidy
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
 
@@ -62,6 +62,7 @@ def run(source: ModelSource, options: ServerOptions) -> None:
     logging.getLogger("kit").setLevel(logging.INFO)
     for name, value in _COMPILED_SHAPES.items():
         os.environ.setdefault(name, value)
+    settle_heap()
     with _signals_end_in_success():
         ModelServer(source, options).run()
 

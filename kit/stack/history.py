@@ -1,9 +1,9 @@
 """Services that have proven themselves here, the newest first: what `kit rollback` goes back to."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kit.records import read_object
 from kit.stack.record import read_spec, spec_record, write_record
 from kit.stack.runtime import RuntimeName, ServeSpec
 
@@ -23,7 +23,7 @@ class Proven:
 def read_history(state_dir: Path) -> tuple[Proven, ...]:
     """The proven services. What this version does not understand is left out."""
     try:
-        content = json.loads((state_dir / FILE_NAME).read_bytes())
+        content = read_object(state_dir / FILE_NAME)
         entries = content["proven"] if content["version"] == _VERSION else []
         return tuple(Proven(entry["runtime"], read_spec(entry["spec"])) for entry in entries)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,11 +1,11 @@
 """What an image that is there holds: its size, layer by layer, and its labels."""
 
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kit.errors import EnvironmentNotReady
+from kit.records import parse_json
 from kit.stack.docker_errors import explain
 from kit.stack.image_build import docker_client
 
@@ -42,9 +42,9 @@ def inspect(tag: str) -> ImageInfo:
         EnvironmentNotReady: the engine does not answer, or has no such image.
         ServiceError: Docker failed otherwise.
     """
-    image = json.loads(_docker("image", "inspect", tag))[0]
+    image = parse_json(_docker("image", "inspect", tag))[0]
     history = _docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag)
-    layers = [_layer(json.loads(line)) for line in reversed(history.splitlines())]
+    layers = [_layer(parse_json(line)) for line in reversed(history.splitlines())]
     return ImageInfo(
         tag=tag,
         identity=str(image["Id"]),

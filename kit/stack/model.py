@@ -1,6 +1,5 @@
 """Which model to serve: resolve `--model demo|NAME|DIR` into a directory that can be served."""
 
-import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from kit.errors import EnvironmentNotReady, KitError
 from kit.lock import read_lock
 from kit.memory.shape import ModelShape, read_shape
+from kit.records import read_object
 from kit.settings import bundled
 from kit.stack.listener import Listener
 from kit.stack.missing_weights import WEIGHTS, WeightsMissing
@@ -222,7 +222,7 @@ def _demo(wish: Wish, listener: Listener) -> Model:
 
 def _demo_shape() -> ModelShape:
     """The demo's, not converted yet: its 16-bit weights take half of its checkpoint's tensors."""
-    config = json.loads((bundled(DEMO) / "config.json").read_bytes())
+    config = read_object(bundled(DEMO) / "config.json")
     checkpoint = next(bundled(DEMO).rglob("mp_rank_*.pt"))
     return ModelShape(
         layers=config["num_layers"],

@@ -1,6 +1,5 @@
 """The running service as its clients see it, over HTTP."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import httpx
 
 from kit.errors import ServiceError
+from kit.records import parse_object
 
 _PROBE_SECONDS = 5.0
 _LOG = "read its log: kit logs"
@@ -167,7 +167,7 @@ class Service:
                     if line.startswith("data: {"):
                         last = line.removeprefix("data: ")
                         yield
-            generated = (json.loads(last).get("usage") or {}).get("completion_tokens", 0)
+            generated = (parse_object(last).get("usage") or {}).get("completion_tokens", 0)
             if generated < tokens:
                 why = f"it ended after {generated} of {tokens} tokens"
                 raise ServiceError(f"generation failed: {why}", hint=_LOG)

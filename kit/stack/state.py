@@ -4,13 +4,12 @@ It is written before a container is made and after a process is: whatever ends `
 the same command goes on from there.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from kit.memory.proc import PROC, process_stat
 from kit.memory.unavailable import Unavailable
+from kit.records import read_object
 from kit.stack.bounds import NO_BOUNDS, Bounds
 from kit.stack.record import read_spec, spec_record, write_record
 from kit.stack.runtime import RuntimeName, ServeSpec
@@ -70,7 +69,7 @@ def write(path: Path, state: State) -> None:
 def read(path: Path) -> State | None:
     """The state at ``path``; None when there is none, or none that this version understands."""
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
+        record = read_object(path)
         if record.pop("version") != _VERSION:
             return None
         spec, process = read_spec(record.pop("spec")), record.pop("process")

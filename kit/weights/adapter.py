@@ -1,11 +1,11 @@
 """Finding an adapter's files and its alpha, which leaves no trace in the tensors."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from kit.checkpoint.lora import Adapter, read_adapter
 from kit.errors import IntegrityError, UsageError
+from kit.records import read_json
 from kit.weights.locate import find_checkpoint
 
 CONFIG_NAME = "lora_config.json"
@@ -51,7 +51,7 @@ def _read_config(candidates: tuple[Path, ...]) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        config = json.loads(path.read_bytes())
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}", hint="give it as JSON") from error
     if not isinstance(config, dict):

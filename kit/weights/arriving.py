@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kit.checkpoint.journal import write_durably
 from kit.lock import LockedFile, locked_entry, read_entry
+from kit.records import read_object
 
 ARRIVING_NAME = ".arriving.json"
 
@@ -19,7 +20,7 @@ ARRIVING_NAME = ".arriving.json"
 def arrived_from(directory: Path, source: str) -> dict[str, LockedFile]:
     """Files of an unfinished set that ``source`` has sent, by path in ``directory``."""
     try:
-        content = json.loads((directory / ARRIVING_NAME).read_bytes())
+        content = read_object(directory / ARRIVING_NAME)
         if content["source"] != source:
             return {}
         return {str(file): read_entry(entry) for file, entry in content["files"].items()}

@@ -1,6 +1,5 @@
 """Small requests to the servers that hold weights: all of an answer, or the beginning of a file."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import httpx
 
 from kit.errors import EnvironmentNotReady
+from kit.records import parse_json
 from kit.weights.http import (
     AGENT,
     CONNECT_S,
@@ -57,7 +57,7 @@ def request_json(method: str, location: Location, **options: Any) -> Any:
     """
     answer = _request(method, location, options)
     try:
-        return json.loads(answer.content)
+        return parse_json(answer.content)
     except ValueError as error:
         raise EnvironmentNotReady(
             f"{location.host} answers with something that is not JSON",

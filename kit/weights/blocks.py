@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kit.checkpoint.journal import write_durably
+from kit.records import parse_object
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_journal(path: Path) -> Blocks | None:
     """What the journal says; None where there is none, or a damaged one."""
     try:
         head, flags = path.read_bytes().split(b"\n")
-        content = json.loads(head)
+        content = parse_object(head)
         identity = Identity(**content["identity"])
         done = frozenset(block for block, flag in enumerate(flags) if flag == ord("1"))
         blocks = Blocks(identity, int(content["block_bytes"]), done)

@@ -6,7 +6,7 @@ it is complete. After any interruption the same call goes on behind the last fin
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -152,7 +152,7 @@ def _already_converted(job: _Job, overwrite: bool) -> ConversionRecord | None:
         return None
     (output / JOURNAL_NAME).unlink(missing_ok=True)
     if (fresh := _digests(job.support)) != record.support:
-        _copy_support(job.support, output)
+        _copy_support(job.support, output, kept=record.edited)
         record = replace(record, support=fresh, kit_version=kit.__version__)
         write_record(output, record)
     return record
@@ -201,7 +201,9 @@ def _digests(directory: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in sorted(directory.iterdir())}
 
 
-def _copy_support(support: Path, directory: Path) -> None:
+def _copy_support(support: Path, directory: Path, kept: Collection[str] = ()) -> None:
     for path in support.iterdir():
+        if path.name in kept:
+            continue
         shutil.copyfile(path, directory / path.name)
         (directory / path.name).chmod(0o644)

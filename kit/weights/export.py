@@ -137,4 +137,9 @@ def _require_same_ids(ids: Mapping[str, int], vocab: Path, hint: str) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content), encoding="utf-8")
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """The content of a file of configuration, as it is written into a directory."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

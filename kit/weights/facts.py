@@ -4,7 +4,6 @@ The number of heads, the context, the attention window, epsilon and the rotary b
 in the tensors. They come from a file with upstream's argument names, else from the published 13B.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.layout import Dimensions
 from kit.errors import IntegrityError, UsageError
+from kit.records import read_json
 from kit.weights.quantization import quantization_config
 
 HEAD_DIM = 128
@@ -52,7 +52,7 @@ def read_arguments(path: Path) -> dict[str, Any]:
         UsageError: the file is missing or not a JSON object.
     """
     try:
-        arguments = json.loads(path.read_bytes())
+        arguments = read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot read {path}: {error}", hint="give a JSON file with upstream's arguments"

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kit.checkpoint.journal import write_durably
+from kit.records import read_object
 from kit.weights.digest import sha256_file
 
 VERIFIED_NAME = ".verified.json"
@@ -83,7 +84,7 @@ def forget(directory: Path, file: str) -> None:
 
 def _read(directory: Path) -> dict[str, Seen]:
     try:
-        content = json.loads((directory / VERIFIED_NAME).read_bytes())
+        content = read_object(directory / VERIFIED_NAME)
         return {name: Seen(**entry) for name, entry in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -14,6 +14,7 @@ from typing import Literal
 
 from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady
+from kit.records import read_object
 from kit.weights.ask import read_start
 from kit.weights.catalogue import Licence
 from kit.weights.exclusive import exclusive
@@ -91,7 +92,7 @@ def require_acceptance(
 def read_acceptances(data_dir: Path) -> dict[str, Acceptance]:
     """The acceptances on record, by licence. A damaged record counts as none."""
     try:
-        content = json.loads((data_dir / RECORD_NAME).read_bytes())
+        content = read_object(data_dir / RECORD_NAME)
         return {name: Acceptance(licence=name, **entry) for name, entry in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

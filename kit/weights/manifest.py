@@ -7,10 +7,10 @@ the licences' texts in ``licences/``. ``SHA256SUMS`` says the same for ``sha256s
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from kit.errors import IntegrityError
 from kit.lock import LockedFile, locked_entry, read_entry
+from kit.records import parse_object
 from kit.weights.paths import inner_path
 
 MANIFEST_NAME = "MANIFEST.json"
@@ -52,7 +52,7 @@ def parse_manifest(text: bytes) -> Manifest:
             that a bundle may fill.
     """
     try:
-        content: Any = json.loads(text)
+        content = parse_object(text)
         if content["version"] != VERSION:
             raise ValueError("unknown version")
         files = {str(file): read_entry(entry) for file, entry in content["files"].items()}

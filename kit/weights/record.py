@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
+from kit.records import parse_object
 from kit.weights.digest import has_digest
 
 RECORD_NAME = "conversion.json"
@@ -70,6 +71,7 @@ class ConversionRecord:
         support: sha256 of the configuration, tokenizer and code files as written, by name.
         nonfinite: infinite or NaN elements of the converted tensors that have any; none in sound
             weights.
+        edited: sha256 of those support files that the user changed and had accepted, by name.
     """
 
     kit_version: str
@@ -80,6 +82,12 @@ class ConversionRecord:
     files: dict[str, int]
     support: dict[str, str]
     nonfinite: dict[str, int]
+    edited: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """Every file that belongs to the directory, the record itself among them."""
+        return {*self.files, *self.support, RECORD_NAME}
 
     def is_intact(self, directory: Path) -> bool:
         """Whether all files are there, the safetensors files in full length."""
@@ -129,11 +137,12 @@ def write_record(directory: Path, record: ConversionRecord) -> None:
 
 
 def _parse(text: bytes) -> ConversionRecord:
-    content: dict[str, Any] = json.loads(text)
+    content = parse_object(text)
     lora = content["lora"]
     if lora is not None:
         lora = MergedLora(**lora | {"sources": _sources(lora)})
-    kinds = {"tensors": str, "files": int, "support": str, "nonfinite": int}
+    content.setdefault("edited", {})  # of a kit that knew of none
+    kinds = {"tensors": str, "files": int, "support": str, "nonfinite": int, "edited": str}
     if content["precision"] not in get_args(Precision) or not all(
         isinstance(value, kind) for key, kind in kinds.items() for value in content[key].values()
     ):

@@ -17,6 +17,7 @@ from kit.checkpoint.disk import full_disk_explained
 from kit.checkpoint.journal import sync_directory, write_durably
 from kit.checkpoint.pages import PageRelease, read_into, write_at
 from kit.errors import IntegrityError
+from kit.records import read_object
 from kit.units import MIB
 from kit.weights.blocks import journal_path
 from kit.weights.exclusive import exclusive
@@ -140,7 +141,7 @@ class _Tar:
 
     def _read_journal(self) -> int:
         try:
-            content = json.loads(self._journal.read_bytes())
+            content = read_object(self._journal)
             if content["key"] == self._key and self.path.stat().st_size >= content["written"]:
                 self.digests = dict(content["digests"])
                 return int(content["written"])

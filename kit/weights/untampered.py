@@ -1,4 +1,4 @@
-"""Weights are held against their conversion's record before they are served.
+"""A converted directory is held against its record, as a whole, before it is served.
 
 Once for each state of the files: what was found sound is remembered by sizes, times and inodes, so
 that a warm start reads nothing twice.
@@ -7,12 +7,16 @@ that a warm start reads nothing twice.
 import contextlib
 import json
 import logging
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kit.checkpoint.safetensors_index import was_converted
+from kit.errors import IntegrityError
+from kit.records import read_object
 from kit.weights.record import RECORD_NAME, ConversionRecord, read_record
-from kit.weights.verify import require_sound, verify_weights
+from kit.weights.verify import require_sound, unknown_files, verify_conversion
 
 logger = logging.getLogger("kit.serve")
 
@@ -22,10 +26,10 @@ SEEN_NAME = "verified-weights.json"
 def require_untampered(
     directory: Path, state_dir: Path, progress: Callable[[int, int], None]
 ) -> None:
-    """Return when every tensor is as it was converted.
+    """Return when every tensor and every file is as it was converted, and no other file is there.
 
-    A directory without a conversion's record, such as one that another tool wrote, cannot be held
-    against anything; the log says so.
+    A directory that another tool wrote has no conversion's record and cannot be held against
+    anything; the log says so.
 
     Args:
         directory: with safetensors files.
@@ -33,19 +37,25 @@ def require_untampered(
         progress: called as ``progress(done_bytes, total_bytes)``.
 
     Raises:
-        IntegrityError: a file is missing, cut short or damaged, or the record is damaged.
+        IntegrityError: a file is missing, damaged, changed or too many, or the record is damaged,
+            or gone from a directory that the kit made.
         EnvironmentNotReady: the record or a file cannot be read.
     """
     record = read_record(directory)
     if record is None:
+        _require_foreign(directory, state_dir)
         logger.info("%s has no %s: its weights are taken as they are", directory, RECORD_NAME)
         return
     seen_file, name = state_dir / SEEN_NAME, str(directory.resolve())
     seen, state = _read(seen_file), _state(directory, record)
     if state is not None and seen.get(name) == state:
         return
-    results = verify_weights(directory, record, progress)
-    require_sound(results, f"remove {directory} and convert again; kit weights verify reads it all")
+    results = verify_conversion(directory, record, progress)
+    require_sound(
+        results,
+        f"what you changed yourself: kit weights refresh {shlex.quote(name)} --accept FILE; move "
+        "away what does not belong there; else remove the directory and convert again",
+    )
     with contextlib.suppress(OSError):  # then it is read again next time
         state_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=state_dir) as own:  # others may write at the same time
@@ -54,10 +64,26 @@ def require_untampered(
             fresh.replace(seen_file)
 
 
+def _require_foreign(directory: Path, state_dir: Path) -> None:
+    """Raise IntegrityError for a directory that must have a record, by its files or by memory."""
+    seen = str(directory.resolve()) in _read(state_dir / SEEN_NAME)
+    if seen or any(map(was_converted, sorted(directory.glob("*.safetensors")))):
+        raise IntegrityError(
+            f"{directory} was made by kit weights convert, and its {RECORD_NAME} is gone",
+            hint=f"get {RECORD_NAME} again from where the directory came, or convert again: "
+            f"kit weights convert CHECKPOINT {shlex.quote(str(directory))} --overwrite",
+        )
+
+
 def _state(directory: Path, record: ConversionRecord) -> list[list[int]] | None:
-    """What changes when a file is written: size, times, inode. None: a file is missing."""
+    """What changes when a file is written: size, times, inode.
+
+    None: a file is missing or too many.
+    """
+    if unknown_files(directory, record):
+        return None
     try:
-        stats = [(directory / file).stat() for file in (*sorted(record.files), RECORD_NAME)]
+        stats = [(directory / file).stat() for file in sorted(record.names)]
     except OSError:
         return None
     return [[stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for stat in stats]
@@ -65,7 +91,6 @@ def _state(directory: Path, record: ConversionRecord) -> list[list[int]] | None:
 
 def _read(path: Path) -> dict[str, list[list[int]]]:
     try:
-        seen = json.loads(path.read_bytes())
+        return read_object(path)
     except (OSError, ValueError):
         return {}
-    return seen if isinstance(seen, dict) else {}

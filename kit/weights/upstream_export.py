@@ -16,6 +16,7 @@ from kit.checkpoint.shard_export import export_shards, upstream_tensors
 from kit.checkpoint.sweep import Progress
 from kit.checkpoint.torchfile import ITEM_BYTES, DType
 from kit.errors import IntegrityError, UsageError
+from kit.records import read_object
 from kit.weights.exclusive import exclusive
 from kit.weights.output import publish, remove, require_free, require_outside, work_directory
 
@@ -92,7 +93,7 @@ def export_upstream(
 
 def _read_config(directory: Path) -> dict[str, Any]:
     try:
-        config = json.loads((directory / "config.json").read_bytes())
+        config = read_object(directory / "config.json")
         rope_theta = config["rope_parameters"]["rope_theta"]
         return {**config, "rope_theta": rope_theta}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,8 +1,8 @@
 """Read everything again and hold it against the lock, or against a conversion's record."""
 
 import contextlib
-import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from blake3 import blake3
 from kit.checkpoint.pages import PageRelease, read_into
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.lock import LockedFile
+from kit.records import MAX_BYTES, parse_object
 from kit.units import MIB
 from kit.weights import folder
 from kit.weights.digest import Progress, sha256_file
@@ -20,6 +21,8 @@ from kit.weights.record import RECORD_NAME, ConversionRecord
 from kit.weights.transfer import Watch
 
 _CHUNK_BYTES = 4 * MIB
+_HARMLESS = re.compile(r"\..*|.*\.(md|txt)|(LICEN[CS]E|NOTICE).*")
+"""Names of files that no tool loads: hidden ones, texts for people."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,26 @@ def verify_set(
 def verify_conversion(
     directory: Path, record: ConversionRecord, progress: Progress
 ) -> tuple[Checked, ...]:
-    """Read a converted directory and compare every tensor and every file with its record."""
-    support = [_verify_support(directory, file, sha) for file, sha in record.support.items()]
-    return (*support, *verify_weights(directory, record, progress))
+    """Read a converted directory and compare every tensor and every file with its record.
+
+    A file that the record does not know is wrong, too: tools would load it.
+    """
+    expected = record.support | record.edited
+    support = [_verify_support(directory, file, sha) for file, sha in expected.items()]
+    extra = [
+        Checked(directory / name, 0, "is not of this conversion")
+        for name in unknown_files(directory, record)
+    ]
+    return (*support, *extra, *verify_weights(directory, record, progress))
+
+
+def unknown_files(directory: Path, record: ConversionRecord) -> tuple[str, ...]:
+    """What lies in a converted directory and is not of its record, hidden files and texts apart."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:  # then nothing of the record can be read either
+        return ()
+    return tuple(sorted(n for n in names if n not in record.names and not _HARMLESS.fullmatch(n)))
 
 
 def verify_weights(
@@ -181,7 +201,7 @@ def _extents(path: Path) -> Iterator[tuple[str, range]]:
         length = int.from_bytes(file.read(8), "little")
         if length > size_bytes:
             raise ValueError("its length is wrong")
-        header = json.loads(file.read(length))
+        header = parse_object(file.read(min(length, MAX_BYTES + 1)))
     start = 8 + length
     tensors = [(entry["data_offsets"], name) for name, entry in header.items() if name[:2] != "__"]
     for (begin, end), name in sorted(tensors):

@@ -1,6 +1,5 @@
 """What `kit memory assert` prints at its end: its receipt, for people and as JSON."""
 
-import json
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +7,7 @@ from rich.text import Text
 
 from kit.cli.output import print_record
 from kit.memory.explain import ratio_remark
+from kit.records import read_object
 from kit.stack.hold import HoldReport
 from kit.units import format_gib
 
@@ -70,5 +70,4 @@ def _pool(label: str, pool: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _record(report: HoldReport) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(report.receipt.read_text(encoding="utf-8"))
-    return record
+    return read_object(report.receipt)

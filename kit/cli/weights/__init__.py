@@ -11,6 +11,7 @@ from kit.cli.weights import (
     import_,
     listing,
     lock,
+    refresh,
     verify,
 )
 
@@ -25,6 +26,7 @@ app.command("import")(import_.import_)
 app.command("verify")(verify.verify)
 app.command("lock")(lock.lock)
 app.command("convert")(convert.convert)
+app.command("refresh")(refresh.refresh)
 app.command("export")(export.export)
 app.command("export-peft")(export_peft.export_peft)
 app.command("bundle")(bundle.bundle)

@@ -1,5 +1,7 @@
 """Areas ``kit`` and ``service``: the kit's own files, and what runs."""
 
+import shlex
+
 from kit.doctor.check import check, known
 from kit.doctor.checks.words import many, size
 from kit.doctor.facts import Facts, NotServable
@@ -63,6 +65,13 @@ def weights(facts: Facts) -> Finding:
             "a converted directory is not whole",
             *(Evidence(str(path), seen, "whole") for path in found.damaged),
             remedy=f"convert it again; see kit weights verify {found.damaged[0]}",
+        )
+    if found.old_code:
+        return warning(
+            "a converted directory has the code of an older kit, which can give wrong text in a "
+            "newer transformers",
+            *(Evidence(str(path), "older code", "this kit's") for path in found.old_code),
+            remedy=f"renew it: kit weights refresh {shlex.quote(str(found.old_code[0]))}",
         )
     if found.unfinished:
         name, here, total = found.unfinished[0]

@@ -12,6 +12,7 @@ from kit.weights.catalogue import read_catalogue
 from kit.weights.layers import read_layers
 from kit.weights.listing import SetState, list_sets, read_records
 from kit.weights.lock import verify_files
+from kit.weights.refresh import has_old_code
 
 
 def look(request: Request, facts: Facts) -> WeightsFolder:
@@ -26,15 +27,16 @@ def look(request: Request, facts: Facts) -> WeightsFolder:
     except KitError as error:
         return WeightsFolder(catalogue_problem=error.message, demo_problem=_demo_problem())
     records = read_records(data_dir)
-    whole = [
-        path
+    whole = {
+        path: record
         for path, record in records.items()
         if not isinstance(record, KitError) and record.is_intact(path)
-    ]
+    }
     return WeightsFolder(
         unfinished=tuple(_unfinished(list_sets(catalogue, lock, data_dir))),
         damaged=tuple(path for path in records if path not in whole),
         converted=tuple(whole),
+        old_code=tuple(path for path, record in whole.items() if has_old_code(record)),
         demo_problem=_demo_problem(),
     )
 

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.settings import bundled
@@ -65,13 +66,77 @@ def test_a_missing_file_is_named(converted: Path, tmp_path: Path) -> None:
         bytes_read(converted, tmp_path)
 
 
-def test_without_a_record_there_is_nothing_to_hold_it_against(
+def test_what_another_tool_wrote_cannot_be_held_against_anything(
     converted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "kit.serve")
     (converted / RECORD_NAME).unlink()
+    weights = converted / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})
     assert bytes_read(converted, tmp_path) == 0
     assert "taken as they are" in caplog.text
+
+
+def test_a_record_that_is_gone_is_missed(converted: Path, tmp_path: Path) -> None:
+    (converted / RECORD_NAME).unlink()
+    with pytest.raises(IntegrityError, match=r"its conversion\.json is gone") as caught:
+        bytes_read(converted, tmp_path)
+    assert "--overwrite" in caught.value.hint
+
+
+def test_a_record_that_was_there_before_is_missed(converted: Path, tmp_path: Path) -> None:
+    """Directories of older kits do not say in their weights that they have one."""
+    bytes_read(converted, tmp_path)
+    (converted / RECORD_NAME).unlink()
+    weights = converted / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match=r"its conversion\.json is gone"):
+        bytes_read(converted, tmp_path)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "modeling_spark.py",
+    ],
+)
+def test_every_file_is_held_against_the_record(
+    converted: Path, tmp_path: Path, name: str, warm: bool
+) -> None:
+    if warm:
+        bytes_read(converted, tmp_path)
+    flip(converted / name, 0)
+    with pytest.raises(IntegrityError, match=f"{name} was changed since") as caught:
+        bytes_read(converted, tmp_path)
+    assert "--accept" in caught.value.hint
+    (converted / name).unlink()
+    with pytest.raises(IntegrityError, match=f"{name} is missing"):
+        bytes_read(converted, tmp_path)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    "name", ["model-2.safetensors", "adapter_config.json", "tokenizer.json", "more.py", "folder"]
+)
+def test_a_file_too_many_is_refused(converted: Path, tmp_path: Path, name: str, warm: bool) -> None:
+    if warm:
+        bytes_read(converted, tmp_path)
+    (converted / name).mkdir() if name == "folder" else (converted / name).touch()
+    with pytest.raises(IntegrityError, match=f"{name} is not of this conversion"):
+        bytes_read(converted, tmp_path)
+
+
+def test_texts_and_hidden_files_do_no_harm(converted: Path, tmp_path: Path) -> None:
+    bytes_read(converted, tmp_path)
+    for name in ("README.md", "LICENSE", ".gitattributes"):
+        (converted / name).touch()
+    assert bytes_read(converted, tmp_path) == 0
 
 
 @pytest.mark.parametrize("text", ["", "{}", "half"])

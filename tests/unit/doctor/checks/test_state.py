@@ -45,6 +45,7 @@ def test_lock(problem):
         (WeightsFolder(converted=(Path("/d/spark-bf16"),)), "pass", "1 model: spark-bf16"),
         (WeightsFolder(unfinished=(("chat", GIB, 53 * GIB),)), "warn", "download of chat"),
         (WeightsFolder(unfinished=(("chat", GIB, None),)), "warn", "download of chat"),
+        (WeightsFolder(old_code=(Path("/d/a b"),)), "warn", "code of an older kit"),
         (WeightsFolder(catalogue_problem="cannot use it"), "fail", "cannot use it"),
         (WeightsFolder(damaged=(Path("/d/spark-bf16"),)), "fail", "not whole"),
     ],
