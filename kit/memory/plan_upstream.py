@@ -232,8 +232,8 @@ def _reserve(serving: Serving, prompt: list[PlanLine]) -> PlanLine:
         [tile] = [line.size_bytes for line in prompt if line.name == "attention"]
         kept = _tiles_reserved_bytes(serving) - tile
     else:
-        why = "fragmentation: 10 % of what a prompt takes, 64 MiB a rank at least"
-        kept = held // 10
+        why = "fragmentation: 3/4 of a layer's probabilities, 64 MiB a rank at least"
+        kept = 3 * serving.dtype_bytes * serving.shape.attention_heads * serving.context**2 // 4
     size = max(serving.ranks * 64 * MIB, kept)
     return PlanLine("reserve", Pool.DEVICE, _SERVED, size, Basis.COMPUTED, why)
 

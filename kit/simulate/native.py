@@ -30,6 +30,9 @@ GREEDY = SamplingParams(
 )
 """Upstream's own way to choose, which is the server's default."""
 
+_CHUNKS = 20
+"""A prompt's chunks that are read at most: the 13B's window is full after 17."""
+
 
 def run_native(
     ledger: Ledger,
@@ -77,14 +80,33 @@ def _read_prompts(running: Running, context: int, count: int, params: SamplingPa
 
     While a prompt is read, those before it generate a token with every chunk.
     """
-    chunks = -(-context // PREFILL_CHUNK)
-    for index in range(count):
-        tokens = min(context - 1, params.max_tokens + (count - 1 - index) * chunks)
+    later, plans = 0, []
+    for index in reversed(range(count)):
+        tokens = min(context - 1, params.max_tokens + later)
+        starts = _chunks(context - tokens, whole=index in (0, count - 1))
+        later += len(starts)
+        plans.append((tokens, starts))
+    for tokens, starts in reversed(plans):
         prompt = (1,) * (context - tokens)
         sequence = EngineSequence(prompt, replace(params, max_tokens=tokens), _raise)
         running.admit(sequence)
+        for start in starts:
+            sequence.prefilled = start
+            running.advance()
         while sequence.prefilled < len(prompt):
             running.advance()
+
+
+def _chunks(length: int, *, whole: bool) -> list[int]:
+    """Where the chunks of a prompt begin that are read.
+
+    Not all: beyond the window, chunk after chunk is the same, and a prompt between the first and
+    the last sequence's takes what those take. Its last chunk stands for it.
+    """
+    starts = list(range(0, length, PREFILL_CHUNK))
+    if not whole:
+        return starts[-1:]
+    return starts if len(starts) <= _CHUNKS else starts[: _CHUNKS - 2] + starts[-2:]
 
 
 def _raise(step: Step | Exception) -> None:

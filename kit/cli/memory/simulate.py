@@ -1,11 +1,13 @@
 """`kit memory simulate`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kit.cli.memory import plan_options as options
+from kit.errors import EnvironmentNotReady
 
 if TYPE_CHECKING:
     from kit.memory.converted_shape import Architecture, Precision
@@ -107,7 +109,13 @@ def _jobs(
     from kit.memory.limits import serving_limits
     from kit.simulate.run import Job, make_trees
 
-    trees = make_trees(engines, folder)
+    try:
+        trees = make_trees(engines, folder)
+    except EnvironmentNotReady as missing:  # upstream: what needs none of it is to be had
+        if "native" not in engines:
+            raise
+        print(f"only the native engine: {missing.message}; {missing.hint}", file=sys.stderr)
+        engines, trees = ("native",), {}
     shape = planned.shape(precision)
     jobs = []
     for engine in engines:

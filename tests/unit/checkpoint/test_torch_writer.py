@@ -53,7 +53,7 @@ def test_tensors_are_aligned_in_files_of_any_size(
 ) -> None:
     """Members of 2 GiB and more have a longer header; here, all of them have it."""
     if zip64_from is not None:
-        monkeypatch.setattr(torch_writer, "_ZIP64_FROM_BYTES", zip64_from)
+        monkeypatch.setattr(torch_writer, "ZIP64_FROM_BYTES", zip64_from)
     path = tmp_path / "x.pt"
     tensors = {"a": torch.randn(5), "b": torch.randn(3, 7), "c": torch.randn(1)}
     write(path, tensors, "float32")

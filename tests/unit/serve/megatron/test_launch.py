@@ -60,6 +60,13 @@ def test_on_the_cpu_freed_tensors_are_given_back():
     assert "MALLOC_MMAP_THRESHOLD_" not in environment(1, "cuda", {})
 
 
+def test_a_gpus_segments_grow_unless_somebody_knows_better():
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    assert environment(1, "cuda", {})[name] == "expandable_segments:True"
+    assert environment(1, "cuda", {name: "backend:native"})[name] == "backend:native"
+    assert name not in environment(1, "cpu", {})
+
+
 def test_ranks_of_the_cpu_are_counted_as_its_devices():
     assert environment(3, "cpu", {})["LOCAL_SIZE"] == "3"
     assert "RANK" not in environment(3, "cpu", {})
