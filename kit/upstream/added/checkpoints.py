@@ -5,14 +5,20 @@ A training leaves its arguments, its optimizer's options and what else it likes 
 file. Here each of them becomes an ``Unread``, whatever it was.
 """
 
+import mmap
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+_MAP_NORESERVE = 0x4000
+"""Of Linux's <asm-generic/mman.h>; Python's mmap module has it from 3.13 on."""
 _READ = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): torch.Size,
@@ -79,7 +85,29 @@ def load_tensors(path: str, map_location: object = None, *, mapped: bool = True)
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise RuntimeError(f"{path} is a TorchScript program, not a checkpoint")
     ours: dict[str, Any] = {"weights_only": False, "pickle_module": _PICKLE}
-    content = torch.load(path, map_location="cpu", mmap=mapped, **ours)
+    with _mapped_without_reserve():
+        content = torch.load(path, map_location="cpu", mmap=mapped, **ours)
     if not isinstance(content, dict):
         raise RuntimeError(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     return content
+
+
+@contextmanager
+def _mapped_without_reserve() -> Iterator[None]:
+    """torch maps a file so that it could be written to. Linux takes that for a claim on memory, and
+    refuses it where the file is larger than RAM and swap (vm.overcommit_memory, proc(5)), though
+    pages that are only read are the file's own. MAP_NORESERVE says that it is no claim.
+    """
+    from_file = torch.UntypedStorage.from_file
+    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+
+    def map_file(path: str, shared: bool, nbytes: int) -> torch.UntypedStorage:
+        with Path(path).open("rb") as file:
+            memory = mmap.mmap(file.fileno(), nbytes, flags=flags)
+        return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+
+    torch.UntypedStorage.from_file = map_file  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.from_file = from_file  # type: ignore[method-assign]

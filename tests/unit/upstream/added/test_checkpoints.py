@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from kit.simulate.files import write_checkpoint
 from kit.upstream.added.checkpoints import Unread, load_tensors
+from kit.weights.catalogue import read_catalogue
+from kit.weights.locate import CHECKPOINT_NAME
+from kit.weights.planned import published
 
 
 class Bomb:
@@ -85,3 +89,17 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="a TorchScript program"):
         load_tensors(str(path))
     assert not (tmp_path / "made").exists()
+
+
+def test_a_file_larger_than_the_machines_memory_is_mapped(tmp_path):
+    """53 GB of holes; mapped as torch does it, a machine with less RAM refuses."""
+    write_checkpoint(tmp_path / "checkpoint", published(read_catalogue()))
+    path = str(tmp_path / "checkpoint" / CHECKPOINT_NAME)
+    table = word_embeddings(path)
+    assert table.shape == (60000, 5120)
+    table[0, 0] = 1  # it may be written to, which the file does not notice
+    assert word_embeddings(path)[0, 0].item() == 0
+
+
+def word_embeddings(path):
+    return load_tensors(path)["module"]["language_model"]["embedding"]["word_embeddings"]["weight"]
