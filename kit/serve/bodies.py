@@ -28,11 +28,13 @@ class BodyBudget:
     """Bytes that all requests under way may hold of their bodies: of the small, and of the large.
 
     Held until the request has been answered. Parsed, a body takes up to seven times as much: all
-    together stay below what a budget of host RAM adds to the plan.
+    together stay below what a budget of host RAM adds to the plan. Two of the longest bodies fit
+    at once: what more of them leave in Python's heap, which cannot be given back whole, was seen to
+    stay as long as the server.
     """
 
     small_bytes: int = 16 * MIB
-    large_bytes: int = 16 * MIB
+    large_bytes: int = 8 * MIB
     _tidying: asyncio.TimerHandle | None = None
 
     def take(self, small_bytes: int, large_bytes: int) -> bool:
