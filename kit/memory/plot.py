@@ -64,7 +64,7 @@ def _figure(timeline: Timeline) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise EnvironmentNotReady(
-            "pictures need the package matplotlib", hint="pip install 'spark-kit[plot]'"
+            "pictures need the package matplotlib", hint="in the kit's clone: make setup"
         ) from error
     pools = [pool for pool in (Pool.DEVICE, Pool.HOST) if timeline.peak(pool)]
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 9}):

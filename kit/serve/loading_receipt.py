@@ -94,7 +94,7 @@ def write_picture(found: Comparison, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise EnvironmentNotReady(
-            "pictures need the package matplotlib", hint="pip install 'spark-kit[plot]'"
+            "pictures need the package matplotlib", hint="in the kit's clone: make setup"
         ) from error
     names = [f"{loader}\n{MEANING[loader]}" for loader in LOADERS]
     panels = {"host memory, private, GB": [host_peak(found.of(x)) / 1e9 for x in LOADERS]}

@@ -42,7 +42,7 @@ def write_picture(all_found: Sequence[Simulated], budget_bytes: int, path: Path)
         from matplotlib.figure import Figure
     except ImportError as error:
         raise EnvironmentNotReady(
-            "pictures need the package matplotlib", hint="pip install 'spark-kit[plot]'"
+            "pictures need the package matplotlib", hint="in the kit's clone: make setup"
         ) from error
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kit", "font.size": 10}):
         figure = Figure(figsize=(10, 6.4), layout="constrained")

@@ -12,6 +12,9 @@ NATIVE_PACKAGES = (
 MEGATRON_PACKAGES = ("deepspeed", "einops", "regex", "setuptools", "six")
 """Beyond those of the native engine: what upstream's own code imports."""
 
+_NATIVE = "make setup"
+_MEGATRON = "make setup && .venv/bin/pip install -r requirements/image.txt"
+
 
 def require_native_packages() -> None:
     """Return when everything that the native engine and the server import is installed.
@@ -21,7 +24,7 @@ def require_native_packages() -> None:
     Raises:
         EnvironmentNotReady: something is missing.
     """
-    _require(NATIVE_PACKAGES, "serving", "native")
+    _require(NATIVE_PACKAGES, "serving", _NATIVE)
 
 
 def require_megatron_packages() -> None:
@@ -30,13 +33,13 @@ def require_megatron_packages() -> None:
     Raises:
         EnvironmentNotReady: something is missing.
     """
-    _require(MEGATRON_PACKAGES, "the megatron engine", "native,megatron")
+    _require(MEGATRON_PACKAGES, "the megatron engine", _MEGATRON)
 
 
-def _require(packages: Sequence[str], who: str, extras: str) -> None:
+def _require(packages: Sequence[str], who: str, command: str) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise EnvironmentNotReady(
             f"{who} needs packages that are not installed: {', '.join(missing)}",
-            hint=f"install them: pip install 'spark-kit[{extras}]', or make setup in a checkout",
+            hint=f"install them in the kit's clone: {command}",
         )

@@ -49,7 +49,7 @@ _CAUSES = (
     _Cause(
         ("No module named 'torch'", "No module named 'fastapi'", "No module named 'transformers'"),
         "the packages that serving needs are not installed",
-        "install them: pip install 'spark-kit[native]'",
+        "install them: make setup",
     ),
 )
 _EXCEPTION = re.compile(r"[A-Za-z_.]+(Error|Exception): .")

@@ -21,6 +21,7 @@ from kit.weights.http import (
     keep_tls,
     require_success,
 )
+from kit.weights.proxy import ProxiedTransport
 
 PAUSES_S = (1.0, 2.0, 4.0)
 """Between the tries. Downloads have their own, see ``kit.weights.download``."""
@@ -108,6 +109,7 @@ def _try_request(
     with (
         faults(location, CONNECT_S),
         httpx.Client(
+            transport=ProxiedTransport(),
             follow_redirects=True,
             headers=AGENT,
             timeout=CONNECT_S,

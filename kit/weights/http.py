@@ -1,7 +1,7 @@
 """Talking to the servers that hold weights: opening files, and what may go wrong with a server.
 
-httpx takes proxies from the environment (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) and an own
-certificate authority from ``SSL_CERT_FILE``. It sends ``Authorization`` to the host that was asked
+Proxies come from the environment, see ``kit.weights.proxy``; httpx takes an own certificate
+authority from ``SSL_CERT_FILE``. It sends ``Authorization`` to the host that was asked
 and never on to another one that a redirect names.
 """
 
@@ -16,6 +16,7 @@ import httpx
 
 import kit
 from kit.errors import EnvironmentNotReady
+from kit.weights.proxy import AsyncProxiedTransport
 
 AGENT = {"User-Agent": f"spark-kit/{kit.__version__}", "Accept-Encoding": "identity"}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -98,7 +99,7 @@ class DataClient:
             follow_redirects=True,
             headers=AGENT,
             timeout=httpx.Timeout(stall_s, connect=CONNECT_S, pool=None),
-            limits=httpx.Limits(max_connections=connections + 1),
+            transport=AsyncProxiedTransport(httpx.Limits(max_connections=connections + 1)),
             event_hooks={"response": [_keep_tls_later]},
         )
 

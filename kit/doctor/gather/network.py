@@ -18,6 +18,7 @@ from kit.doctor.container_facts import Docker
 from kit.doctor.facts import Facts, Reply
 from kit.doctor.gather.commands import ran
 from kit.doctor.request import Request
+from kit.errors import KitError
 from kit.memory.unavailable import Unavailable
 from kit.stack.missing_weights import WEIGHTS
 from kit.weights.catalogue import Source, read_catalogue
@@ -85,10 +86,15 @@ def ask(url: str, why: str, clock: Callable[[], float] = time.time) -> Reply:
         return Reply(shown, why, None if path.exists() else "there is nothing at that place")
     import httpx
 
+    from kit.weights.proxy import ProxiedTransport
+
     begin = clock()
     try:
-        with httpx.Client(timeout=SECONDS, follow_redirects=False) as client:
+        transport = ProxiedTransport()
+        with httpx.Client(transport=transport, timeout=SECONDS, follow_redirects=False) as client:
             response = client.head(url)
+    except KitError as error:
+        return Reply(shown, why, error.message)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:
         return Reply(shown, why, _text(error))
     middle = (begin + clock()) / 2

@@ -3,12 +3,14 @@
 So HF_ENDPOINT, HF_HOME (its cache), HF_TOKEN and HF_HUB_OFFLINE mean what they mean everywhere.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.weights.proxy import for_others
 
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -37,13 +39,14 @@ def snapshot(name: str) -> Snapshot:
     """Download ``hf:OWNER/REPOSITORY`` or ``hf:OWNER/REPOSITORY@REVISION`` into the cache.
 
     Raises:
-        UsageError: ``name`` is neither.
+        UsageError: ``name`` is neither, or a proxy's variable cannot be understood.
         EnvironmentNotReady: huggingface_hub is not installed, or the repository cannot be had.
     """
     found = _NAME.fullmatch(name)
     if found is None:
         raise UsageError(f"{name!r} names no repository", hint="hf:OWNER/NAME or hf:OWNER/NAME@TAG")
     repository, revision = found[1], found[2]
+    os.environ.update(for_others(os.environ))
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
