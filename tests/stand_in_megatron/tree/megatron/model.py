@@ -26,12 +26,13 @@ class Decaying(torch.nn.Module):
         assert position_ids.tolist() == [list(range(position_ids[0, 0], position_ids[0, -1] + 1))]
         assert attention_mask.shape[-2:] == (tokens.shape[1], position_ids[0, -1] + 1)
         self._obey(tokens)
-        state = inference_params.key_value_memory_dict.get(0, self.rows.new_zeros(()).float())
+        memory = inference_params.key_value_memory_dict  # by position, as a KV cache is
+        start = inference_params.sequence_len_offset
+        state = memory.get(start - 1, self.rows.new_zeros(()).float())
         states = []
-        for vector in self._embed(tokens[0]):
-            state = state * 0.5 + vector
+        for position, vector in enumerate(self._embed(tokens[0]), start):
+            state = memory[position] = state * 0.5 + vector
             states.append(state)
-        inference_params.key_value_memory_dict[0] = state
         return self._gather(torch.stack(states) @ self.rows.float().T)[None]
 
     def _obey(self, tokens: torch.Tensor) -> None:
