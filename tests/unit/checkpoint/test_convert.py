@@ -92,7 +92,7 @@ def test_one_shard_is_model_safetensors(save: Save, make_state: MakeState, tmp_p
     file = tmp_path / "out" / "model.safetensors"
     assert result.files == {"model.safetensors": file.stat().st_size}
     with safe_open(file, "pt") as opened:
-        assert opened.metadata() == {"format": "pt"}
+        assert opened.metadata() == {"format": "pt", "written_by": "spark-kit"}
     header_bytes = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert header_bytes % 4096 == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
