@@ -1,5 +1,6 @@
 import argparse
 import collections
+import datetime
 import enum
 import io
 import sys
@@ -136,12 +137,21 @@ def test_what_training_writes_beside_the_tensors_is_skipped(
         "param_shapes": [collections.OrderedDict(a=torch.Size([3, 4]))],
         "torch_rng_state": torch.get_rng_state(),
         "global_steps": 7,
+        "saved_to": Path("/ckpt"),
+        "started": datetime.datetime(2024, 1, 1),
+        "fp8": [torch.ones(2).to(torch.float8_e4m3fn)],
+        "sparse": torch.eye(2).to_sparse(),
         "names": {"a", "b"},
     }
     path = save(state)
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(path, weights_only=True)
     assert len(index_checkpoint(path).tensors) == 2 * 12 + 3
+
+
+def test_fp8_weights_are_refused_by_name(save: Save) -> None:
+    with pytest.raises(IntegrityError, match=r"encoder\.a is of type 'torch\.float8_e4m3fn'"):
+        index_checkpoint(save(wrap(a=torch.ones(2).to(torch.float8_e4m3fn))))
 
 
 def test_the_fingerprint_follows_the_tensors(save: Save) -> None:
