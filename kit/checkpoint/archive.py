@@ -2,7 +2,8 @@
 
 Format: torch.save's zip (torch 1.6 and later): ``<name>/data.pkl``, ``<name>/data/<key>`` for each
 storage, ``<name>/byteorder``; every member stored, not compressed, so that its bytes can be read in
-place.
+place. Every member has a CRC-32; all are zero where
+``torch.serialization.set_crc32_options(False)`` was called.
 """
 
 import hashlib
@@ -10,18 +11,24 @@ import io
 import os
 import struct
 import zipfile
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit.checkpoint.source import AGAIN, Checksum, require_checksum
 from kit.errors import EnvironmentNotReady, IntegrityError
 
 MAX_DIRECTORY_BYTES = 8 * 1024**2
 """Far above what any checkpoint needs (13B: 0.05 MB); bounds memory."""
 
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
+_LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
+"""Signature, flags, method, CRC-32, both sizes, lengths of the name and of the extra field."""
+
+_ENCRYPTED, _SIZES_BEHIND, _UTF8 = 0x1, 0x8, 0x800
+_SIZE_IN_EXTRA = 0xFFFFFFFF
 _OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LFS_POINTER = b"version https://git-lfs"
-_AGAIN = "the download is incomplete or damaged: get the file again"
 _SAVE_AGAIN = (
     "save it again on a machine where you trust it: torch.save(torch.load(old, map_location='cpu'),"
     " new)"
@@ -48,8 +55,9 @@ class Archive:
                 f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
             ) from error
         try:
-            self._members = _read_directory(path, self._file)
+            self._members, self._spans = _read_directory(path, self._file)
             self._prefix = _prefix(path, list(self._members))
+            self._has_checksums = any(member.CRC for member in self._members.values())
         except BaseException:
             self._file.close()
             raise
@@ -73,46 +81,50 @@ class Archive:
         return hashlib.sha256(repr(members).encode()).hexdigest()
 
     def read(self, name: str, limit_bytes: int) -> bytes:
-        """A small member's bytes; IntegrityError if it is longer than ``limit_bytes``."""
+        """A small member's bytes.
+
+        Raises:
+            IntegrityError: it is longer than ``limit_bytes``, or not what its CRC-32 says.
+        """
         span = self.span(name)
         if span.nbytes > limit_bytes:
             raise IntegrityError(
                 f"{self.path}: {name} has {span.nbytes} bytes, at most {limit_bytes} expected",
                 hint="this is not a checkpoint as torch.save writes it",
             )
-        return os.pread(self._file.fileno(), span.nbytes, span.offset)
+        content = os.pread(self._file.fileno(), span.nbytes, span.offset)
+        if self._has_checksums:
+            expected = self._members[self._prefix + name].CRC
+            require_checksum(self.path, name, zlib.crc32(content), expected)
+        return content
+
+    def checksums(self) -> tuple[Checksum, ...]:
+        """The CRC-32 of every plain member, in the order of the file."""
+        if not self._has_checksums:
+            return ()
+        plain = [member for member in self._members.values() if _is_plain(member)]
+        found = [(member, self._spans[member.filename]) for member in plain]
+        return tuple(
+            Checksum(member.filename, span.offset, span.nbytes, member.CRC)
+            for member, span in sorted(found, key=lambda each: each[1].offset)
+        )
 
     def span(self, name: str) -> Span:
         """Where a member's bytes lie in the file.
 
         Raises:
-            IntegrityError: there is no such member, it is compressed or encrypted, or it does not
-                lie inside the file.
+            IntegrityError: there is no such member, or it is compressed or encrypted.
         """
         info = self._members.get(self._prefix + name)
         if info is None:
-            raise IntegrityError(f"{self.path}: {name} is missing from the archive", hint=_AGAIN)
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise IntegrityError(f"{self.path}: {name} is missing from the archive", hint=AGAIN)
+        if not _is_plain(info):
             raise IntegrityError(
                 f"{self.path}: {name} is compressed or encrypted; torch.save writes plain members",
                 hint="the file was packed again by another tool: get the original, or "
                 + _SAVE_AGAIN,
             )
-        offset = self._data_offset(info.header_offset)
-        if offset is None or offset + info.file_size > self.stat().st_size:
-            raise IntegrityError(f"{self.path}: {name} does not lie where it should", hint=_AGAIN)
-        return Span(offset, info.file_size)
-
-    def _data_offset(self, header_offset: int) -> int | None:
-        if not 0 <= header_offset < self.stat().st_size:
-            return None
-        header = os.pread(self._file.fileno(), _LOCAL_HEADER.size, header_offset)
-        if len(header) < _LOCAL_HEADER.size:
-            return None
-        signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
-        if signature != b"PK\x03\x04":
-            return None
-        return int(header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes)
+        return self._spans[info.filename]
 
 
 class _BoundedFile(io.FileIO):
@@ -125,16 +137,81 @@ class _BoundedFile(io.FileIO):
         return super().read(-1 if size is None else size) or b""
 
 
-def _read_directory(path: Path, file: _BoundedFile) -> dict[str, zipfile.ZipInfo]:
+def _is_plain(member: zipfile.ZipInfo) -> bool:
+    return member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
+
+
+def _read_directory(
+    path: Path, file: _BoundedFile
+) -> tuple[dict[str, zipfile.ZipInfo], dict[str, Span]]:
+    """The members by name, and where their contents lie."""
     try:
         with zipfile.ZipFile(file) as directory:
-            members = directory.infolist()
+            members, end = directory.infolist(), directory.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
         raise _not_a_zip(path, file) from error
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
-        raise IntegrityError(f"{path}: two members of the archive have one name", hint=_AGAIN)
-    return dict(zip(names, members, strict=True))
+        raise IntegrityError(f"{path}: two members of the archive have one name", hint=AGAIN)
+    try:
+        spans = _spans(file.fileno(), members, end)
+    except ValueError as error:
+        raise IntegrityError(f"{path}: {error}", hint=AGAIN) from error
+    return dict(zip(names, members, strict=True)), spans
+
+
+def _spans(fd: int, members: Iterable[zipfile.ZipInfo], end: int) -> dict[str, Span]:
+    """Where members lie that are to end before ``end``, the directory's start.
+
+    Each one has a local header, which must say the same as the directory.
+
+    Raises:
+        ValueError: it says something else, or is not where it should be, or members overlap.
+    """
+    spans, position = {}, 0
+    for member in sorted(members, key=lambda each: each.header_offset):
+        if member.header_offset < position:
+            raise ValueError(f"{member.filename} does not lie where it should: members overlap")
+        if not position and member.header_offset:
+            raise ValueError(f"{member.filename} does not lie where it should: bytes precede it")
+        start = member.header_offset + _local_header_bytes(fd, member)
+        position = start + member.compress_size
+        if position > end:
+            raise ValueError(f"{member.filename} does not lie where it should")
+        spans[member.filename] = Span(start, member.compress_size)
+    return spans
+
+
+def _local_header_bytes(fd: int, member: zipfile.ZipInfo) -> int:
+    """How long the header before a member's content is. Raises ValueError if it is not its own."""
+    name = member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8 else "cp437")
+    header = os.pread(fd, _LOCAL_HEADER.size + len(name), member.header_offset)
+    if len(header) < _LOCAL_HEADER.size + len(name) or header[:4] != b"PK\x03\x04":
+        raise ValueError(f"{member.filename} does not lie where it should")
+    _, flags, method, crc32, packed, size, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(
+        header[: _LOCAL_HEADER.size]
+    )
+    told = ((crc32, member.CRC), (packed, member.compress_size), (size, member.file_size))
+    later = (0, _SIZE_IN_EXTRA) if flags & _SIZES_BEHIND else (_SIZE_IN_EXTRA,)
+    if (
+        (flags, method, name_bytes) != (member.flag_bits, member.compress_type, len(name))
+        or header[_LOCAL_HEADER.size :] != name
+        or not all(local == known or local in later for local, known in told)
+    ):
+        raise ValueError(f"{member.filename} has a header that contradicts the directory")
+    length = _LOCAL_HEADER.size + name_bytes
+    extra = os.pread(fd, extra_bytes, member.header_offset + length)
+    if not _is_whole_extra(extra, extra_bytes):
+        raise ValueError(f"{member.filename} has a header that is damaged")
+    return int(length + extra_bytes)
+
+
+def _is_whole_extra(extra: bytes, nbytes: int) -> bool:
+    """Whether an extra field is a row of blocks: two bytes of kind, two of length, content."""
+    position = 0
+    while position + 4 <= len(extra):
+        position += 4 + int.from_bytes(extra[position + 2 : position + 4], "little")
+    return position == len(extra) == nbytes
 
 
 def _prefix(path: Path, names: list[str]) -> str:
@@ -151,9 +228,9 @@ def _prefix(path: Path, names: list[str]) -> str:
 def _not_a_zip(path: Path, file: io.FileIO) -> IntegrityError:
     start = os.pread(file.fileno(), 64, 0)
     if not start:
-        return IntegrityError(f"{path} is empty", hint=_AGAIN)
+        return IntegrityError(f"{path} is empty", hint=AGAIN)
     if start.startswith(b"PK\x03\x04"):
-        return IntegrityError(f"{path} is cut off: its zip directory cannot be read", hint=_AGAIN)
+        return IntegrityError(f"{path} is cut off: its zip directory cannot be read", hint=AGAIN)
     if start.startswith(_OLD_TORCH_MAGIC):
         return IntegrityError(
             f"{path} is in torch's old format (before 1.6), not a zip file", hint=_SAVE_AGAIN

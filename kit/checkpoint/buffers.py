@@ -40,15 +40,16 @@ class Buffer:
 
 
 class Buffers:
-    """A ring of buffers, a thread that hashes them, and one that reads or writes them.
+    """A ring of buffers, and threads that hash, that check, and that read or write them.
 
-    Hashing, reading and writing let go of the interpreter lock: they run beside each other and
-    beside the casting. A second reader or writer only gets in the way of the other side's.
+    Hashing, checking, reading and writing let go of the interpreter lock: they run beside each
+    other and beside the casting. A second reader or writer only gets in the way of the others.
     """
 
     def __init__(self, chunk_bytes: int, count: int) -> None:
         self.count = count
         self.hasher = ThreadPoolExecutor(max_workers=1)
+        self.checker = ThreadPoolExecutor(max_workers=1)
         self.mover = ThreadPoolExecutor(max_workers=1)
         self._buffers = [Buffer(chunk_bytes) for _ in range(count)]
         self._turn = cycle(self._buffers)
@@ -71,3 +72,4 @@ class Buffers:
         """End the threads; what they have not begun is left undone."""
         self.mover.shutdown(cancel_futures=True)
         self.hasher.shutdown(cancel_futures=True)
+        self.checker.shutdown(cancel_futures=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kit.checkpoint.archive import Span
 from kit.checkpoint.protobuf import LENGTH, Field, WireReader
-from kit.checkpoint.source import SourceFile
+from kit.checkpoint.source import AGAIN, SourceFile
 from kit.checkpoint.tensors import Piece, Tensor, matrix
 from kit.checkpoint.torchfile import ITEM_BYTES, DType
 from kit.errors import EnvironmentNotReady, IntegrityError
@@ -77,15 +77,12 @@ class MindSporeFile(SourceFile):
             last, rest = divmod(span.nbytes, item_bytes)
             if rest:
                 raise IntegrityError(
-                    f"{self.path}: {parameter.tag} is cut inside a number", hint=_AGAIN
+                    f"{self.path}: {parameter.tag} is cut inside a number", hint=AGAIN
                 )
             for start, rows, columns in _rectangles(first, first + last, parameter.dims):
                 offset = span.offset + (start - first) * item_bytes
                 yield Piece(self.path, offset, rows, columns)
             first += last
-
-
-_AGAIN = "the download is incomplete or damaged: get the file again"
 
 
 def is_mindspore(path: Path) -> bool:
@@ -112,13 +109,13 @@ def index_mindspore(path: Path) -> MindSporeFile:
             values = list(_values(file.fileno(), status.st_size))
         except ValueError as error:
             raise IntegrityError(
-                f"{path} is not an intact MindSpore checkpoint: {error}", hint=_AGAIN
+                f"{path} is not an intact MindSpore checkpoint: {error}", hint=AGAIN
             ) from error
     parameters: dict[str, Parameter] = {}
     for value in values:
         known = parameters.get(value.tag, Parameter(value.tag, value.kind, value.dims, ()))
         if (known.kind, known.dims) != (value.kind, value.dims):
-            raise IntegrityError(f"{path}: two values of {value.tag} disagree", hint=_AGAIN)
+            raise IntegrityError(f"{path}: two values of {value.tag} disagree", hint=AGAIN)
         spans = known.spans + value.spans
         parameters[value.tag] = Parameter(value.tag, value.kind, value.dims, spans)
     return MindSporeFile(

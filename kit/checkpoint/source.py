@@ -1,9 +1,22 @@
 """Which file a conversion read, so that a later one can tell whether it is still the same."""
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from kit.errors import IntegrityError
+
+AGAIN = "the download is incomplete or damaged: get the file again"
+
+
+class Checksum(NamedTuple):
+    """What the CRC-32 of ``nbytes`` bytes of a file, from ``offset`` on, must be."""
+
+    name: str
+    offset: int
+    nbytes: int
+    crc32: int
 
 
 @dataclass(frozen=True)
@@ -13,12 +26,50 @@ class SourceFile:
     Attributes:
         fingerprint: sha256 over what indexing read anyway: names, sizes and places of all tensors
             and, where the format has them, checksums. Unlike a sha256 of all bytes it is free.
+        checksums: of parts of it, where the format has them; in the order of the file, none
+            overlaps another.
     """
 
     path: Path
     size_bytes: int
     mtime_ns: int
     fingerprint: str
+    checksums: tuple[Checksum, ...] = field(default=(), kw_only=True)
+
+
+class ChecksumReader:
+    """Holds a file's bytes against its checksums while they pass, from front to back."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._path = file.path
+        self._left = iter(file.checksums)
+        self._current = next(self._left, None)
+        self._crc32 = 0
+
+    def passed(self, offset: int, data: memoryview) -> None:
+        """Take the next bytes, which lie at ``offset``.
+
+        Raises:
+            IntegrityError: a part that ends in them is not what its checksum says.
+        """
+        end = offset + len(data)
+        while (part := self._current) is not None and part.offset < end:
+            stop = part.offset + part.nbytes
+            first, last = max(offset, part.offset), min(end, stop)
+            self._crc32 = zlib.crc32(data[first - offset : max(first, last) - offset], self._crc32)
+            if stop > end:
+                return
+            require_checksum(self._path, part.name, self._crc32, part.crc32)
+            self._current, self._crc32 = next(self._left, None), 0
+
+
+def require_checksum(path: Path, name: str, found: int, expected: int) -> None:
+    """Raise IntegrityError unless a CRC-32 is the one that was written."""
+    if found != expected:
+        raise IntegrityError(
+            f"{path}: {name} is damaged: its CRC-32 is {found:08x}, {expected:08x} expected",
+            hint=AGAIN,
+        )
 
 
 def require_unchanged(file: SourceFile) -> None:

@@ -1,4 +1,7 @@
-"""One front-to-back reading of files that hashes them while their tensors are used."""
+"""One front-to-back reading of files that hashes them while their tensors are used.
+
+Where a format has checksums, the bytes are held against them on the way.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,10 +13,11 @@ from typing import NamedTuple, Self
 
 from blake3 import blake3
 
+from kit import units
 from kit.checkpoint.buffers import ROOM_BYTES, Buffer, Buffers
 from kit.checkpoint.direct import SourceReader
 from kit.checkpoint.pages import Bytes
-from kit.checkpoint.source import SourceFile
+from kit.checkpoint.source import ChecksumReader, SourceFile
 from kit.errors import IntegrityError
 
 Progress = Callable[[int, int], None]
@@ -42,7 +46,8 @@ class Sweep:
         progress: told the bytes done, at the start and after every piece.
         expected: what will be read, in this order. What is read without being expected, once all
             of these have been read, is not read ahead.
-        known: digests of files that need not be hashed, and of which nothing else is read.
+        known: digests of files that need not be hashed, nor held against their checksums, and of
+            which nothing else is read.
     """
 
     def __init__(
@@ -58,6 +63,9 @@ class Sweep:
         self._total_bytes = sum(file.size_bytes for file in files)
         self._done_bytes = 0
         self._buffers = Buffers(chunk_bytes, BUFFERS)
+        # An adapter is read in small pieces: one thread does for it.
+        small = chunk_bytes <= units.MIB
+        self._checker = self._buffers.hasher if small else self._buffers.checker
         self._passes = {file.path: _Pass(file, known.get(file.path)) for file in files}
         self._plan = self._pieces(expected)
         self._coming: deque[_Piece] = deque()
@@ -76,7 +84,8 @@ class Sweep:
         """Bytes ``offset`` to ``offset + nbytes``, valid until the next read.
 
         Raises:
-            IntegrityError: the file is shorter than it was.
+            IntegrityError: the file is shorter than it was, or what was read before is not what a
+                checksum says.
             ValueError: other bytes were expected.
         """
         request = Request(path, offset, nbytes)
@@ -93,7 +102,11 @@ class Sweep:
                 raise ValueError(f"{request} is read, {piece.request} was expected")
 
     def finish(self) -> tuple[str, ...]:
-        """Read on to the end of all files; the digest of each: ``blake3:…``, or the known one."""
+        """Read on to the end of all files; the digest of each: ``blake3:…``, or the known one.
+
+        Raises:
+            IntegrityError: as ``read``, of all that was read.
+        """
         for one in self._passes.values():
             self.read(one.file.path, one.file.size_bytes, 0)
         self._buffers.settle()
@@ -141,6 +154,7 @@ class Sweep:
             if not one.known:
                 fresh = data[one.done - piece.start :].data
                 piece.buffer.begin(self._buffers.hasher, one.digest.update, fresh)
+                piece.buffer.begin(self._checker, one.checksums.passed, one.done, fresh)
             self._done_bytes += piece.end - one.done
             one.done = piece.end
             if self._progress:
@@ -156,6 +170,7 @@ class _Pass:
         self.known = known
         self.reader = SourceReader(file.path)
         self.digest = blake3()
+        self.checksums = ChecksumReader(file)
         self.begun = self.done = 0
 
 

@@ -4,8 +4,10 @@ Source of the formats: ``torch/_utils.py`` (``_rebuild_*``) and ``torch/serializ
 (persistent ids) of torch 1.6 to 2.13.
 """
 
+import re
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 
@@ -86,10 +88,18 @@ def _counts(value: object) -> tuple[int, ...]:
 
 
 def _tensor(arguments: Any) -> TensorRef:
-    viewed, offset, shape, stride, *_ = arguments
+    viewed, offset, shape, stride = arguments[:4]  # a hostile rest may be long
     if not isinstance(viewed, Storage) or len(shape) != len(stride):
         raise ValueError("a view of a storage expected")
     return TensorRef(viewed, _count(offset), _counts(shape), _counts(stride))
+
+
+def _typed_tensor(arguments: Any) -> TensorRef:
+    """A tensor whose type is named beside its storage of bytes: fp8, and what came later."""
+    untyped, dtype = _tensor(arguments), arguments[6]
+    if not isinstance(dtype, Global):
+        raise ValueError("a type expected")
+    return replace(untyped, storage=replace(untyped.storage, kind=dtype.name))
 
 
 def _first(arguments: Any) -> Any:
@@ -109,6 +119,7 @@ def _unread(_: object) -> _Opaque:
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch.Size": _first,
@@ -129,9 +140,72 @@ CALLS: dict[str, Callable[[Any], Any]] = {
             "numpy._core.multiarray._reconstruct",
             "numpy._core.multiarray.scalar",
             "numpy._core.numeric._frombuffer",
-            "megatron.core.enums.ModelType",
+            "builtins.bytearray",
+            "builtins.complex",
+            "builtins.range",
+            "builtins.slice",
+            "__builtin__.bytearray",
+            "__builtin__.complex",
+            "__builtin__.slice",
+            "__builtin__.xrange",
+            "collections.Counter",
+            "collections.defaultdict",
+            "collections.deque",
+            "datetime.date",
+            "datetime.datetime",
+            "datetime.time",
+            "datetime.timedelta",
+            "datetime.timezone",
+            "decimal.Decimal",
+            "fractions.Fraction",
+            "torch._utils._rebuild_device_tensor_from_numpy",
+            "torch._utils._rebuild_meta_tensor_no_storage",
+            "torch._utils._rebuild_nested_tensor",
+            "torch._utils._rebuild_qtensor",
+            "torch._utils._rebuild_sparse_tensor",
+            "torch._utils._rebuild_wrapper_subclass",
+            "torch._tensor._rebuild_from_type_v2",
+            "torch.serialization._get_layout",
+            "types.SimpleNamespace",
+            "uuid.UUID",
         ),
         _unread,
     ),
 }
-"""Everything a checkpoint's pickle may call, and what stands for the result."""
+"""What a checkpoint's pickle may call by name, and what stands for the result."""
+
+GETATTR = ("builtins.getattr", "__builtin__.getattr")
+"""How older protocols name a class within a class."""
+
+_CLASS = re.compile(r"(?P<package>[A-Za-z_]\w*)(\.\w+)*\.[A-Z]\w*")
+_PATH = re.compile(r"pathlib\.(_local\.)?(Pure)?(Posix|Windows)?Path")
+_PYTHON_2 = ("__builtin__", "commands", "copy_reg", "exceptions", "popen2")
+_ATTACKS = frozenset(
+    (
+        *("os", "posix", "nt", "sys", "subprocess", "_posixsubprocess", "multiprocessing"),
+        *("asyncio", "commands", "popen2", "pty", "socket", "shutil", "webbrowser", "ctypes"),
+        *("_ctypes", "importlib", "imp", "runpy", "code", "codeop", "marshal", "pip", "pydoc"),
+        *("idlelib", "pickle", "_pickle", "dill", "cloudpickle", "joblib", "bdb", "pdb"),
+        *("cProfile", "profile", "timeit", "trace"),
+    )
+)
+"""Packages that attacks by pickle call, as picklescan and fickling list them."""
+
+
+def is_attack(name: str) -> bool:
+    """Whether a name is of a package that no training state needs, but attacks do."""
+    return name.split(".", 1)[0] in _ATTACKS
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether an object made by a call of this name is passed over, as data beside the weights.
+
+    Enumerations, configurations and other classes of any package (nothing of them is built), and
+    paths; never a function, nor what is of Python's own library and not among ``CALLS``.
+    """
+    if _PATH.fullmatch(name):
+        return True
+    named = _CLASS.fullmatch(name)
+    if named is None or is_attack(name):
+        return False
+    return named["package"] not in sys.stdlib_module_names and named["package"] not in _PYTHON_2

@@ -55,7 +55,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class CheckpointFile(SourceFile):
-    """One indexed checkpoint file. Its fingerprint covers the CRC-32 of pickle and tensors."""
+    """One indexed checkpoint file. Its fingerprint covers the CRC-32 of every member."""
 
     tensors: tuple[TensorEntry, ...]
 
@@ -80,6 +80,7 @@ def index_checkpoint(path: Path) -> CheckpointFile:
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,
             fingerprint=archive.fingerprint(),
+            checksums=archive.checksums(),
             tensors=tuple(_entry(archive, name, tensor) for name, tensor in named.items()),
         )
 

@@ -4,7 +4,8 @@ A pickle is a program for a stack machine. This module is such a machine with th
 left out: it has no instruction that imports, builds or calls anything. Plain containers and scalars
 become themselves, tensors become ``TensorRef`` descriptions, objects of foreign classes become
 ``OPAQUE`` and are forgotten. The few calls torch needs to describe tensors are a fixed table
-(``torch_objects.CALLS``); a pickle that calls anything else is refused by name.
+(``torch_objects.CALLS``); a pickle that calls any other function is refused by name. What it does
+is counted, so that a small one cannot grow for ever.
 
 Opcodes are decoded by the standard library's ``pickletools``; its documentation is the source for
 what each of them does.
@@ -15,8 +16,21 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
-from kit.checkpoint.torch_objects import CALLS, OPAQUE, Global, keep_text_keys, storage, text
+from kit.checkpoint.torch_objects import (
+    CALLS,
+    GETATTR,
+    OPAQUE,
+    Global,
+    is_attack,
+    is_passed_over,
+    keep_text_keys,
+    storage,
+    text,
+)
 from kit.errors import IntegrityError, UnsafePickle
+
+MAX_STEPS = 4_000_000
+"""Instructions, and items that calls copy: as many as the largest pickle needs for plain data."""
 
 MAX_PICKLE_BYTES = 8 * 1024**2
 """Far above what a checkpoint of any size needs (13B: 0.1 MB); bounds memory and time."""
@@ -31,7 +45,8 @@ def read_pickle(data: bytes, *, source: str) -> object:
 
     Raises:
         UnsafePickle: it calls something that is not needed to describe tensors.
-        IntegrityError: it is damaged, too large, or not a checkpoint's pickle.
+        IntegrityError: it is damaged, too large, asks for too much work, or is not a checkpoint's
+            pickle.
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise IntegrityError(
@@ -41,6 +56,7 @@ def read_pickle(data: bytes, *, source: str) -> object:
     machine = _Machine(source)
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+            machine.count(1)
             machine.step(opcode.name, argument)
         return machine.pop()
     except (ValueError, IndexError, KeyError, TypeError) as error:
@@ -58,6 +74,15 @@ class _Machine:
         self.stack: list[Any] = []
         self.below_marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.steps = 0
+
+    def count(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise IntegrityError(
+                f"{self.source}: its pickle asks for more work than any checkpoint's",
+                hint="it is damaged, or made to fill the memory: do not use it",
+            )
 
     def step(self, opcode: str, argument: Any) -> None:
         if opcode in _PUSHES_ARGUMENT:
@@ -123,14 +148,32 @@ class _Machine:
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
         name = _name(function)
-        if name not in CALLS:
+        if name in CALLS:
+            if type(arguments) is tuple and len(arguments) == 1:  # what OrderedDict copies
+                self.count(len(arguments[0]) if isinstance(arguments[0], list | dict) else 0)
+            self.push(CALLS[name](arguments))
+        elif name in GETATTR:
+            self.push(self.attribute(name, arguments))
+        elif is_passed_over(name):
+            self.push(OPAQUE)
+        else:
             raise self.refusal(name)
-        self.push(CALLS[name](arguments))
+
+    def attribute(self, name: str, arguments: Any) -> object:
+        """A class within a class, or its member, of those that are passed over."""
+        owner, attribute = arguments if len(arguments) == 2 else (None, None)
+        if not isinstance(owner, Global) or not is_passed_over(owner.name):
+            raise self.refusal(name)
+        if text(attribute).startswith("_"):
+            raise self.refusal(name)
+        inner = f"{owner.name}.{attribute}"
+        return Global(inner) if is_passed_over(inner) else OPAQUE
 
     def new_object(self, operands: int) -> None:
         """An object made without arguments that could do anything: forgotten."""
-        for _ in range(operands):
-            self.pop()
+        *_, made = [self.pop() for _ in range(operands)]
+        if is_attack(name := _name(made)):
+            raise self.refusal(name)
         self.push(OPAQUE)
 
     def build(self) -> None:

@@ -1,3 +1,5 @@
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +8,8 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kit.checkpoint.source import SourceFile
+from kit import units
+from kit.checkpoint.source import Checksum, SourceFile
 from kit.checkpoint.sweep import Request, Sweep
 from kit.errors import IntegrityError
 
@@ -86,6 +89,40 @@ def test_a_known_file_is_not_read_where_no_one_asks(
         sweep.read(*requests[0])
         sweep.finish()
     assert read == [10, 0]
+
+
+def checked(file: SourceFile, damaged: int | None = None) -> SourceFile:
+    """The file with checksums of three parts, of which one (by number) is wrong."""
+    spans = [(10, 5000), (5010, 0), (5010, 200_000), (205_010, SIZE - 205_010)]
+    sums = [
+        Checksum(
+            f"part {number}", start, n, zlib.crc32(CONTENT[start : start + n]) ^ (number == damaged)
+        )
+        for number, (start, n) in enumerate(spans)
+    ]
+    return replace(file, checksums=tuple(sums))
+
+
+@pytest.mark.parametrize("chunk", [CHUNK, 2 * units.MIB])
+def test_checksums_that_are_right(file: SourceFile, chunk: int) -> None:
+    with Sweep([checked(file)], chunk) as sweep:
+        sweep.read(file.path, 1000, 77)
+        assert sweep.finish() == (DIGEST,)
+
+
+@pytest.mark.parametrize("chunk", [CHUNK, 2 * units.MIB])
+@pytest.mark.parametrize("part", [0, 1, 2, 3])
+def test_a_checksum_that_is_wrong(file: SourceFile, part: int, chunk: int) -> None:
+    with (
+        Sweep([checked(file, damaged=part)], chunk) as sweep,
+        pytest.raises(IntegrityError, match=f"part {part} is damaged"),
+    ):
+        sweep.finish()
+
+
+def test_a_known_file_is_not_checked_again(file: SourceFile) -> None:
+    with Sweep([checked(file, damaged=2)], CHUNK, known={file.path: "known"}) as sweep:
+        assert sweep.finish() == ("known",)
 
 
 def test_a_file_that_is_shorter_than_it_was(file: SourceFile) -> None:

@@ -1,10 +1,12 @@
 import argparse
 import collections
+import datetime
 import enum
 import io
 import sys
 import types
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,12 +137,21 @@ def test_what_training_writes_beside_the_tensors_is_skipped(
         "param_shapes": [collections.OrderedDict(a=torch.Size([3, 4]))],
         "torch_rng_state": torch.get_rng_state(),
         "global_steps": 7,
+        "saved_to": Path("/ckpt"),
+        "started": datetime.datetime(2024, 1, 1),
+        "fp8": [torch.ones(2).to(torch.float8_e4m3fn)],
+        "sparse": torch.eye(2).to_sparse(),
         "names": {"a", "b"},
     }
     path = save(state)
     with pytest.raises(Exception, match="Weights only load failed"):
         torch.load(path, weights_only=True)
     assert len(index_checkpoint(path).tensors) == 2 * 12 + 3
+
+
+def test_fp8_weights_are_refused_by_name(save: Save) -> None:
+    with pytest.raises(IntegrityError, match=r"encoder\.a is of type 'torch\.float8_e4m3fn'"):
+        index_checkpoint(save(wrap(a=torch.ones(2).to(torch.float8_e4m3fn))))
 
 
 def test_the_fingerprint_follows_the_tensors(save: Save) -> None:
@@ -221,6 +232,98 @@ def test_a_storage_shorter_than_its_tensor(save: Save) -> None:
     path = save(wrap(a=torch.ones(300)))
     repack(path, lambda name, data: (name, data[:1196] if name.endswith("data/0") else data))
     with pytest.raises(IntegrityError, match=r"encoder\.a needs bytes 0 to 1200 of .* 1196 bytes"):
+        index_checkpoint(path)
+
+
+def members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    with zipfile.ZipFile(path) as archive:
+        return {info.filename.partition("/")[2]: info for info in archive.infolist()}
+
+
+def patch(path: Path, offset: int, new: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(new)
+
+
+def directory_entry(path: Path, name: str) -> int:
+    """Where the directory's entry of a member starts."""
+    data = path.read_bytes()
+    return data.rindex(b"PK\x01\x02", 0, data.rindex(name.encode()))
+
+
+def test_a_flipped_bit_in_the_pickle_is_found(save: Save) -> None:
+    path = save(wrap(a=torch.ones(4, 4)))
+    with zipfile.ZipFile(path) as archive:
+        pickled = archive.read(members(path)["data.pkl"].filename)
+    start = path.read_bytes().index(pickled)
+    patch(path, start + pickled.index(b"a"), b"b")
+    with pytest.raises(IntegrityError, match=r"data\.pkl is damaged: its CRC-32 is"):
+        index_checkpoint(path)
+
+
+def test_checksums_are_those_of_the_contents_in_the_order_of_the_file(save: Save) -> None:
+    path = save(wrap(a=torch.ones(40, 4), b=torch.zeros(3)))
+    data, found = path.read_bytes(), index_checkpoint(path).checksums
+    assert [each.offset for each in found] == sorted(each.offset for each in found)
+    assert {each.name.partition("/")[2] for each in found} == members(path).keys()
+    for each in found:
+        assert zlib.crc32(data[each.offset : each.offset + each.nbytes]) == each.crc32
+
+
+def test_a_file_without_checksums_is_read(save: Save) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save(wrap(a=torch.ones(4)))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    file = index_checkpoint(path)
+    assert file.checksums == ()
+    assert torch.equal(load(file.tensors[0]), torch.ones(4))
+
+
+def test_a_member_that_is_another_ones_bytes_is_refused(save: Save) -> None:
+    path = save(wrap(a=torch.ones(4), b=torch.zeros(4)))
+    entry, other = directory_entry(path, "data/1"), members(path)["data/0"]
+    patch(path, entry + 42, other.header_offset.to_bytes(4, "little"))
+    with pytest.raises(IntegrityError, match=r"data/\d .*(overlap|contradicts)"):
+        index_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "new", "message"),
+    [
+        (6, b"\0\0", "contradicts the directory"),  # flags
+        (8, b"\x08\0", "contradicts the directory"),  # method
+        (14, b"\1\2\3\4", "contradicts the directory"),  # CRC-32
+        (18, b"\1\0\0\0", "contradicts the directory"),  # size
+        (26, b"\x0c\0", "contradicts the directory"),  # length of the name
+        (28, b"\1\0", "header that is damaged"),  # length of the extra field
+        (30, b"X", "contradicts the directory"),  # name
+        (0, b"XX", "does not lie where it should"),
+    ],
+)
+def test_a_local_header_that_says_something_else(
+    save: Save, field: int, new: bytes, message: str
+) -> None:
+    path = save(wrap(a=torch.ones(4)))
+    patch(path, members(path)["data/0"].header_offset + field, new)
+    with pytest.raises(IntegrityError, match=f"data/0 .*{message}"):
+        index_checkpoint(path)
+
+
+def test_a_size_that_reaches_into_the_next_member(save: Save) -> None:
+    path = save(wrap(a=torch.ones(4), b=torch.zeros(4)))
+    entry = directory_entry(path, "data/0")
+    patch(path, entry + 20, (400).to_bytes(4, "little") * 2)
+    with pytest.raises(IntegrityError, match="members overlap"):
+        index_checkpoint(path)
+
+
+def test_bytes_before_the_first_member(save: Save) -> None:
+    path = save(wrap(a=torch.ones(4)))
+    path.write_bytes(b"x" * 64 + path.read_bytes())
+    with pytest.raises(IntegrityError, match="bytes precede it"):
         index_checkpoint(path)
 
 

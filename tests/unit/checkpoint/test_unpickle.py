@@ -1,9 +1,16 @@
 import argparse
 import collections
+import datetime
+import decimal
+import enum
 import os
+import pathlib
 import pickle
+import re
 import subprocess
 import sys
+import types
+import uuid
 
 import numpy as np
 import pytest
@@ -143,6 +150,102 @@ def test_every_way_to_call_is_refused_by_name(name: str) -> None:
     data, refused = HAND_MADE[name]
     with pytest.raises(UnsafePickle, match=refused):
         read(data)
+
+
+class Colour(enum.Enum):
+    red = 1
+
+
+class Outer:
+    class Shade(enum.Enum):
+        LIGHT = 2
+
+
+BESIDE = {
+    "path": pathlib.PurePosixPath("/a/b"),
+    "windows": pathlib.PureWindowsPath("c:/x"),
+    "datetime": datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
+    "delta": datetime.timedelta(1),
+    "namespace": types.SimpleNamespace(a=1, b=[2]),
+    "enum": Colour.red,
+    "nested enum": Outer.Shade.LIGHT,
+    "counter": collections.Counter("aab"),
+    "defaultdict": collections.defaultdict(list, a=[1]),
+    "deque": collections.deque([1]),
+    "decimal": decimal.Decimal("1.5"),
+    "uuid": uuid.UUID(int=3),
+    "complex": 1j,
+    "range": range(3),
+}
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_lies_beside_weights_is_passed_over(name: str, protocol: int) -> None:
+    data = pickle.dumps({"args": argparse.Namespace(x=BESIDE[name]), "it": BESIDE[name]}, protocol)
+    assert read(data) == {"args": OPAQUE, "it": OPAQUE}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "subprocess Popen",
+        "os Popen",
+        "ctypes CDLL",
+        "ftplib FTP",
+        "types FunctionType",
+        "types CodeType",
+        "threading Timer",
+        "importlib.machinery SourceFileLoader",
+        "multiprocessing Process",
+        "builtins Exec",
+        "torch.hub load",
+        "numpy.testing._private.utils runstring",
+        "pip._internal.cli Main",
+        "operator attrgetter",
+        "functools partial",
+        "some.package function",
+        "some.package _Private",
+        "os.x PosixPath",
+    ],
+)
+def test_functions_and_pythons_own_library_stay_refused(name: str) -> None:
+    with pytest.raises(UnsafePickle, match=re.escape(name.replace(" ", "."))):
+        read(b"c" + name.replace(" ", "\n").encode() + b"\n(S'x'\ntR.")
+
+
+@pytest.mark.parametrize("code", [b"\x81", b"}\x92"])
+def test_an_attack_is_refused_as_a_new_object_too(code: bytes) -> None:
+    with pytest.raises(UnsafePickle, match=r"subprocess\.Popen"):
+        read(b"\x80\x04csubprocess\nPopen\n)" + code + b".")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [b"cos\nPath\nS'x'\n", b"cpkg\nThing\nS'__globals__'\n", b"S'a'\nS'b'\n", b"cpkg\nThing\n"],
+)
+def test_getattr_is_for_classes_within_classes_alone(arguments: bytes) -> None:
+    with pytest.raises(UnsafePickle, match="getattr"):
+        read(b"cbuiltins\ngetattr\n(" + arguments + b"tR.")
+    with pytest.raises(UnsafePickle, match="an object made by the pickle"):
+        read(b"cbuiltins\ngetattr\n(cpkg\nThing\nS'run'\ntR)R.")
+
+
+def test_a_pickle_cannot_grow_for_ever() -> None:
+    """OrderedDict(list) again and again: 8 MB that would become terabytes."""
+    pairs = b"(" + b"".join(b"U\x06%06dK\x01\x86" % n for n in range(100_000)) + b"lq\x00"
+    again = b"ccollections\nOrderedDict\nq\x010" + b"h\x01h\x00\x85R" * 1_000_000 + b"."
+    with pytest.raises(IntegrityError, match="more work than any checkpoint's"):
+        read(b"\x80\x02" + pairs + again)
+    with pytest.raises(IntegrityError, match="more work than any checkpoint's"):
+        read(b"\x80\x02" + b"}" * (MAX_PICKLE_BYTES - 10) + b".")
+
+
+def test_many_long_argument_lists_cost_nothing() -> None:
+    items = b"(" + b"K\x01" * 1_000_000 + b"tq\x00"
+    call = b"ctorch._utils\n_rebuild_tensor_v2\nq\x01"
+    with pytest.raises(IntegrityError, match="damaged"):
+        read(b"\x80\x02" + items + call + b"h\x01h\x00R" * 500_000 + b".")
 
 
 def test_a_global_is_named_but_not_imported() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kit
+from kit.checkpoint.torchfile import index_checkpoint
 from kit.errors import EnvironmentNotReady, IntegrityError, UnsafePickle, UsageError
 from kit.weights.convert import convert_checkpoint, nonfinite_text
 from kit.weights.folder import checked_digest, checkpoint_dir, remember
@@ -276,3 +277,18 @@ def test_what_the_data_folder_has_checked_is_known(source: Path, tmp_path: Path)
     assert known(here) is None  # others' folders are not trusted
     held.write_bytes(b"")
     assert known(held) is None
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7])
+def test_one_flipped_bit_of_a_tensor_is_no_conversion(
+    source: Path, tmp_path: Path, part: float
+) -> None:
+    """The zip's own checksums are held while the file is read anyway."""
+    path = source / "mp_rank_00_model_states.pt"
+    data = bytearray(path.read_bytes())
+    entry = max(index_checkpoint(path).tensors, key=lambda tensor: tensor.nbytes)
+    data[entry.offset + int(entry.nbytes * part)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"data/\d+ is damaged: its CRC-32 is"):
+        convert_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
