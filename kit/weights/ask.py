@@ -9,6 +9,7 @@ import httpx
 
 from kit.errors import EnvironmentNotReady
 from kit.records import parse_json
+from kit.units import MIB
 from kit.weights.http import (
     AGENT,
     CONNECT_S,
@@ -20,11 +21,16 @@ from kit.weights.http import (
     is_html,
     keep_tls,
     require_success,
+    size_of,
 )
 from kit.weights.proxy import ProxiedTransport
 
 PAUSES_S = (1.0, 2.0, 4.0)
 """Between the tries. Downloads have their own, see ``kit.weights.download``."""
+ANSWER_BYTES = 4 * MIB
+"""The largest answer that is looked at: ten thousand times what the servers' APIs send."""
+TOTAL_S = 60.0
+"""For one answer as a whole. The limits of silence alone let a byte a second go on for ever."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,12 @@ def look(location: Location, limit_bytes: int) -> Look:
     asked = {"headers": {"Range": f"bytes=0-{limit_bytes - 1}"}}
     answer = _request("GET", location, asked, limit_bytes)
     if answer.status_code == httpx.codes.OK:
-        total = answer.headers.get("Content-Length", "*")
+        total = answer.headers.get("Content-Length")
     else:
         found = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        total = found[3] if found else "*"
+        total = found[3] if found else None
     start = b"" if answer.status_code == NO_SUCH_RANGE else answer.content[:limit_bytes]
-    return Look(start, int(total) if total.isdecimal() else None, is_html(answer.headers))
+    return Look(start, size_of(total), is_html(answer.headers))
 
 
 def _request(
@@ -109,7 +115,7 @@ def _try_request(
     with (
         faults(location, CONNECT_S),
         httpx.Client(
-            transport=ProxiedTransport(),
+            transport=ProxiedTransport(TOTAL_S),
             follow_redirects=True,
             headers=AGENT,
             timeout=CONNECT_S,
@@ -119,9 +125,21 @@ def _try_request(
     ):
         if response.status_code != NO_SUCH_RANGE:  # so an empty file answers
             require_success(location, response)
-        content = b""
-        for chunk in response.iter_bytes():
-            content += chunk
-            if limit_bytes is not None and len(content) >= limit_bytes:
-                break
+        content = _content(location, response, limit_bytes)
         return _Answer(response.status_code, response.headers, content)
+
+
+def _content(location: Location, response: httpx.Response, limit_bytes: int | None) -> bytes:
+    """The body, or its first ``limit_bytes``; all of it has to be of sane size."""
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        if limit_bytes is not None and len(content) >= limit_bytes:
+            break
+        if len(content) > ANSWER_BYTES:
+            raise EnvironmentNotReady(
+                f"{location.host} answers with more than {ANSWER_BYTES // MIB} MiB, "
+                "where a few lines are expected",
+                hint="a proxy or a login page may be in between; try another --source or --mirror",
+            )
+    return bytes(content)

@@ -172,7 +172,7 @@ async def _whole(remote: Remote, job: _Job) -> Arrived:
     patience = remote.patience(target.name)
     while True:
         try:
-            arrived = await _stream(remote, target)
+            arrived = await _stream(remote, job)
             break
         except (InterruptedTransferError, RefusedError) as error:
             await patience.endure(error)
@@ -182,11 +182,13 @@ async def _whole(remote: Remote, job: _Job) -> Arrived:
     return arrived
 
 
-async def _stream(remote: Remote, target: Path) -> Arrived:
+async def _stream(remote: Remote, job: _Job) -> Arrived:
+    target = job.target
     digest, size_bytes = hashlib.sha256(), 0
     path = partial_path(target)
     async with remote.open(None, 0, Validators()) as reply:
         total_bytes = reply.total_bytes or 0
+        _require_end(reply, job, remote)
         with full_disk_explained(path.parent, "the download starts over"), path.open("wb") as file:
             async for piece in pieces(reply.chunks, sys.maxsize):
                 await asyncio.to_thread(file.write, piece)
@@ -197,3 +199,15 @@ async def _stream(remote: Remote, target: Path) -> Arrived:
     if reply.total_bytes not in (None, size_bytes):
         raise InterruptedTransferError("the server sent less than it announced")
     return Arrived(size_bytes, digest.hexdigest())
+
+
+def _require_end(reply: Reply, job: _Job, remote: Remote) -> None:
+    """Refuse a body of which nobody could tell whether all of it has come."""
+    expected = job.expected
+    if not (reply.delimited or expected.sha256 or expected.size_bytes):
+        raise EnvironmentNotReady(
+            f"{remote.host} tells no size of {job.target.name}, and nobody published one: "
+            "whether all of it came could not be known",
+            hint="try another --source or --mirror; or download it by other means, compare it "
+            "with what its owner says, and kit weights import FILE",
+        )

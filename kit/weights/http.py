@@ -5,8 +5,10 @@ authority from ``SSL_CERT_FILE``. It sends ``Authorization`` to the host that wa
 and never on to another one that a redirect names.
 """
 
+import asyncio
 import email.utils
 import re
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -22,8 +24,15 @@ AGENT = {"User-Agent": f"spark-kit/{kit.__version__}", "Accept-Encoding": "ident
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _REFUSED = {401, 403, 404, 410}
 NO_SUCH_RANGE = 416
-CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_SIZE = (
+    r"[0-9]{1,18}"  # ASCII digits below 2**63: int() refuses 5000 of them, files cannot be so big
+)
+CONTENT_RANGE = re.compile(rf"bytes (?:({_SIZE})-({_SIZE})|\*)/({_SIZE}|\*)")
 CONNECT_S = 15.0
+HEADERS_S = 60.0
+"""From a request to the end of the answer's headers, redirects included."""
+SLOW_S, SLOWEST_BYTES_S = 60.0, 1024
+"""What comes slower over a minute brings no weights in this life: 27 GB would take ten months."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,10 @@ class Location:
     @property
     def host(self) -> str:
         """Host and port, for messages: a URL may carry a signature that is nobody's business."""
-        return httpx.URL(self.url).netloc.decode()
+        try:
+            return printable(httpx.URL(self.url).netloc.decode("ascii", "replace"))
+        except httpx.InvalidURL:
+            return "an address that is none"
 
 
 @dataclass(frozen=True)
@@ -50,16 +62,17 @@ class Validators:
     @property
     def strong(self) -> str | None:
         """What ``If-Range`` may carry (RFC 9110, 13.1.5); None where the server sends neither."""
-        if self.etag and not self.etag.startswith("W/"):
-            return self.etag
-        return self.last_modified
+        for value in (self.etag, self.last_modified):
+            if value and not value.startswith("W/") and value.isascii() and value.isprintable():
+                return value
+        return None
 
 
 class InterruptedTransferError(Exception):
     """The transfer broke off; another try may succeed, after ``pause_s`` if the server said so."""
 
     def __init__(self, reason: str, pause_s: float | None = None) -> None:
-        super().__init__(reason)
+        super().__init__(printable(reason))
         self.pause_s = pause_s
 
 
@@ -81,6 +94,7 @@ class Reply:
         total_bytes: of the whole file; None where the server does not tell.
         html: whether it calls itself a web page.
         chunks: the data, as it comes.
+        delimited: off, where the body ends with the connection, so that a cut looks like an end.
     """
 
     ranged: bool
@@ -88,6 +102,7 @@ class Reply:
     validators: Validators
     html: bool
     chunks: AsyncIterator[bytes]
+    delimited: bool = True
 
 
 class DataClient:
@@ -127,8 +142,16 @@ class DataClient:
             if validators.strong:
                 headers["If-Range"] = validators.strong
         with faults(location, self._stall_s):
-            async with self._client.stream("GET", location.url, headers=headers) as response:
+            request = self._client.build_request("GET", location.url, headers=headers)
+            try:
+                async with asyncio.timeout(HEADERS_S):
+                    response = await self._client.send(request, stream=True)
+            except TimeoutError as error:
+                raise InterruptedTransferError("the answer does not begin") from error
+            try:
                 yield _reply(location, response, start)
+            finally:
+                await response.aclose()
 
 
 def refused(error: RefusedError, what: str) -> EnvironmentNotReady:
@@ -152,6 +175,11 @@ def _reply(location: Location, response: httpx.Response, start: int | None) -> R
     if response.status_code == NO_SUCH_RANGE and found and found[3] == "0":
         return Reply(True, 0, validators, False, _nothing())
     require_success(location, response)
+    if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+        raise EnvironmentNotReady(
+            f"{location.host} answers HTTP {response.status_code}, which carries no file",
+            hint="try another --source or --mirror",
+        )
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise EnvironmentNotReady(
             f"{location.host} sends the file in a compressed form that was not asked for",
@@ -163,9 +191,21 @@ def _reply(location: Location, response: httpx.Response, start: int | None) -> R
             raise InterruptedTransferError("the server sent another range than was asked for")
         total = int(found[3]) if found[3] != "*" else None
         return Reply(True, total, validators, html, _data(location, response))
-    length = response.headers.get("Content-Length")
-    total = int(length) if length is not None else None
-    return Reply(False, total, validators, html, _data(location, response))
+    total = size_of(response.headers.get("Content-Length"))
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    delimited = chunked or total is not None
+    return Reply(False, total, validators, html, _data(location, response), delimited)
+
+
+def size_of(text: str | None) -> int | None:
+    """The number that a header holds; None: there is none, or it can be no file's size."""
+    return int(text) if text is not None and re.fullmatch(_SIZE, text) else None
+
+
+def printable(text: str, most: int = 300) -> str:
+    """A server's words for a message: on one line, bounded, nothing in it that moves a cursor."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def is_html(headers: Mapping[str, str]) -> bool:
@@ -189,11 +229,12 @@ def require_success(location: Location, response: httpx.Response) -> None:
 def _retry_after(response: httpx.Response) -> float | None:
     """Seconds, from a number or a date (RFC 9110, 10.2.3)."""
     text = response.headers.get("Retry-After", "")
-    if text.isdecimal():
-        return float(text)
+    seconds = size_of(text)
+    if seconds is not None:
+        return float(seconds)
     try:
         when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):  # the year 90000000000 is an overflow
         return None
     return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
 
@@ -213,9 +254,15 @@ def faults(location: Location, stall_s: float) -> Iterator[None]:
                 "to its certificate; also check this machine's clock",
             ) from error
         raise InterruptedTransferError(str(error) or type(error).__name__) from error
-    except (httpx.TooManyRedirects, httpx.InvalidURL) as error:
+    except httpx.DecodingError as error:
         raise EnvironmentNotReady(
-            f"{location.host} leads nowhere: {error}", hint="try another --source or --mirror"
+            f"{location.host} sends an answer that is damaged: {printable(str(error))}",
+            hint="a proxy may be in between; try another --source or --mirror",
+        ) from error
+    except (httpx.TooManyRedirects, httpx.InvalidURL, UnicodeError) as error:
+        raise EnvironmentNotReady(
+            f"{location.host} leads nowhere: {printable(str(error))}",
+            hint="try another --source or --mirror",
         ) from error
 
 
@@ -231,7 +278,7 @@ def keep_tls(response: httpx.Response) -> None:
     target = asked.join(response.headers["Location"])
     if asked.scheme == "https" != target.scheme:
         raise EnvironmentNotReady(
-            f"{asked.host} redirects from https to {target.scheme}",
+            f"{asked.host} redirects from https to {printable(target.scheme)}",
             hint="that would give up the protection against changed data; "
             "try another --source or --mirror",
         )
@@ -243,8 +290,25 @@ async def _keep_tls_later(response: httpx.Response) -> None:
 
 async def _data(location: Location, response: httpx.Response) -> AsyncIterator[bytes]:
     with faults(location, response.request.extensions["timeout"]["read"]):
+        waited_s, came_bytes = 0.0, 0
+        asked = time.monotonic()
         async for chunk in response.aiter_raw():
+            waited_s += time.monotonic() - asked  # what the disk takes meanwhile does not count
+            came_bytes += len(chunk)
+            if waited_s >= SLOW_S:
+                _require_speed(location, came_bytes / waited_s)
+                waited_s, came_bytes = 0.0, 0
             yield chunk
+            asked = time.monotonic()
+
+
+def _require_speed(location: Location, bytes_s: float) -> None:
+    if bytes_s < SLOWEST_BYTES_S:
+        raise EnvironmentNotReady(
+            f"{location.host} sends {bytes_s:.0f} bytes a second",
+            hint="run the same command again: it goes on where it stopped; "
+            "or try another --source or --mirror",
+        )
 
 
 async def _nothing() -> AsyncIterator[bytes]:

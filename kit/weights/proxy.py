@@ -8,6 +8,7 @@ between the entries of NO_PROXY, and fails with a traceback where a value is dam
 import ipaddress
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -68,7 +69,9 @@ def for_others(environ: Mapping[str, str]) -> dict[str, str]:
 class ProxiedTransport(httpx.BaseTransport):
     """Sends each request by the proxy that the environment names for its address."""
 
-    def __init__(self) -> None:
+    def __init__(self, total_s: float) -> None:
+        """``total_s`` is for all that is read, from now on."""
+        self._until = time.monotonic() + total_s
         self._transports: dict[httpx.URL | None, httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -76,7 +79,8 @@ class ProxiedTransport(httpx.BaseTransport):
         proxy = proxy_of(request.url)
         if proxy not in self._transports:
             transport = httpx.HTTPTransport(proxy=proxy and httpx.Proxy(proxy))
-            transport._pool._network_backend = _Bounded(transport._pool._network_backend)
+            pool = transport._pool
+            pool._network_backend = _Bounded(pool._network_backend, self._until)
             self._transports[proxy] = transport
         with _socks_faults():
             return self._transports[proxy].handle_request(request)
@@ -112,24 +116,38 @@ class AsyncProxiedTransport(httpx.AsyncBaseTransport):
 
 
 class _Bounded(httpcore.NetworkBackend):
-    """Ends a read that has no time limit of its own.
+    """Ends every read in time, also those that have no limit of their own.
 
     httpcore greets a SOCKS proxy without one: a web server on that port waits for the rest of a
-    line, and so would the kit.
+    line, and so would the kit. And limits of silence let a byte a second go on for ever.
     """
 
-    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+    def __init__(self, backend: httpcore.NetworkBackend, until: float) -> None:
         self._backend = backend
+        self._until = until
 
     def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        stream = self._backend.connect_tcp(*args, **options)
-        read = stream.read
-        stream.read = lambda max_bytes, timeout=None: read(max_bytes, timeout or _GREETING_S)  # type: ignore[method-assign]
-        return stream
+        return _bounded(self._backend.connect_tcp(*args, **options), self._until)
+
+
+def _bounded(stream: httpcore.NetworkStream, until: float) -> httpcore.NetworkStream:
+    read, start_tls = stream.read, stream.start_tls
+
+    def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise httpcore.ReadTimeout("the answer does not end")
+        return read(max_bytes, min(timeout or _GREETING_S, left_s))
+
+    stream.read = read_in_time  # type: ignore[method-assign]
+    stream.start_tls = lambda *args, **options: _bounded(  # type: ignore[method-assign]
+        start_tls(*args, **options), until
+    )
+    return stream
 
 
 class _AsyncBounded(httpcore.AsyncNetworkBackend):
-    """The same for an asynchronous client."""
+    """Bounds the greeting of a SOCKS proxy; an asynchronous caller bounds the rest by asyncio."""
 
     def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
         self._backend = backend
@@ -137,7 +155,9 @@ class _AsyncBounded(httpcore.AsyncNetworkBackend):
     async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         stream = await self._backend.connect_tcp(*args, **options)
         read = stream.read
-        stream.read = lambda max_bytes, timeout=None: read(max_bytes, timeout or _GREETING_S)  # type: ignore[method-assign]
+        stream.read = lambda max_bytes, timeout=None: read(  # type: ignore[method-assign]
+            max_bytes, timeout or _GREETING_S
+        )
         return stream
 
 

@@ -41,7 +41,7 @@ def environment(facts: Facts) -> Finding:
     return warning(
         "the kit shares its packages with the whole system",
         Evidence(interpreter.executable, "no virtual environment", "a virtual environment"),
-        remedy="make setup in a checkout, or python3 -m venv DIR && DIR/bin/pip install spark-kit",
+        remedy="in the kit's clone: make setup, then .venv/bin/kit",
     )
 
 

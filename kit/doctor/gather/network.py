@@ -90,7 +90,7 @@ def ask(url: str, why: str, clock: Callable[[], float] = time.time) -> Reply:
 
     begin = clock()
     try:
-        transport = ProxiedTransport()
+        transport = ProxiedTransport(2 * SECONDS)
         with httpx.Client(transport=transport, timeout=SECONDS, follow_redirects=False) as client:
             response = client.head(url)
     except KitError as error:

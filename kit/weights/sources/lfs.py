@@ -5,16 +5,19 @@ where the content can be read. Formats: https://github.com/git-lfs/git-lfs, docs
 docs/api/batch.md.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import httpx
+
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights.ask import read_start, request_json
 from kit.weights.catalogue import Source
-from kit.weights.http import Location, RefusedError, refused
+from kit.weights.http import Location, RefusedError, printable, refused
 from kit.weights.sources import Offer, Offers
 from kit.weights.sources.git import read_blobs
 from kit.weights.transfer import Expected
@@ -26,6 +29,7 @@ _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*"
     rb"oid sha256:(?P<oid>[0-9a-f]{64})\nsize (?P<size>\d{1,18})\n?"
 )
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token (RFC 9110, 5.6.2)
 _MEDIA_TYPE = "application/vnd.git-lfs+json"
 
 
@@ -116,9 +120,9 @@ def _locate(source: Source, path: str, pointer: Pointer, headers: Mapping[str, s
         raise refused(error, path) from error
     try:
         return _download_action(answer, pointer, path, api)
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError, httpx.InvalidURL) as error:
         raise EnvironmentNotReady(
-            f"{api.host} does not answer as a git LFS server: {error!r}",
+            f"{api.host} does not answer as a git LFS server: {printable(repr(error))}",
             hint="try another --source or --mirror",
         ) from error
 
@@ -126,17 +130,56 @@ def _locate(source: Source, path: str, pointer: Pointer, headers: Mapping[str, s
 def _download_action(answer: Any, pointer: Pointer, path: str, api: Location) -> Location:
     entry = {found["oid"]: found for found in answer["objects"]}[pointer.sha256]
     if "error" in entry:
+        says = f"{entry['error'].get('message')} ({entry['error'].get('code')})"
         raise EnvironmentNotReady(
-            f"{api.host} does not give {path}: "
-            f"{entry['error'].get('message')} ({entry['error'].get('code')})",
+            f"{api.host} does not give {path}: {printable(says)}",
             hint="try another --source or --mirror",
         )
     if entry.get("size", pointer.size_bytes) != pointer.size_bytes:
         raise IntegrityError(
-            f"{api.host} has {entry['size']} bytes for {path}, "
+            f"{api.host} has {printable(str(entry['size']))} bytes for {path}, "
             f"its pointer says {pointer.size_bytes}",
             hint="the repository is damaged; try another --source or --mirror",
         )
     action = entry["actions"]["download"]
     headers = {str(name): str(value) for name, value in action.get("header", {}).items()}
-    return Location(str(action["href"]), headers, api.token_variable)
+    href = str(action["href"])
+    _require_address(href, api)
+    for name, value in headers.items():
+        if not (_HEADER.fullmatch(name) and value.isascii() and value.isprintable()):
+            raise ValueError(f"the header {name}")
+    return Location(href, headers, api.token_variable)
+
+
+def _require_address(href: str, api: Location) -> None:
+    """A server may send us to any other one, but not to what only this machine can reach.
+
+    Addresses that are only local (link-local: a cloud's metadata; loopback; private networks) are
+    taken where the LFS server itself has such a one.
+
+    Raises:
+        ValueError: it is no address to read from.
+    """
+    url, asked = httpx.URL(href), httpx.URL(api.url)
+    if url.scheme not in ("https", asked.scheme) or not url.host:
+        raise ValueError(f"the address {url.scheme}://{url.host}")
+    if _is_local(url.host) and not (_is_local(asked.host) and not _is_link_local(url.host)):
+        raise ValueError(f"the address {url.host}, which is not on the internet")
+
+
+def _is_local(host: str) -> bool:
+    address = _address(host)
+    return host.rstrip(".") == "localhost" if address is None else not address.is_global
+
+
+def _is_link_local(host: str) -> bool:
+    address = _address(host)
+    return address is not None and address.is_link_local
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

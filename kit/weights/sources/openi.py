@@ -8,7 +8,7 @@ a file's size, but no checksum. A download is a redirect to a signed address.
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from kit.errors import EnvironmentNotReady
 from kit.weights.ask import request_json
@@ -41,9 +41,10 @@ def _offer(source: Source, path: str, headers: Mapping[str, str]) -> Offer:
             return _at(source, ("/aimodel/file", query), meta.get("ContentLength"), path, headers)
     found = _ask(source, f"/{repository}/sdk/get_model", {"name": model}, headers)
     found = found or {}
-    for entry in found.get("modelFileList") or ():
-        if entry.get("FileName") == name:
-            route = f"/{repository}/sdk/download_model_file/{found['id']}"
+    listed = found.get("modelFileList")
+    for entry in listed if isinstance(listed, list) else ():
+        if isinstance(entry, dict) and entry.get("FileName") == name and "id" in found:
+            route = f"/{repository}/sdk/download_model_file/{quote(str(found['id']))}"
             return _at(source, (route, {"fileName": name}), entry.get("Size"), path, headers)
     raise EnvironmentNotReady(
         f"OpenI has no {path} in {repository}",
@@ -68,7 +69,7 @@ def _ask(
 def _at(
     source: Source, query: _Query, size: object, path: str, headers: Mapping[str, str]
 ) -> Offer:
-    size_bytes = size if isinstance(size, int) and size > 0 else None
+    size_bytes = size if type(size) is int and 0 < size < 1 << 63 else None
     return Offer(
         partial(_locate, source, query, headers),
         Expected(size_bytes),

@@ -75,3 +75,35 @@ def test_a_login_page_instead_of_json(server: FileServer) -> None:
     server.always["/api/v1/aimodel/file/meta"] = lambda e: e.status(200, {}, b"<html>login</html>")
     with pytest.raises(EnvironmentNotReady, match="not JSON"):
         source_offers(source, weights({"w.pt": "m/w.pt"}), {})
+
+
+def lookup(server: FileServer) -> Offers:
+    options = {"endpoint": server.url(), "repository": "iflytek/iFlytekSpark-13B"}
+    source = Source("openi", "openi", "", "OPENI_TOKEN", options)
+    return source_offers(source, weights({"w.pt": PATH}), {})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        7,
+        [],
+        {"modelFileList": 7},
+        {"modelFileList": "text", "id": 1},
+        {"modelFileList": [7, None, {"FileName": [CHECKPOINT]}], "id": 1},
+        {"modelFileList": [{"FileName": CHECKPOINT, "Size": 1}]},
+    ],
+)
+def test_answers_of_other_types(server: FileServer, data: object) -> None:
+    reply = json.dumps({"code": 0, "data": data}).encode()
+    route = "/api/v1/iflytek/iFlytekSpark-13B/sdk/get_model"
+    server.always[route] = lambda exchange: exchange.status(200, {}, reply)
+    with pytest.raises(EnvironmentNotReady, match="OpenI has no"):
+        lookup(server)
+
+
+@pytest.mark.parametrize("size", [True, -1, 1 << 80, "big", [1], 1.5, None])
+def test_sizes_that_are_none(server: FileServer, size: object) -> None:
+    reply = json.dumps({"code": 0, "data": {"ContentLength": size}}).encode()
+    server.always["/api/v1/aimodel/file/meta"] = lambda exchange: exchange.status(200, {}, reply)
+    assert lookup(server)["w.pt"].expected == Expected(None)
