@@ -44,7 +44,7 @@ def write_model(
     directory.mkdir(parents=True, exist_ok=True)
     arguments = {"seq_length": context, "localsize": window}
     write_support_files(directory, model_config(dimensions, dtype, arguments), tokenizer)
-    shards = plan_shards(tuple(mappings(dimensions)), dtype)
+    shards = plan_shards(tuple(mappings(dimensions)), dtype, converted=False)
     for shard in shards:
         write_shard(directory / shard.name, shard)
     if len(shards) > 1:

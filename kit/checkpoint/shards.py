@@ -72,13 +72,23 @@ class Shard:
 
 
 def plan_shards(
-    mappings: Sequence[Mapping], dtype: OutputDType, max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES
+    mappings: Sequence[Mapping],
+    dtype: OutputDType,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    *,
+    converted: bool = True,
 ) -> tuple[Shard, ...]:
     """Lay the tensors out in shards, in the order of their bytes in the source.
 
     One source tensor's parts stay together, so a shard is larger than ``max_shard_bytes`` only when
     a single source tensor is. Within a shard, types of larger elements come first, so that every
     tensor is aligned.
+
+    Args:
+        mappings: the model's tensors, and where they come from.
+        dtype: of the output.
+        max_shard_bytes: of one shard.
+        converted: the shards say that a conversion's record belongs beside them.
 
     Raises:
         UsageError: the model's widths cannot be cut into groups for int4.
@@ -88,7 +98,7 @@ def plan_shards(
     copies = [_copy(mapping, dtype, group_size) for mapping in ordered]
     groups = list(_groups(copies, max_shard_bytes))
     return tuple(
-        _shard(_file_name(number, len(groups)), group)
+        _shard(_file_name(number, len(groups)), group, converted)
         for number, group in enumerate(groups, start=1)
     )
 
@@ -136,7 +146,7 @@ def _file_name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
-def _shard(name: str, copies: Sequence[Copy]) -> Shard:
+def _shard(name: str, copies: Sequence[Copy], converted: bool) -> Shard:
     all_stored = [target.stored for target in Shard(name, b"", 0, tuple(copies)).targets]
     all_stored.sort(key=lambda stored: -STORED_ITEM_BYTES[stored.dtype])
     offsets: dict[str, int] = {}
@@ -144,7 +154,8 @@ def _shard(name: str, copies: Sequence[Copy]) -> Shard:
     for stored in all_stored:
         offsets[stored.name] = end
         end += stored.nbytes
-    header = _header(all_stored, offsets)
+    written_by = dict([WRITTEN_BY]) if converted else {}
+    header = _header(all_stored, offsets, {"format": "pt", **written_by})
 
     def placed(output: Output) -> Output:
         found = (replace(t, offset=len(header) + offsets[t.stored.name]) for t in output.targets)
@@ -154,8 +165,10 @@ def _shard(name: str, copies: Sequence[Copy]) -> Shard:
     return Shard(name, header, len(header) + end, tuple(placed_copies))
 
 
-def _header(all_stored: Sequence[Stored], offsets: dict[str, int]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt", **dict([WRITTEN_BY])}}
+def _header(
+    all_stored: Sequence[Stored], offsets: dict[str, int], metadata: dict[str, str]
+) -> bytes:
+    entries: dict[str, object] = {"__metadata__": metadata}
     for stored in all_stored:
         begin = offsets[stored.name]
         entries[stored.name] = {

@@ -36,7 +36,7 @@ def write_converted(directory: Path, model: Architecture, precision: Precision) 
     dtype = DTYPES[precision]
     config = model_config(model.dimensions, dtype, _arguments(model))
     write_support_files(directory, config, TOKENIZER)
-    shards = plan_shards(tuple(_mappings(model.dimensions)), dtype)
+    shards = plan_shards(tuple(_mappings(model.dimensions)), dtype, converted=False)
     for shard in shards:
         _write_shard(directory / shard.name, shard)
     if len(shards) > 1:

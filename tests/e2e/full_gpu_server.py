@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kit.errors import KitError
 from kit.serve.engine import ModelInfo, Progress
-from kit.serve.native import _out_of_memory
+from kit.serve.gpu import gpu_failed
 from kit.serve.server import ServerOptions, run
 from tests.unit.serve.serve_fakes import FakeEngine, source
 
@@ -31,7 +31,7 @@ class FullGpu(FakeEngine):
         progress("weights", 0.93)
         if os.environ["FULL_GPU"] == "raised":
             raise FULL
-        raise _out_of_memory(FULL)
+        raise gpu_failed(FULL)
 
 
 parser = argparse.ArgumentParser()
