@@ -1,6 +1,7 @@
 """POST /v1/chat/completions."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -25,7 +26,7 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
     """Answer a conversation, whole or as a stream."""
     model = ready_model(request, body.model)
     require_short(model, [message.text() for message in body.messages], "messages")
-    prompt_ids = await tokenise(lambda: _encode(model.tokenizer, body.messages))
+    prompt_ids = await tokenise(lambda: encode_conversation(model.tokenizer, body.messages))
     choices = choices_for(
         body,
         prompt_ids,
@@ -45,14 +46,62 @@ async def create_chat_completion(request: Request, body: ChatRequest) -> Respons
         exchange.generation.close()
 
 
-def _encode(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    conversation = [{"role": message.role, "content": message.text()} for message in messages]
+def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation. Control tokens are the template's alone: where a message's text holds
+    one's name, such as ``<end>``, a mark keeps its characters apart while they are tokenised.
+
+    Raises:
+        ApiError: the template refuses the conversation.
+    """
+    texts = [message.text() for message in messages]
+    names = {name for text in texts for name in _NAME.findall(text) if _is_piece(tokenizer, name)}
+    if names:
+        texts = [_kept_apart(text, names) for text in texts]
+    conversation = [
+        {"role": message.role, "content": text}
+        for message, text in zip(messages, texts, strict=True)
+    ]
     try:
-        return tokenizer.apply_chat_template(
+        ids = tokenizer.apply_chat_template(
             conversation, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except TemplateError as error:
         raise bad_request(str(error), param="messages") from error
+    return _without(ids, _ids_of_mark(tokenizer)) if names else ids
+
+
+_NAME = re.compile(r"</?[A-Za-z_]\w*>")
+_MARK = "\ue000"
+"""A character that is no text's (Unicode, private use area): no vocabulary has a piece with it."""
+
+
+def _is_piece(tokenizer: Tokenizer, name: str) -> bool:
+    """Whether the vocabulary has the name as one piece, as it has control tokens."""
+    return name in map(tokenizer.convert_ids_to_tokens, tokenizer.encode(name))
+
+
+def _kept_apart(text: str, names: Collection[str]) -> str:
+    text = text.replace(_MARK, "")
+    return _NAME.sub(lambda found: _marked(found[0]) if found[0] in names else found[0], text)
+
+
+def _marked(name: str) -> str:
+    return f"{name[0]}{_MARK}{name[1:]}"
+
+
+def _ids_of_mark(tokenizer: Tokenizer) -> list[int]:
+    """The mark's own, without the blank that SentencePiece begins a text with."""
+    ids = tokenizer.encode(_MARK)
+    return ids[1:] if tokenizer.convert_ids_to_tokens(ids[0]) == "▁" else ids
+
+
+def _without(ids: list[int], mark: list[int]) -> list[int]:
+    kept: list[int] = []
+    for token in ids:
+        kept.append(token)
+        if kept[-len(mark) :] == mark:
+            del kept[-len(mark) :]
+    return kept
 
 
 async def _response(exchange: Exchange, body: ChatRequest) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Gate:
         answers: Answers,
     ) -> None:
         self._app = app
-        self._expected = None if api_key is None else f"Bearer {api_key}".encode()
+        self._expected = None if api_key is None else api_key.encode()
         self._max_body_bytes, self._body_seconds = max_body_bytes, body_seconds
         self._answers = answers
         self._bodies = BodyBudget()
@@ -98,8 +98,11 @@ class Gate:
         return self._expected is not None and path.startswith("/v1/") and not _is_quiet(path)
 
     def _has_key(self, headers: Headers) -> bool:
-        given = headers.get("authorization", "").encode("latin-1")
-        return self._expected is None or hmac.compare_digest(given, self._expected)
+        if self._expected is None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        matches = hmac.compare_digest(given.strip().encode("latin-1"), self._expected)
+        return matches and scheme.lower() == "bearer"  # in any case: RFC 9110, 11.1
 
 
 def _is_quiet(path: str) -> bool:

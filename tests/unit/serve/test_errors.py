@@ -29,7 +29,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
         ({"foo": 1}, "foo", "unknown_parameter"),
         ({"temperature": 2.1}, "temperature", "invalid_value"),
         ({"temperature": "1"}, "temperature", "invalid_value"),
-        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
         ({"presence_penalty": -3}, "presence_penalty", "invalid_value"),
         ({"n": 0}, "n", "invalid_value"),
         ({"n": True}, "n", "invalid_value"),

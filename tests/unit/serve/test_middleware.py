@@ -31,6 +31,24 @@ def test_probes_and_scrapers_need_no_key(start: Start) -> None:
     assert response.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Bearer secret", 200),
+        ("bearer secret", 200),
+        ("BEARER secret", 200),
+        ("Basic secret", 401),
+        ("secret", 401),
+        ("Bearer", 401),
+    ],
+)
+def test_the_scheme_is_read_in_any_case(start: Start, authorization: str, status: int) -> None:
+    server = start(api_key="secret")
+    headers = {"Authorization": authorization}
+    response = httpx.get(f"{server.url}/v1/models", headers=headers, trust_env=False)
+    assert response.status_code == status
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large(start: Start, engine: FakeEngine, chunked: bool) -> None:
     server = start(max_body_bytes=1000)

@@ -74,3 +74,9 @@ def test_a_draw_is_that_of_torch():
 def test_rows_that_cannot_be_chosen_by():
     rows = [[0.0, 1.0], [torch.nan, 1.0], [torch.inf, 1.0], [-torch.inf, 1.0], [1e31, 1.0]]
     assert usable(torch.tensor(rows)).tolist() == [True, False, False, False, False]
+
+
+def test_top_p_of_0_keeps_the_most_probable() -> None:
+    scores = torch.tensor([[1.0, 3.0, 2.0]])
+    kept = keep_top(scores, torch.tensor([[3]]), torch.tensor([[0.0]]))
+    assert torch.nonzero(kept.isfinite())[:, 1].tolist() == [1]
