@@ -64,7 +64,7 @@ def test_the_container_that_looks_for_gpus(image):
     assert isinstance(engine, Docker)
     if "nvidia" in engine.runtimes or engine.cdi_folders:
         pytest.skip("this engine may have an NVIDIA runtime")
-    tried = probe.run(os.environ)
+    tried = probe.run({**os.environ, "KIT_IMAGE": image})
     assert tried.image is not None
     assert tried.exit_code != 0
     finding = toolkit.judge(replace(WORKSTATION, probe=tried))
