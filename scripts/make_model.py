@@ -7,7 +7,6 @@ For measurements. Everything that serves a model takes it for one that `kit weig
 """
 
 import argparse
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +15,11 @@ import numpy as np
 from make_checkpoint import Sizes
 
 from kit.checkpoint.encoding import Stored
-from kit.checkpoint.layout import Dimensions, Mapping, expected_tensors
+from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
-from kit.checkpoint.tensors import Piece, Tensor, matrix
 from kit.memory.converted_shape import DTYPES, Precision
 from kit.settings import bundled
+from kit.simulate.files import mappings
 from kit.units import MIB
 from kit.weights.export import write_support_files
 from kit.weights.facts import model_config
@@ -49,16 +48,6 @@ def write_model(
         write_shard(directory / shard.name, shard)
     if len(shards) > 1:
         (directory / INDEX_NAME).write_bytes(index_json(shards))
-
-
-def mappings(dimensions: Dimensions) -> Iterator[Mapping]:
-    """Those of a checkpoint whose tensors follow one another in a file that need not exist."""
-    offset = 0
-    for name, shape, parts in expected_tensors(dimensions):
-        rows, columns = matrix(shape)
-        piece = Piece(Path("none"), offset, range(rows), range(columns))
-        yield Mapping(Tensor(name, "float32", shape, (piece,)), parts)
-        offset += 4 * math.prod(shape)
 
 
 def write_shard(path: Path, shard: Shard) -> None:

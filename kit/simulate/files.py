@@ -36,7 +36,7 @@ def write_converted(directory: Path, model: Architecture, precision: Precision) 
     dtype = DTYPES[precision]
     config = model_config(model.dimensions, dtype, _arguments(model))
     write_support_files(directory, config, TOKENIZER)
-    shards = plan_shards(tuple(_mappings(model.dimensions)), dtype, converted=False)
+    shards = plan_shards(tuple(mappings(model.dimensions)), dtype, converted=False)
     for shard in shards:
         _write_shard(directory / shard.name, shard)
     if len(shards) > 1:
@@ -81,7 +81,7 @@ def _arguments(model: Architecture) -> dict[str, Any]:
     }
 
 
-def _mappings(dimensions: Dimensions) -> Iterator[Mapping]:
+def mappings(dimensions: Dimensions) -> Iterator[Mapping]:
     """Those of a checkpoint whose tensors follow one another in a file that need not exist."""
     offset = 0
     for name, shape, parts in expected_tensors(dimensions):
