@@ -81,6 +81,7 @@ class Watch(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        kwargs.pop("generator", None)  # there are no numbers, nor random ones
         if func is torch.ops.prim.device.default and is_without_data(args[0]):
             return args[0].fake_device
         if func is aten.scaled_dot_product_attention.default:
