@@ -45,7 +45,7 @@ def running(folder: Path, **options: object) -> Iterator[Running]:
     engine = MegatronEngine(read_folder(folder), TREE, device="cpu", **options)
     info = engine.load(lambda phase, fraction: None)
     started = set(descendants(os.getpid())) - set(before)
-    run = Running(engine, info, sorted(started, key=start_ticks))
+    run = Running(engine, info, sorted(started, key=lambda pid: (start_ticks(pid), pid)))
     try:
         yield run
     finally:
