@@ -78,5 +78,8 @@ def _bring_up(options: "UpOptions", runtimes: "Runtimes", *, as_json: bool) -> N
 
     with Terminal() as terminal:
         report = up_or_offer(options, runtimes, terminal)
-    (up_report.print_json if as_json else up_report.print_text)(report)
+    if as_json:
+        up_report.print_json(report)
+    else:
+        up_report.print_text(report, introduce=True)
     require(report.verdicts)

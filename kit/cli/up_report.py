@@ -62,8 +62,13 @@ def print_json(report: UpReport) -> None:
     print_record(record)
 
 
-def print_text(report: UpReport) -> None:
-    """The summary for people, 80 columns wide."""
+def print_text(report: UpReport, *, introduce: bool = False) -> None:
+    """The summary for people, 80 columns wide.
+
+    Args:
+        report: what to tell.
+        introduce: say also how to use the service, to those who may see it for the first time.
+    """
     console = Console(highlight=False, markup=False)
     state = "is up" if report.within_budget else f"was stopped: {report.failure}"
     console.print(Text.assemble("\n", (f"{report.ready.model} {state}", "bold")), soft_wrap=True)
@@ -72,6 +77,8 @@ def print_text(report: UpReport) -> None:
     if not report.within_budget:
         return
     _print_conversation(console, report)
+    if not introduce:
+        return
     if report.model.demo:
         console.print(_DEMO_NOTE, soft_wrap=True)
     console.print("\nTry it:", soft_wrap=True)

@@ -27,6 +27,8 @@ class Card:
 
 
 CARDS = (
+    Card("RTX 3060, 4070", 12282),
+    Card("RTX 4080, 5080", 16303),
     Card("A10", 23028),
     Card("RTX 3090, 4090", 24564),
     Card("RTX 5090", 32607),

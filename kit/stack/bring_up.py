@@ -168,7 +168,7 @@ def _start(
         listener.progress(f"stopping {old[1].where}", None)
         old[0].stop()
     require_free(intent.spec.host, intent.spec.port)
-    listener.progress("starting", None)
+    listener.progress("starting the server", None)
     uuids = [gpu.uuid for gpu in intent.gpus]
     device_use = DeviceUse.before_start(uuids) if uuids else None
     running = runtime.start(intent.spec)
@@ -213,7 +213,7 @@ def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None
 
 
 def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
-    listener.progress("first answer", None)
+    listener.progress("asking a first question", None)
     try:
         return intent.service().ask(
             ready.model,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kit.commands import command
 from kit.errors import EnvironmentNotReady, KitError
 from kit.lock import read_lock
 from kit.memory.shape import ModelShape, read_shape
@@ -176,7 +177,7 @@ def _require_converted(directory: Path) -> None:
     if not directory.is_dir():
         raise EnvironmentNotReady(
             f"{directory} is a file, not a converted directory",
-            hint=f"convert it first: kit weights convert {directory} DIRECTORY",
+            hint=f"convert it first: {command('kit weights convert', directory, 'DIRECTORY')}",
         )
     if (directory / "config.json").is_file() and any(directory.glob("*.safetensors")):
         return
@@ -184,7 +185,7 @@ def _require_converted(directory: Path) -> None:
     if shards:
         raise EnvironmentNotReady(
             f"{directory} holds upstream's checkpoint, which --engine megatron serves as it is",
-            hint=f"convert it first: kit weights convert {shards[0]} DIRECTORY",
+            hint=f"convert it first: {command('kit weights convert', shards[0], 'DIRECTORY')}",
         )
     raise EnvironmentNotReady(
         f"{directory} holds no converted model (config.json and *.safetensors)",

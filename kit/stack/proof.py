@@ -91,7 +91,7 @@ def _exercise(
     if service.is_busy(1):
         return None, "it is busy with other requests"
     try:
-        listener.progress("trying how fast it is", None)
+        listener.progress("measuring its speed", None)
         recorder.phase("prefill")
         seconds = expected_seconds(service, ready, min(proof.limit_seconds, _DAY_SECONDS))
         if seconds > proof.limit_seconds:

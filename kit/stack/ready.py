@@ -17,6 +17,15 @@ POLL_SECONDS = 0.1
 _HANGS = 3
 """Probes in a row that a listening server may leave unanswered, and meanwhile not work at all,
 before it counts as hung. One that works is slow: the time that it is given decides."""
+_PHASES = {
+    "startup": "importing the engine",
+    "weights": "loading the weights",
+    "verifying": "verifying the weights",
+    "kv-cache": "allocating the KV cache",
+    "warm-up": "warming up",
+}
+"""What the server's phases are called on a terminal."""
+_STARTING = "starting the server"
 _LAST_WORDS_SECONDS = 5.0
 _LOG_LINES = 12
 
@@ -40,7 +49,7 @@ def wait_ready(
         BudgetExceeded: its container was killed at its memory limit.
     """
     deadline = time.monotonic() + timeout_seconds
-    phase, hangs, worked = "starting", 0, _work(runtime)
+    phase, hangs, worked = _STARTING, 0, _work(runtime)
     while time.monotonic() < deadline:
         require_alive(runtime, started, listener, lived)
         match service.health():
@@ -49,8 +58,8 @@ def wait_ready(
             case Failed() as failed:
                 _await_end(runtime, started, listener, lived)
                 raise postmortem.refusal(failed)
-            case Loading(phase, fraction):
-                hangs = 0
+            case Loading(name, fraction):
+                phase, hangs = _PHASES.get(name, name), 0
                 listener.progress(phase, fraction)
             case Silent(reason, refused):
                 before, worked = worked, _work(runtime)
@@ -59,7 +68,7 @@ def wait_ready(
                     raise ServiceError(
                         f"the server hangs: {reason}", hint="start it again: kit down, kit up"
                     )
-                listener.progress("starting", None)
+                listener.progress(_STARTING, None)
         time.sleep(POLL_SECONDS)
     show_log(runtime, listener)
     raise ServiceError(

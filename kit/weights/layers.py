@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from kit.commands import command
 from kit.errors import IntegrityError, UsageError
 from kit.lock import Lock, LockedFile, read_lock, read_named_lock, write_lock
 from kit.settings import bundled
@@ -50,7 +51,7 @@ def adopt(data_dir: Path, path: Path, *, overwrite: bool = False) -> dict[str, t
         IntegrityError: ``path`` is damaged, or contradicts the kit's lock, or (unless
             ``overwrite``) the user's. Nothing is taken then.
     """
-    hint = f"your colleague makes it: kit weights lock > {path.name}"
+    hint = f"your colleague makes it: {command('kit weights lock >', path.name)}"
     offered = {
         name: {file: locked for file, locked in files.items() if locked.basis is not None}
         for name, files in read_named_lock(path, hint).weights.items()

@@ -6,6 +6,7 @@ from typing import Literal
 from kit.checkpoint.compare import compare
 from kit.checkpoint.model import read_model
 from kit.checkpoint.sweep import Progress
+from kit.commands import command
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.weights.locate import find_checkpoint
 from kit.weights.record import Precision, read_record
@@ -40,7 +41,7 @@ def prove_conversion(source: Path, output: Path, progress: Progress | None = Non
     record = read_record(output)
     if record is None:
         raise EnvironmentNotReady(
-            f"{output} holds no conversion", hint=f"kit weights convert {source} {output}"
+            f"{output} holds no conversion", hint=command("kit weights convert", source, output)
         )
     require_provable(record.precision, output if record.lora else None)
     model = read_model(find_checkpoint(source))

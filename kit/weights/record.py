@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile
+from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.records import parse_object
 from kit.weights.digest import has_digest
@@ -118,7 +119,7 @@ def read_record(directory: Path) -> ConversionRecord | None:
         raise IntegrityError(
             f"{path} is damaged",
             hint=f"get {directory} again from where it is intact, or make it again: "
-            f"kit weights convert CHECKPOINT {directory} --overwrite",
+            + command("kit weights convert CHECKPOINT", directory, "--overwrite"),
         ) from error
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import LockedFile
 from kit.weights import layers
@@ -137,7 +138,7 @@ def _expected(weights: WeightSet, file: str, path: Path, known: LockedFile | Non
     expected = Expected(plausible_bytes=weights.plausible_bytes(file))
     hint = (
         "it is damaged, or of another model; what is not of the catalogue needs no import: "
-        f"kit weights convert {path} DIRECTORY"
+        + command("kit weights convert", path, "DIRECTORY")
     )
     if known is not None:
         expected = Expected(known.size_bytes, known.sha256)

@@ -7,12 +7,12 @@ that a warm start reads nothing twice.
 import contextlib
 import json
 import logging
-import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from kit.checkpoint.safetensors_index import was_converted
+from kit.commands import command
 from kit.errors import IntegrityError
 from kit.records import read_object
 from kit.weights.record import RECORD_NAME, ConversionRecord, read_record
@@ -53,7 +53,7 @@ def require_untampered(
     results = verify_conversion(directory, record, progress)
     require_sound(
         results,
-        f"what you changed yourself: kit weights refresh {shlex.quote(name)} --accept FILE; move "
+        f"what you changed yourself: {command('kit weights refresh', name)} --accept FILE; move "
         "away what does not belong there; else remove the directory and convert again",
     )
     with contextlib.suppress(OSError):  # then it is read again next time
@@ -71,7 +71,7 @@ def _require_foreign(directory: Path, state_dir: Path) -> None:
         raise IntegrityError(
             f"{directory} was made by kit weights convert, and its {RECORD_NAME} is gone",
             hint=f"get {RECORD_NAME} again from where the directory came, or convert again: "
-            f"kit weights convert CHECKPOINT {shlex.quote(str(directory))} --overwrite",
+            + command("kit weights convert CHECKPOINT", directory, "--overwrite"),
         )
 
 

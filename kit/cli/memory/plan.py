@@ -19,6 +19,7 @@ def plan(
     engine: options.EngineOption = "native",
     dtype: options.DType = "auto",
     fit: options.Fit = None,
+    verbose: options.Verbose = False,
     max_vram: options.MaxVram = None,
     max_ram: options.MaxRam = None,
     layers: options.Layers = None,
@@ -53,6 +54,8 @@ def plan(
     settings = Settings.from_environ()
     catalogue = read_catalogue(settings.weights_catalogue)
     question = Question(
+        target=target,
+        named=target is None or target in catalogue.weights,
         planned=described(find_planned(target, catalogue, settings.data_dir, precision), numbers),
         precision=precision,
         context=context,
@@ -69,7 +72,7 @@ def plan(
     if fit is None:
         show_plan(question)
     else:
-        show_fit(question, fit)
+        show_fit(question, fit, verbose=verbose)
 
 
 def require_one_shape(target: str | None, numbers: Mapping[str, int | None]) -> None:

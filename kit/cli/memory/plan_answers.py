@@ -9,12 +9,13 @@ from rich.text import Text
 
 from kit.cli.memory.plan_question import Question
 from kit.cli.output import print_record, print_table
+from kit.commands import command
 from kit.errors import EnvironmentNotReady
 from kit.memory.fit import Fitting, Option, options, smallest
 from kit.memory.plan import Phase, Plan, PlanLine, Pool
 from kit.memory.room import Room
 from kit.units import format_gib
-from kit.weights.planned import with_disk
+from kit.weights.planned import DEMO, PUBLISHED, with_disk
 
 _WIDTH = 80
 _POOLS = {Pool.DEVICE: "VRAM", Pool.HOST: "host RAM", Pool.DISK: "disk"}
@@ -46,8 +47,13 @@ def show_plan(question: Question) -> None:
         )
 
 
-def show_fit(question: Question, room: str) -> None:
-    """Print the best that fits, and what else does.
+def show_fit(question: Question, room: str, *, verbose: bool) -> None:
+    """Print the best that fits, what else does, and how to have it: on one screen, 24 lines.
+
+    Args:
+        question: what is to be fitted.
+        room: into how much: a size, or ``free``.
+        verbose: print every line of the plan, however long that is.
 
     Raises:
         EnvironmentNotReady: nothing does.
@@ -80,8 +86,14 @@ def show_fit(question: Question, room: str) -> None:
         plan = with_disk(question.planned, shapes[best.precision], best.plan)
         console = _console()
         console.print(f"The best that fits {format_gib(fitting.room_bytes)}:")
-        _print_plan(console, question, plan, f"{question.planned.name} in {best.precision}")
+        what = f"{question.planned.name} in {best.precision}"
+        if verbose:
+            _print_plan(console, question, plan, what)
+        else:
+            _print_heading(console, plan, what)
+            print_table(console, _peaks(plan))
         print_table(console, _other_options(fitting, found, shapes))
+        _print_commands(console, question, best)
 
 
 def _console() -> Console:
@@ -96,16 +108,69 @@ def _precision(question: Question) -> str:
 
 
 def _print_plan(console: Console, question: Question, plan: Plan, what: str) -> None:
-    where = "a GPU" if plan.device == "cuda" else "the CPU"
-    if plan.ranks > 1:
-        where = f"{plan.ranks} GPUs" if plan.device == "cuda" else f"the CPU, {plan.ranks} ranks"
-    console.print(Text(f"{what} on {where}, {plan.engine} engine", style="bold"))
-    console.print(f"{plan.context} tokens of context, {plan.max_sequences} at once")
+    _print_heading(console, plan, what)
     for pool in Pool:
         lines = [line for line in plan.lines if line.pool is pool]
         if lines:
             print_table(console, _pool_table(question, plan, pool, lines))
     console.print(Text(f"\n{_LEGEND}", style="dim"))
+
+
+def _print_heading(console: Console, plan: Plan, what: str) -> None:
+    where = "a GPU" if plan.device == "cuda" else "the CPU"
+    if plan.ranks > 1:
+        where = f"{plan.ranks} GPUs" if plan.device == "cuda" else f"the CPU, {plan.ranks} ranks"
+    console.print(Text(f"{what} on {where}, {plan.engine} engine", style="bold"))
+    console.print(f"{plan.context} tokens of context, {plan.max_sequences} at once")
+
+
+def _peaks(plan: Plan) -> Table:
+    """The peak of each pool."""
+    table = Table(title="\npeaks", title_justify="left", title_style="bold", box=None)
+    table.pad_edge, table.show_header = False, False
+    for pool in Pool:
+        if peak := plan.peak_bytes(pool):
+            phase = _doing(plan.peak_phase(pool))
+            why = f"while {phase}" if pool is not Pool.DISK else "at most"
+            table.add_row(_POOLS[pool], format_gib(peak), why)
+    return table
+
+
+def _print_commands(console: Console, question: Question, best: Option) -> None:
+    """What to run to have it; nothing for a model that is only described."""
+    commands = _commands(question, best)
+    if commands:
+        console.print(Text("\nto serve it", style="bold"))
+    for line in commands:
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _commands(question: Question, best: Option) -> list[str]:
+    target, planned, engine = question.target, question.planned, question.engine
+    if engine not in ("native", "megatron"):  # which kit up does not start
+        return []
+    if target is None:
+        if planned.name != PUBLISHED:
+            return []
+        target = PUBLISHED
+    limits = ["--context", str(best.plan.context)]
+    if engine == "native":
+        limits += ["--max-sequences", str(best.plan.max_sequences)]
+    if best.plan.device == "cpu":
+        limits += ["--device", "cpu"]
+    precision = ("--precision", best.precision)
+    if planned.converted is not None or target == DEMO:  # which kit up converts by itself
+        return [command("kit up --model", target, *limits)]
+    if question.named:
+        convert = ("--convert", *precision) if engine == "native" else ()
+        fetch = command("kit weights fetch", target, *convert)
+        chosen = () if engine == "native" else ("--engine", engine)
+        return [fetch, command("kit up --model", target, *chosen, *limits)]
+    if engine == "megatron":
+        return [command("kit up --engine megatron --model", target, *limits)]
+    output = f"{planned.name}-{best.precision}"
+    convert_it = command("kit weights convert", target, output, *precision)
+    return [convert_it, command("kit up --model", output, *limits)]
 
 
 def _pool_table(question: Question, plan: Plan, pool: Pool, lines: list[PlanLine]) -> Table:

@@ -43,6 +43,9 @@ Fit = Annotated[
         help="The inverse: the best that fits 24GiB, or 'free' for what is free here.",
     ),
 ]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="With --fit: every line of the best one's plan.")
+]
 MaxVram = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Exit with 3 if it takes more VRAM than that.")
 ]

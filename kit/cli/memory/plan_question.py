@@ -31,6 +31,8 @@ class Question:
     """The command line, read. None is decided from the model and the machine.
 
     Attributes:
+        target: the model as it was named; None: the published one, or one that is only described.
+        named: whether that is a name of the catalogue.
         gpu: of this machine, which CUDA would use first.
         dtype_bytes: of one number while it serves.
         ranks: processes that upstream's code shares the checkpoint among.
@@ -48,6 +50,8 @@ class Question:
     max_ram_bytes: int | None = None
     ranks: int = 1
     as_json: bool = False
+    target: str | None = None
+    named: bool = False
 
     @cached_property
     def device(self) -> Device:

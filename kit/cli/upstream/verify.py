@@ -8,6 +8,7 @@ import typer
 
 from kit.cli.output import print_record
 from kit.cli.upstream.options import Json, Lock_, read_settings
+from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _print(tree: "Tree", commit: str) -> None:
 def _require_sound_tree(tree: "Tree") -> None:
     """One that the user has named; `fetch` and `render` go elsewhere by themselves."""
     directory, rewritten = tree.directory, tree.manifest is not None
-    again = f"make it again: kit upstream render --output {directory}"
+    again = f"make it again: {command('kit upstream render --output', directory)}"
     if tree.state == "drifted":
         raise IntegrityError(
             f"{directory} is drifted",

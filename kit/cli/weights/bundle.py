@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from kit.commands import command
+
 
 def bundle(
     names: Annotated[
@@ -29,7 +31,7 @@ def bundle(
         )
     size = format_gib(sum(locked.size_bytes for locked in made.files.values()))
     print(f"{made.path} holds {', '.join(names)}: {size} in {len(made.files)} files")
-    print(f"on the other machine: kit weights unbundle {made.path.name}")
+    print(f"on the other machine: {command('kit weights unbundle', made.path.name)}")
     if not made.has_licence:
         print(
             "note: the licence's text is not here; whoever passes weights on adds it",

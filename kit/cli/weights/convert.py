@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kit.commands import command
+
 if TYPE_CHECKING:
     from kit.weights.record import ConversionRecord
 
@@ -125,7 +127,7 @@ def _report(
         size = format_gib(sum(record.files.values()))
         print(
             f"{output} holds the model: {size} in {record.precision}\n"
-            f"serve it: kit up --model {output}"
+            f"serve it: {command('kit up --model', output)}"
         )
     if proven is not None:
         print(f"proven: all {proven} tensors equal those of {source}", file=sys.stderr)

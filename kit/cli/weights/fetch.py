@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kit.cli.weights.next_step import next_step
+from kit.commands import command
 
 if TYPE_CHECKING:
     from kit.settings import Settings
@@ -91,7 +92,11 @@ def fetch(
         preflight=not no_preflight,
         tuning=Tuning(connections=connections),
     )
-    ask = asker(accept_license, f"kit weights fetch {name}")
+    given = {"--source": source, "--mirror": mirror, "--to": to, "--gpu-memory": gpu_memory}
+    given |= {"--precision": None if precision == "auto" else precision}
+    again = [word for flag, value in given.items() if value for word in (flag, str(value))]
+    again += [flag for flag, on in (("--convert", convert), ("--no-preflight", no_preflight)) if on]
+    ask = asker(accept_license, command("kit weights fetch", name, *again))
     with TransferView(f"fetching {name}") as view:
         if precision == "auto" and chosen != "bf16":
             view.say(f"precision {chosen}: bf16 is more than the GPU holds; --precision decides")
@@ -151,6 +156,7 @@ def _report(
     origin = f"from {fetched.source}" if fetched.source else "there already"
     print(f"{fetched.directory} holds {fetched.name}: {size}, checked, {origin}")
     if made is not None:
-        print(f"{made} holds the model in {precision}\nserve it: kit up --model {made}")
+        print(f"{made} holds the model in {precision}")
+        print(f"serve it: {command('kit up --model', made)}")
     elif step := next_step(fetched.name, fetched.directory, fetched.files, settings, precision):
         print(step)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kit.commands import command
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -27,8 +29,9 @@ def next_step(
     if weights is None or weights.checkpoint is None:
         return None
     output = converted_dir(settings.data_dir, name, precision)
-    option = "" if precision == "bf16" else f" --precision {precision}"
+    option = () if precision == "bf16" else ("--precision", precision)
     for made in conversions_of(files.get(weights.checkpoint), find_conversions(settings.data_dir)):
         if made == output:
-            return f"{output} holds it in {precision}: kit up --model {output}"
-    return f"convert it: kit weights convert {directory / weights.checkpoint} {output}{option}"
+            return f"{output} holds it in {precision}: {command('kit up --model', output)}"
+    checkpoint = directory / weights.checkpoint
+    return f"convert it: {command('kit weights convert', checkpoint, output, *option)}"

@@ -1,7 +1,6 @@
 """Areas ``kit`` and ``service``: the kit's own files, and what runs."""
 
-import shlex
-
+from kit.commands import command
 from kit.doctor.check import check, known
 from kit.doctor.checks.words import many, size
 from kit.doctor.facts import Facts, NotServable
@@ -64,14 +63,14 @@ def weights(facts: Facts) -> Finding:
         return failure(
             "a converted directory is not whole",
             *(Evidence(str(path), seen, "whole") for path in found.damaged),
-            remedy=f"convert it again; see kit weights verify {found.damaged[0]}",
+            remedy=f"convert it again; see {command('kit weights verify', found.damaged[0])}",
         )
     if found.old_code:
         return warning(
             "a converted directory has the code of an older kit, which can give wrong text in a "
             "newer transformers",
             *(Evidence(str(path), "older code", "this kit's") for path in found.old_code),
-            remedy=f"renew it: kit weights refresh {shlex.quote(str(found.old_code[0]))}",
+            remedy=f"renew it: {command('kit weights refresh', found.old_code[0])}",
         )
     if found.unfinished:
         name, here, total = found.unfinished[0]

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kit.commands import command
 from kit.errors import UsageError
 from kit.serve.defaults import GenerationDefaults
 from kit.serve.engine import Engine
@@ -77,8 +78,9 @@ def require_shards(folder: UpstreamFolder, ranks: int | None) -> None:
         where = folder.shards[0].parent
         raise UsageError(
             f"{where} holds {shards} shard{'s' * (shards != 1)}, not one for each of {ranks} ranks",
-            hint=f"cut it anew: kit weights convert {where} CONVERTED --precision fp32 && "
-            f"kit weights export CONVERTED OUTPUT --tp {ranks}",
+            hint="cut it anew: "
+            + command("kit weights convert", where, "CONVERTED", "--precision", "fp32")
+            + f" && kit weights export CONVERTED OUTPUT --tp {ranks}",
         )
 
 

@@ -58,6 +58,26 @@ def test_starting_imports_nothing_heavy():
     assert not set(HEAVY) & set(done.stdout.split())
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("typer", ("--help",)), ("kit.weights.listing", ("weights", "list"))],
+    ids=["while importing", "while running"],
+)
+def test_ctrl_c_is_one_line_and_130(tmp_path, module, arguments):
+    """The signal comes while ``module`` is imported, once before the command and once in it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(kit.__file__).parents[1])])
+    done = run(*arguments, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.parametrize("arguments", [("nonsense",), ("up", "--port", "0"), ("up", "--bogus")])
 def test_wrong_usage_is_2(arguments):
     done = run(*arguments)

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_json(model_dir):
     [
         (),
         ("--device", "cuda", "--precision", "int4"),
-        ("--fit", "24GiB"),
+        ("--fit", "24GiB", "--verbose"),
         ("--engine", "stock", "--device", "cuda"),
         ("--dtype", "float32", "--device", "cpu"),
     ],
@@ -132,6 +133,29 @@ def test_fit():
     text = plan("--fit", "24GiB").stdout
     assert text.startswith("The best that fits 24.00 GiB:\nspark-13b-chat in int8 on a GPU")
     assert "all that fits, at once" in text
+    assert len(text.splitlines()) < 24
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.endswith(
+        "to serve it\n"
+        "  kit weights fetch spark-13b-chat --convert --precision int8\n"
+        "  kit up --model spark-13b-chat --context 32768 --max-sequences 1\n"
+    )
+
+
+def test_fit_of_what_is_here_ends_with_commands_that_can_be_pasted(model_dir, tmp_path):
+    folder = tmp_path / "it's mine"
+    shutil.copytree(model_dir, folder)
+    last = plan(folder, "--fit", "4GiB", "--device", "cpu").stdout.splitlines()[-1]
+    words = shlex.split(last)
+    assert words[:4] == ["kit", "up", "--model", str(folder)]
+    assert words[-2:] == ["--device", "cpu"]
+    checkpoint = bundled("demo") / "mp_rank_00_model_states.pt"
+    *_, convert, up = plan(checkpoint, "--fit", "4GiB", "--device", "cpu").stdout.splitlines()
+    assert shlex.split(convert) == [
+        *("kit", "weights", "convert", str(checkpoint), "demo-bf16", "--precision", "bf16")
+    ]
+    assert shlex.split(up)[:4] == ["kit", "up", "--model", "demo-bf16"]
+    assert "to serve it" not in plan("--fit", "4GiB", "--layers", 2).stdout
 
 
 def test_fit_of_what_is_asked_for():

@@ -43,7 +43,7 @@ def report():
 
 def test_text_on_a_gpu(report, capsys):
     spec = replace(report.spec, api_key_digest="ab12")
-    print_text(replace(report, spec=spec))
+    print_text(replace(report, spec=spec), introduce=True)
     out = capsys.readouterr().out
     assert "it's spark is up" in out
     assert "VRAM      peak 29.00 GiB, planned 28." in out
@@ -101,7 +101,7 @@ def test_says_where_kit_is_when_the_shell_would_not_find_it(report, capsys, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv/bin/kit"), "up"])
-    print_text(report)
+    print_text(report, introduce=True)
     assert "Stop it with: kit down   (kit is .venv/bin/kit here)" in capsys.readouterr().out
 
 
