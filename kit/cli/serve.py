@@ -111,16 +111,23 @@ def serve(
         source = native_source(directory, serving, settings.state_dir if verify else None)
     from kit.serve.app import AppOptions
     from kit.serve.budget import read_on_breach
+    from kit.serve.middleware import own_hosts
+    from kit.serve.neutral import read_unknown
     from kit.serve.server import ServerOptions, run
 
+    address = settings.host if host is None else host
     options = ServerOptions(
-        host=settings.host if host is None else host,
+        host=address,
         port=settings.port if port is None else port,
+        keep_alive_seconds=settings.keep_alive_seconds,
         app=AppOptions(
             api_key=settings.api_key,
             budget=budget,
             on_breach=read_on_breach(settings.on_breach),
             max_waiting=settings.max_waiting,
+            unknown_parameters=read_unknown(settings.unknown_parameters),
+            allow_origins=settings.allow_origins,
+            allow_hosts=own_hosts(address, settings.allow_hosts),
         ),
     )
     run(source, options)
