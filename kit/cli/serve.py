@@ -16,6 +16,7 @@ from kit.stack.packages import require_megatron_packages, require_native_package
 
 if TYPE_CHECKING:
     from kit.serve.model import ModelSource
+    from kit.serve.server import ServerOptions
 
 EngineName = Literal["native", "megatron"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -109,14 +110,27 @@ def serve(
         )
     else:
         source = native_source(directory, serving, settings.state_dir if verify else None)
+    from kit.serve.server import run
+
+    run(source, server_options(settings, host, port, budget))
+
+
+def server_options(
+    settings: Settings, host: str | None, port: int | None, budget: Budget
+) -> "ServerOptions":
+    """Where and how to serve, as the settings say; ``host`` and ``port`` win over theirs.
+
+    Raises:
+        UsageError: a setting is not one of its words.
+    """
     from kit.serve.app import AppOptions
     from kit.serve.budget import read_on_breach
     from kit.serve.middleware import own_hosts
     from kit.serve.neutral import read_unknown
-    from kit.serve.server import ServerOptions, run
+    from kit.serve.server import ServerOptions
 
     address = settings.host if host is None else host
-    options = ServerOptions(
+    return ServerOptions(
         host=address,
         port=settings.port if port is None else port,
         keep_alive_seconds=settings.keep_alive_seconds,
@@ -130,7 +144,6 @@ def serve(
             allow_hosts=own_hosts(address, settings.allow_hosts),
         ),
     )
-    run(source, options)
 
 
 def _directory(model: str, engine: EngineName, settings: Settings, serving: Serving) -> Path:
