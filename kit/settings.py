@@ -1,6 +1,7 @@
 """Settings: defaults, overridden by KIT_* environment variables, and the folders the kit writes."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,11 +13,16 @@ from kit.errors import UsageError
 DEFAULT_MAX_VRAM_BYTES = 30 * units.GIB
 DEFAULT_MAX_WAITING = 512
 """What the largest single request asks for: 64 prompts with 8 answers each."""
+DEFAULT_KEEP_ALIVE_SECONDS = 75
+"""nginx's own. Pools of clients keep idle connections for 15 to 90 s, and a request that meets the
+end of one fails."""
 
 
 VARIABLES = frozenset(
     f"KIT_{name}"
     for name in [
+        "ALLOW_HOSTS",
+        "ALLOW_ORIGINS",
         "API_KEY",
         "APT_MIRROR",
         "BASE_IMAGE",
@@ -33,6 +39,7 @@ VARIABLES = frozenset(
         "GRAFANA_PORT",
         "HOST",
         "IMAGE",
+        "KEEP_ALIVE",
         "MAX_RAM",
         "MAX_SEQUENCES",
         "MAX_VRAM",
@@ -48,6 +55,7 @@ VARIABLES = frozenset(
         "RESTART",
         "RUNTIME",
         "STATE_DIR",
+        "UNKNOWN_PARAMETERS",
         "UPSTREAM_DIR",
         "UPSTREAM_LOCK",
         "UPSTREAM_MIRROR",
@@ -93,6 +101,10 @@ class Settings:
         api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
         on_breach: what a server does while it is over its budget (``KIT_ON_BREACH``).
         max_waiting: answers that may wait for others to end (``KIT_MAX_WAITING``).
+        allow_origins: of web pages that may use the server (``KIT_ALLOW_ORIGINS``).
+        allow_hosts: names that the server is asked by, beside its own (``KIT_ALLOW_HOSTS``).
+        keep_alive_seconds: that an idle connection stays open (``KIT_KEEP_ALIVE``).
+        unknown_parameters: refuse or ignore, in requests (``KIT_UNKNOWN_PARAMETERS``).
     """
 
     data_dir: Path
@@ -109,6 +121,10 @@ class Settings:
     api_key: str | None = None
     on_breach: str = "unready"
     max_waiting: int = DEFAULT_MAX_WAITING
+    allow_origins: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    keep_alive_seconds: int = DEFAULT_KEEP_ALIVE_SECONDS
+    unknown_parameters: str = "refuse"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -143,6 +159,10 @@ class Settings:
             api_key=environ.get("KIT_API_KEY") or None,
             on_breach=environ.get("KIT_ON_BREACH") or cls.on_breach,
             max_waiting=_count("KIT_MAX_WAITING", environ) or cls.max_waiting,
+            allow_origins=_origins(environ.get("KIT_ALLOW_ORIGINS") or ""),
+            allow_hosts=_hosts(environ.get("KIT_ALLOW_HOSTS") or ""),
+            keep_alive_seconds=_count("KIT_KEEP_ALIVE", environ) or cls.keep_alive_seconds,
+            unknown_parameters=environ.get("KIT_UNKNOWN_PARAMETERS") or cls.unknown_parameters,
         )
 
     @property
@@ -162,6 +182,37 @@ def _count(variable: str, environ: Mapping[str, str]) -> int | None:
     raise UsageError(
         f"{variable} is not a number from 1 to 999999: {text!r}", hint=f"{variable}=100"
     )
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.rstrip("/").lower() for origin in _list(text))
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+            raise UsageError(
+                f"KIT_ALLOW_ORIGINS has {origin!r}, which is no origin of a web page",
+                hint="KIT_ALLOW_ORIGINS=http://localhost:3000,https://chat.example.org; * is any",
+            )
+    return origins
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(host.lower() for host in _list(text))
+    for host in hosts:
+        if host != "*" and not re.fullmatch(r"(\*\.)?[a-z0-9_.-]+|\[?[0-9a-f:.]+\]?", host):
+            raise UsageError(
+                f"KIT_ALLOW_HOSTS has {host!r}, which is no host's name",
+                hint="KIT_ALLOW_HOSTS=chat.example.org,*.example.com (no port); * is any",
+            )
+    return hosts
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as URLs have them: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _port(text: str) -> int:

@@ -211,7 +211,9 @@ def broken_bodies(server: Server) -> str:
 
 def unfinished_bodies(server: Server) -> str:
     """A hundred bodies of 3.9 MB, none of which ends; after a while their senders go away."""
-    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" % CHAT.encode()
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % CHAT.encode()
+    )
     with contextlib.ExitStack() as held:
         for _ in range(100):
             connection = held.enter_context(server.connect())

@@ -16,6 +16,7 @@ from kit.stack.packages import require_megatron_packages, require_native_package
 
 if TYPE_CHECKING:
     from kit.serve.model import ModelSource
+    from kit.serve.server import ServerOptions
 
 EngineName = Literal["native", "megatron"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -109,21 +110,40 @@ def serve(
         )
     else:
         source = native_source(directory, serving, settings.state_dir if verify else None)
+    from kit.serve.server import run
+
+    run(source, server_options(settings, host, port, budget))
+
+
+def server_options(
+    settings: Settings, host: str | None, port: int | None, budget: Budget
+) -> "ServerOptions":
+    """Where and how to serve, as the settings say; ``host`` and ``port`` win over theirs.
+
+    Raises:
+        UsageError: a setting is not one of its words.
+    """
     from kit.serve.app import AppOptions
     from kit.serve.budget import read_on_breach
-    from kit.serve.server import ServerOptions, run
+    from kit.serve.middleware import own_hosts
+    from kit.serve.neutral import read_unknown
+    from kit.serve.server import ServerOptions
 
-    options = ServerOptions(
-        host=settings.host if host is None else host,
+    address = settings.host if host is None else host
+    return ServerOptions(
+        host=address,
         port=settings.port if port is None else port,
+        keep_alive_seconds=settings.keep_alive_seconds,
         app=AppOptions(
             api_key=settings.api_key,
             budget=budget,
             on_breach=read_on_breach(settings.on_breach),
             max_waiting=settings.max_waiting,
+            unknown_parameters=read_unknown(settings.unknown_parameters),
+            allow_origins=settings.allow_origins,
+            allow_hosts=own_hosts(address, settings.allow_hosts),
         ),
     )
-    run(source, options)
 
 
 def _directory(model: str, engine: EngineName, settings: Settings, serving: Serving) -> Path:

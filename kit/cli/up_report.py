@@ -150,7 +150,8 @@ def _curl(report: UpReport) -> str:
     body = f'{{"model": {model},\n         "messages": [{message}]}}'
     proxied = any(os.environ.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
     curl = "curl --noproxy '*'" if proxied else "curl"  # a proxy does not reach this machine
-    lines = [f"{curl} {report.url}/chat/completions", "-H 'Content-Type: application/json'"]
+    url = shlex.quote(f"{report.url}/chat/completions")  # zsh takes brackets of IPv6 for a pattern
+    lines = [f"{curl} {url}", "-H 'Content-Type: application/json'"]
     if report.spec.api_key_digest:
         lines.append('-H "Authorization: Bearer $KIT_API_KEY"')
     lines.append(f"-d {shlex.quote(body)}")

@@ -66,7 +66,7 @@ def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> li
             conversation, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except TemplateError as error:
-        raise bad_request(str(error), param="messages") from error
+        raise bad_request(str(error), param="messages", code="invalid_value") from error
     return _without(ids, _ids_of_mark(tokenizer)) if names else ids
 
 

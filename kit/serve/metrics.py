@@ -38,7 +38,10 @@ class Metrics:
             "kit_requests", "Requests answered.", ["route", "status"], registry=self._registry
         )
         self._request_seconds = self._histogram(
-            "kit_request_seconds", "From a request to the end of its answer.", _REQUEST_SECONDS
+            "kit_request_seconds",
+            "From a request to the end of its answer.",
+            _REQUEST_SECONDS,
+            "route",
         )
         self._first_token_seconds = self._histogram(
             "kit_time_to_first_token_seconds",
@@ -50,10 +53,10 @@ class Metrics:
         )
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Count a request that has been answered."""
+        """Count a request that has been answered; ``route`` is a path's template, never a path."""
         self._requests.labels(route, str(status)).inc()
         if route.startswith("/v1/"):
-            self._request_seconds.observe(seconds)
+            self._request_seconds.labels(route).observe(seconds)
 
     def token_clock(self) -> OnToken:
         """What to call for every token of a request that starts now."""
@@ -74,8 +77,10 @@ class Metrics:
         """All figures, in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def _histogram(self, name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, what, buckets=buckets, registry=self._registry)
+    def _histogram(
+        self, name: str, what: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, what, labels, buckets=buckets, registry=self._registry)
 
 
 class _ModelCollector(Collector):

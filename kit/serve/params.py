@@ -31,16 +31,16 @@ def choices_for(
         prompt_ids: the whole prompt.
         info: the model, whose context prompt and answer must fit.
         defaults: for what the request leaves open.
-        max_tokens: what the client asked for; more than there is room for is an error.
+        max_tokens: what the client asked for; of that, as much as there is room for.
         default_max_tokens: used when it did not ask, as far as there is room; None: all the room.
         top_logprobs: alternatives to report per token; None for no log-probabilities.
         param: the field that the prompt came in, for the error.
 
     Raises:
-        ApiError: the prompt is empty or has an unknown id, or it does not all fit the context.
+        ApiError: the prompt is empty, has an unknown id, or leaves no room for an answer.
     """
-    room = _room(prompt_ids, max_tokens, info, param)
-    limit = max_tokens or min(room, default_max_tokens or room)
+    room = _room(prompt_ids, info, param)
+    limit = min(room, max_tokens or default_max_tokens or room)
     first = SamplingParams(
         max_tokens=limit,
         min_tokens=min(_given(request.min_tokens, defaults.min_tokens), limit),
@@ -57,24 +57,23 @@ def choices_for(
     return [Choice(prompt_ids, replace(first, seed=seed), request.stops()) for seed in seeds]
 
 
-def _room(prompt_ids: Sequence[int], max_tokens: int | None, info: ModelInfo, param: str) -> int:
+def _room(prompt_ids: Sequence[int], info: ModelInfo, param: str) -> int:
     """How many tokens can be generated after the prompt."""
     if not prompt_ids:
         raise bad_request("The prompt is empty.", param=param, code="invalid_value")
     if max(prompt_ids) >= info.vocab_size:
         message = f"Token id {max(prompt_ids)} is not in the vocabulary of {info.vocab_size}."
         raise bad_request(message, param=param, code="invalid_value")
-    asked = len(prompt_ids) + (max_tokens or 1)
-    if asked > info.context_length:
-        wanted = f"{max_tokens} for the answer" if max_tokens else "at least 1 for the answer"
+    room = info.context_length - len(prompt_ids)
+    if room < 1:
         raise bad_request(
             f"This model's maximum context length is {info.context_length} tokens. However, you"
-            f" requested {asked} tokens ({len(prompt_ids)} in the {param}, {wanted})."
-            f" Please reduce the length of the {param} or of the answer.",
+            f" requested {len(prompt_ids) + 1} tokens ({len(prompt_ids)} in the {param}, at least 1"
+            f" for the answer). Please reduce the length of the {param}.",
             param=param,
             code="context_length_exceeded",
         )
-    return info.context_length - len(prompt_ids)
+    return room
 
 
 def _given(value: Number | None, default: Number) -> Number:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -35,12 +36,18 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _whole(value: Any) -> Any:
+    """JavaScript and Lua know one kind of number, and may write 2 as 2.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(ge=0, le=1)]
 """0 keeps the most probable token alone."""
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[Integer, Field(ge=1)]
+Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Text = Annotated[str, AfterValidator(_encodable)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -83,13 +90,13 @@ class _Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_neutral(cls, fields: Any) -> Any:
-        return neutral.without_neutral(fields, cls.accepts_neutral)
+        return neutral.without_neutral(fields, cls.accepts_neutral, cls.model_fields)
 
 
 class StreamOptions(_Strict):
     """``include_usage`` asks for one more chunk, with the token counts."""
 
-    accepts_neutral: ClassVar[Neutral] = {"include_obfuscation": (None, False)}
+    accepts_neutral: ClassVar[Neutral] = neutral.STREAM_OPTIONS
 
     include_usage: bool | None = None
 
@@ -100,21 +107,33 @@ class GenerationRequest(_Strict):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Count | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[Integer, Field(ge=0)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Seed | None = None
     stop: Stop | None = None
     ignore_eos: bool | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_another_makes_void(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        void = {
+            "tools": fields.get("tool_choice") == "none",
+            "functions": fields.get("function_call") == "none",
+            "best_of": fields.get("best_of") == (fields.get("n") or 1),
+        }
+        return {name: value for name, value in fields.items() if not void.get(name)}
+
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> "GenerationRequest":
-        if self.stream_options is not None and not self.stream:
+        if self.wants_usage_chunk() and not self.stream:
             raise _conflict("stream_options", "'stream_options' needs 'stream' to be true.")
         return self
 
@@ -129,6 +148,8 @@ class GenerationRequest(_Strict):
 
 class TextPart(_Strict):
     """A part of a message's content; only text."""
+
+    accepts_neutral: ClassVar[Neutral] = neutral.PART
 
     type: Literal["text"]
     text: Text
@@ -149,6 +170,14 @@ class Message(_Strict):
     content: Content
     name: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _answer_without_text(cls, fields: Any) -> Any:
+        """Clients send null, or nothing, for an answer that was empty."""
+        if isinstance(fields, dict) and fields.get("role") == "assistant":
+            return fields if fields.get("content") not in (None, []) else fields | {"content": ""}
+        return fields
+
     def text(self) -> str:
         """The content; parts are joined."""
         if isinstance(self.content, str):
@@ -164,15 +193,15 @@ class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ChatRequest":
         if all(message.role != "user" for message in self.messages):
             raise _conflict("messages", "'messages' needs a message with the role 'user'.")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise _conflict("top_logprobs", "'top_logprobs' needs 'logprobs' to be true.")
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
+        if len({self.max_tokens, self.max_completion_tokens} - {None}) > 1:
             message = "'max_tokens' and 'max_completion_tokens' mean the same; send one of them."
             raise _conflict("max_tokens", message)
         return self
@@ -192,7 +221,7 @@ class CompletionRequest(GenerationRequest):
     accepts_neutral: ClassVar[Neutral] = neutral.COMPLETION
 
     prompt: Prompt
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Annotated[Integer, Field(ge=0, le=5)] | None = None
 
     def prompts(self) -> Sequence[str | list[int]]:
         """The prompts, each a text or its ids."""

@@ -26,6 +26,7 @@ from kit.serve.generation import Answers
 from kit.serve.heap import give_back, settle_heap, tidy
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
+from kit.settings import DEFAULT_KEEP_ALIVE_SECONDS, authority
 
 logger = logging.getLogger("kit.serve")
 
@@ -43,11 +44,13 @@ class ServerOptions:
     Attributes:
         port: 0 takes a free one.
         grace_seconds: how long running requests may take to finish after a signal to stop.
+        keep_alive_seconds: how long a connection stays open between two requests.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     grace_seconds: int = 10
+    keep_alive_seconds: int = DEFAULT_KEEP_ALIVE_SECONDS
     app: AppOptions = field(default_factory=AppOptions)
 
 
@@ -92,6 +95,7 @@ class ModelServer:
             log_config=None,
             server_header=False,
             http=Connection,
+            timeout_keep_alive=options.keep_alive_seconds,
             timeout_graceful_shutdown=options.grace_seconds + _LAST_WORDS_SECONDS,
         )
         answers: Answers = app.state.answers
@@ -116,9 +120,8 @@ class ModelServer:
 
     def _load(self) -> None:
         host, port = self._listener.getsockname()[:2]
-        logger.info(
-            "loading %s; http://%s:%d/health/ready tells when", self._source.name, host, port
-        )
+        url = f"http://{authority(host, port)}/health/ready"
+        logger.info("loading %s; %s tells when", self._source.name, url)
         try:
             self.readiness.load(self._source)
         except BaseException as error:  # not handled here: run() raises it in the main thread

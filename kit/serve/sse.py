@@ -13,6 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from kit.serve.errors import ApiError
 
+PING_SECONDS = 15.0
+"""Proxies and clients give up a connection that was silent for longer, 30 to 60 s as a rule."""
+_PING = b": ping\n\n"
 Result = TypeVar("Result")
 Events = AsyncGenerator[dict[str, Any], None]
 
@@ -20,6 +23,7 @@ Events = AsyncGenerator[dict[str, Any], None]
 class EventStream(StreamingResponse):
     """Sends each object as one ``data:`` line, then ``[DONE]``; an ApiError becomes a last event.
 
+    Where no object comes for a while, a comment shows that the server lives.
     ``events`` is closed at once when the client goes away; ``on_end`` is called in any case, even
     where no event was ever asked for.
     """
@@ -39,14 +43,31 @@ class EventStream(StreamingResponse):
 
 
 async def _lines(events: Events) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
+    async with aclosing(events), aclosing(_or_silence(events)) as heard:
         try:
-            async for event in events:
-                yield b"data: %s\n\n" % _json(event)
+            async for event in heard:
+                yield _PING if event is None else b"data: %s\n\n" % _json(event)
         except ApiError as error:
             yield b"event: error\ndata: %s\n\n" % _json(error.body())
         else:
             yield b"data: [DONE]\n\n"
+
+
+async def _or_silence(events: Events) -> AsyncGenerator[dict[str, Any] | None, None]:
+    """The events, and None whenever none has come for :data:`PING_SECONDS`."""
+    end: dict[str, Any] = {}
+    while True:
+        coming = asyncio.ensure_future(anext(events, end))
+        try:
+            while not (await asyncio.wait({coming}, timeout=PING_SECONDS))[0]:
+                yield None
+        finally:
+            if not coming.done():  # the client has gone
+                coming.cancel()
+                await asyncio.wait({coming})
+        if coming.result() is end:
+            return
+        yield coming.result()
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -2,15 +2,20 @@
 
 import re
 import shutil
+from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
-from transformers import AddedToken, PreTrainedTokenizer
+from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 
 SPACED_MARKS = re.compile("([，。！？]) *")
 WHITESPACE = {"<ret>": "\n", "<tab>": "\t", "<pag>": "\f"}
 ROLE_TOKENS = ("</s>", "<User>", "<Bot>")
+GENERATION_TAG = re.compile(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}")
+MARK = "\ue000generation\ue000"
+"""Nothing that stands in a text: U+E000 is for private use."""
 
 
 class SparkTokenizer(PreTrainedTokenizer):
@@ -76,6 +81,61 @@ class SparkTokenizer(PreTrainedTokenizer):
 
     def _convert_id_to_token(self, index: int) -> str:
         return str(self.sp_model.id_to_piece(index)) if index < self.vocab_size else ""
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        *args: Any,
+        return_assistant_tokens_mask: bool = False,
+        **options: Any,
+    ) -> Any:
+        """transformers', which itself can mask the assistant's tokens for fast tokenizers only.
+
+        Raises:
+            ValueError: the mask is wanted, but not ids as a dictionary.
+        """
+        encoded = super().apply_chat_template(conversation, *args, **options)
+        if not return_assistant_tokens_mask:
+            return encoded
+        if not isinstance(encoded, BatchEncoding):
+            message = "return_assistant_tokens_mask needs tokenize and return_dict"
+            raise ValueError(message)
+        template = self.get_chat_template(options.get("chat_template"), options.get("tools"))
+        options["chat_template"] = GENERATION_TAG.sub(rf"{{{{\1 '{MARK}' \2}}}}", template)
+        marked = super().apply_chat_template(conversation, *args, **options | {"tokenize": False})
+        flat = isinstance(marked, str) and not options.get("return_tensors")
+        attention = encoded["attention_mask"]
+        rows = zip(
+            [marked] if isinstance(marked, str) else marked,
+            [attention] if flat else attention,
+            strict=True,
+        )
+        masks = [self._spread(self._assistant_mask(text), row) for text, row in rows]
+        encoded["assistant_masks"] = masks[0] if flat else masks
+        if options.get("return_tensors"):
+            encoded.convert_to_tensors(tensor_type=options["return_tensors"])
+        return encoded
+
+    def _assistant_mask(self, marked: str) -> list[int]:
+        """1 for every id between a mark and the next, in the ids of the text without marks."""
+        parts = marked.split(MARK)
+        ids, prefix = self.encode("".join(parts), add_special_tokens=False), ""
+        mask, start = [0] * len(ids), 0
+        for number, part in enumerate(parts):
+            prefix += part
+            before = self.encode(prefix, add_special_tokens=False)
+            shared = sum(takewhile(bool, map(int.__eq__, ids, before)))
+            if number % 2:
+                mask[start:shared] = [1] * (shared - start)
+            start = shared
+        return mask
+
+    def _spread(self, mask: list[int], attention: Iterable[int]) -> list[int]:
+        """``mask`` cut and padded as the ids were, whose attention mask is ``attention``."""
+        places = [int(place) for place in attention]
+        cut = len(mask) - sum(places)
+        kept = iter(mask[cut:] if self.truncation_side == "left" else mask)
+        return [next(kept) if place else 0 for place in places]
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None

@@ -1,6 +1,7 @@
 """The running service as its clients see it, over HTTP."""
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 
 from kit.errors import ServiceError
 from kit.records import parse_object
+from kit.settings import authority
 
 _PROBE_SECONDS = 5.0
 _LOG = "read its log: kit logs"
@@ -161,7 +163,7 @@ class Service:
                     response.read()
                 response.raise_for_status()
                 last = "{}"
-                for line in response.iter_lines():
+                for line in _data_lines(response, timeout_seconds):
                     if line.startswith('data: {"error"'):
                         raise ServiceError(f"generation failed: {line[6:300]}", hint=_LOG)
                     if line.startswith("data: {"):
@@ -184,7 +186,22 @@ class Service:
 def base_url(host: str, port: int) -> str:
     """URL under which this machine reaches a server that binds ``host``."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"http://{authority(reachable, port)}"
+
+
+def _data_lines(response: httpx.Response, timeout_seconds: float) -> Iterator[str]:
+    """The lines with data. Between them the server may only say that it lives.
+
+    Raises:
+        httpx.ReadTimeout: no data came for ``timeout_seconds``.
+    """
+    heard = time.monotonic()
+    for line in response.iter_lines():
+        if line.startswith("data:"):
+            yield line
+            heard = time.monotonic()
+        elif time.monotonic() - heard > timeout_seconds:
+            raise httpx.ReadTimeout("nothing but signs of life")
 
 
 def _memory(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,13 +117,17 @@ def test_forged_turns_are_upstreams_in_completions_alone(
         assert chat.usage.prompt_tokens > len(prompt_ids)
 
 
-def test_a_conversation_the_template_refuses_is_the_clients_mistake(client: openai.OpenAI) -> None:
-    roles = ("user", "assistant", "system")
-    with pytest.raises(openai.BadRequestError, match="needs a user message") as caught:
-        client.chat.completions.create(
-            model="spark", messages=[{"role": role, "content": "x"} for role in roles]
-        )
-    assert caught.value.param == "messages"
+def test_a_system_message_behind_the_question_belongs_to_it(client: openai.OpenAI) -> None:
+    """Where agents put what they have found."""
+    question = {"role": "user", "content": "x"}
+    found: Any = [question, {"role": "system", "content": "z"}]
+    whole: Any = [{"role": "user", "content": "x\nz"}]
+    answers = [
+        client.chat.completions.create(model="spark", messages=messages, max_tokens=8)
+        for messages in (found, whole)
+    ]
+    assert answers[0].choices[0].message == answers[1].choices[0].message
+    assert answers[0].usage == answers[1].usage
 
 
 def test_a_stream_that_is_closed_frees_its_place(client: openai.OpenAI) -> None:

@@ -5,6 +5,7 @@ from kit.doctor.check import check, known
 from kit.doctor.checks.words import many, size
 from kit.doctor.facts import Facts, NotServable
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.settings import authority
 
 
 @check("kit.settings", "the KIT_ variables can be understood", reads=["settings_problem"])
@@ -102,7 +103,7 @@ def upstream(facts: Facts) -> Finding:
 def port(facts: Facts) -> Finding:
     """KIT_HOST and KIT_PORT."""
     found = known(facts.service)
-    where = f"{found.host}:{found.port}"
+    where = authority(found.host, found.port)
     if found.port_problem is None:
         return passed(f"{where} is free" if found.state == "stopped" else f"{where} is the kit's")
     return failure(

@@ -52,6 +52,13 @@ def test_text_on_a_gpu(report, capsys):
     assert "demo" not in out
 
 
+def test_an_ipv6_address_can_be_pasted(report, capsys, monkeypatch):
+    for name in ("http_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    print_text(replace(report, spec=replace(report.spec, host="::1")))
+    assert "curl 'http://[::1]:8000/v1/chat/completions' \\" in capsys.readouterr().out
+
+
 def test_chinese_answers_fit_80_columns(report, capsys):
     print_text(report)
     widths = [

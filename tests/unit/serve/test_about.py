@@ -43,7 +43,7 @@ def test_metrics(client: openai.OpenAI, http: httpx.Client) -> None:
     assert figures["kit_ready", ()] == 1
     assert figures["kit_time_to_first_token_seconds_count", ()] == 1
     assert figures["kit_inter_token_seconds_count", ()] == 14
-    assert figures["kit_request_seconds_count", ()] == 2
+    assert figures["kit_request_seconds_count", ("/v1/completions",)] == 2
     assert figures["kit_prompt_tokens_total", ()] == 4
     assert figures["kit_generated_tokens_total", ()] == 15
     assert figures["kit_sequences_running", ()] == 0

@@ -1,7 +1,7 @@
 """What a converted directory gives in transformers alone, as JSON. Runs without the kit.
 
-``python -I open_directory.py DIRECTORY``: its tokenizer's ids of a chat, and the continuations of a
-prompt across the attention window, in every way that transformers keeps a cache.
+``python -I open_directory.py DIRECTORY``: its tokenizer's ids and mask of a chat, and the
+continuations of a prompt across the attention window, in every way that transformers keeps a cache.
 """
 
 import json
@@ -30,6 +30,8 @@ def main(directory: str) -> None:
     assert "kit" not in sys.modules, "the kit must not be needed"
     chat = [{"role": "user", "content": "Who are you?"}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
+    chat.append({"role": "assistant", "content": "A model."})
+    marked = tokenizer.apply_chat_template(chat, return_assistant_tokens_mask=True)
     options = {"attention_mask": torch.ones_like(PROMPT), "max_new_tokens": NEW_TOKENS}
     answers = {
         way: model.generate(PROMPT, **options, **more)[0, PROMPT.shape[1] :].tolist()
@@ -40,6 +42,7 @@ def main(directory: str) -> None:
             {
                 "version": transformers.__version__,
                 "ids": ids["input_ids"].tolist(),
+                "mask": marked["assistant_masks"],
                 "answers": answers,
                 "loss": trained_loss(model),
             }

@@ -56,6 +56,7 @@ def test_every_way_to_keep_a_cache_gives_the_same_text(pinned):
 def test_another_version_gives_the_same(python, directory, pinned, tmp_path):
     other = open_directory(python, directory, tmp_path)
     assert other["ids"] == pinned["ids"]
+    assert other["mask"] == pinned["mask"]
     assert other["answers"] == pinned["answers"]
     assert other["loss"] == pytest.approx(pinned["loss"], abs=1e-4)
 

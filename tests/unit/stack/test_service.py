@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from kit.errors import ServiceError
-from kit.stack.service import Failed, Loading, Ready, Service, Silent, base_url
+from kit.stack.service import Failed, Loading, Ready, Service, Silent, TooSlow, base_url
 
 READY = {
     "status": "ready",
@@ -132,6 +132,14 @@ def test_generation_that_ends_as_it_should(serve):
 def test_generation_that_fails(serve, status, body, reason):
     with pytest.raises(ServiceError, match=reason):
         generate(serve(status, body), 3)
+
+
+def test_signs_of_life_are_no_tokens(serve):
+    """The server's pings, which end no wait for the next token."""
+    alive = b": ping\n\n" * 3 + chunks(4)
+    assert len(generate(serve(200, alive), 4)) == 3
+    with pytest.raises(TooSlow, match="no token came for 0 s"):
+        list(Service(serve(200, alive)).generate("spark", [7], 4, timeout_seconds=1e-9))
 
 
 def test_version(serve):

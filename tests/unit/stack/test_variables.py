@@ -60,6 +60,10 @@ def test_every_variable_is_one_of_the_file():
         "KIT_RESTART",
         "KIT_ON_BREACH",
         "KIT_MAX_WAITING",
+        "KIT_KEEP_ALIVE",
+        "KIT_ALLOW_ORIGINS",
+        "KIT_ALLOW_HOSTS",
+        "KIT_UNKNOWN_PARAMETERS",
     }
 
 
