@@ -12,7 +12,7 @@ from collections.abc import Mapping as Shaped
 from dataclasses import dataclass
 
 from kit.checkpoint.tensors import Tensor
-from kit.errors import IntegrityError
+from kit.errors import IntegrityError, printable
 
 Shapes = Shaped[str, tuple[int, ...]]
 """Shapes of tensors by name."""
@@ -129,7 +129,9 @@ def matrix_shape(shapes: Shapes, name: str, hint: str) -> tuple[int, int]:
 def refuse(names: list[str], what: str, hint: str) -> None:
     """Raise IntegrityError that says ``what`` of ``names``, if there are any."""
     if names:
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = ", ".join(map(printable, names[:5])) + (
+            f" and {len(names) - 5} more" if len(names) > 5 else ""
+        )
         raise IntegrityError(f"{what}: {shown}", hint=hint)
 
 

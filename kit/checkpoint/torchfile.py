@@ -18,7 +18,7 @@ from kit.checkpoint.archive import Archive
 from kit.checkpoint.source import SourceFile
 from kit.checkpoint.torch_objects import TensorRef
 from kit.checkpoint.unpickle import MAX_PICKLE_BYTES, read_pickle
-from kit.errors import IntegrityError
+from kit.errors import IntegrityError, printable
 
 DType = Literal["float32", "float16", "bfloat16"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -94,7 +94,9 @@ def _language_model(root: object, path: Path) -> dict[str, TensorRef]:
             if name == _COMPUTED:
                 continue
             if name in named:
-                raise IntegrityError(f"{path} holds two tensors named {name}", hint=_AGAIN)
+                raise IntegrityError(
+                    f"{path} holds two tensors named {printable(name)}", hint=_AGAIN
+                )
             named[name] = tensor
     if named:
         return named
@@ -124,7 +126,7 @@ def _leaves(root: object) -> Iterator[tuple[str, TensorRef]]:
 
 
 def _entry(archive: Archive, name: str, tensor: TensorRef) -> TensorEntry:
-    where = f"{archive.path}: {name}"
+    where = f"{archive.path}: {printable(name)}"
     dtype = _STORAGES.get(tensor.storage.kind)
     if dtype is None:
         raise IntegrityError(f"{where} is of type {tensor.storage.kind[:100]!r}", hint=_SAVE_HINT)
