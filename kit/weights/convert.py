@@ -130,7 +130,8 @@ def convert_checkpoint(
     facts = model_config(model.dimensions, DTYPES[precision], arguments, num_heads)
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
-        write_support_files(Path(support), facts, tokenizer_model)
+        with full_disk_explained(Path(support), "nothing was begun"):
+            write_support_files(Path(support), facts, tokenizer_model)
         job = _Job(model, adapter, alpha, precision, Path(support), output, known, allow_nonfinite)
         return _already_converted(job, overwrite) or _convert(job, progress)
 
