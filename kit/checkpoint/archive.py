@@ -23,6 +23,7 @@ from kit.records import open_plain_fd
 MAX_DIRECTORY_BYTES = 8 * 1024**2
 """Far above what any checkpoint needs (13B: 0.05 MB); bounds memory."""
 
+_PIECE_BYTES = 1024**2
 _LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
 """Signature, flags, method, CRC-32, both sizes, lengths of the name and of the extra field."""
 
@@ -124,6 +125,17 @@ class Archive:
                 + _SAVE_AGAIN,
             )
         return self._spans[info.filename]
+
+    def holds_alike(self, first: Span, second: Span) -> bool:
+        """Whether two ranges of the file hold the same bytes."""
+        if first.nbytes != second.nbytes:
+            return False
+        fd, last = self._file.fileno(), first.nbytes
+        return all(
+            os.pread(fd, min(_PIECE_BYTES, last - at), first.offset + at)
+            == os.pread(fd, min(_PIECE_BYTES, last - at), second.offset + at)
+            for at in range(0, last, _PIECE_BYTES)
+        )
 
 
 class _BoundedFile(io.FileIO):

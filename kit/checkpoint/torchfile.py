@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kit.checkpoint.archive import Archive
+from kit.checkpoint.archive import Archive, Span
 from kit.checkpoint.source import SourceFile
 from kit.checkpoint.torch_objects import TensorRef
 from kit.checkpoint.unpickle import MAX_PICKLE_BYTES, read_pickle
@@ -29,6 +29,13 @@ _STORAGES: dict[str, DType] = {
     "torch.BFloat16Storage": "bfloat16",
 }
 _IN_MODEL = re.compile(r"(module\.|model\.)?(language_model\.|(?=(embedding|encoder)\.))")
+_EMBEDDING = "embedding.word_embeddings.weight"
+_HEAD = re.compile(
+    r"(module\.|model\.)?(language_model\.)?"
+    r"(lm_head|output_layer|embed_out|word_embeddings_for_head)\.weight"
+)
+"""What GPT-like models call a head that is not tied to the embedding table."""
+
 _COMPUTED = "rotary_pos_emb.inv_freq"
 _MAX_NAME = 512
 _SAVE_HINT = "save the checkpoint again with contiguous float32, bfloat16 or float16 tensors"
@@ -73,7 +80,8 @@ def index_checkpoint(path: Path) -> CheckpointFile:
         if "byteorder" in archive and archive.read("byteorder", 64) != b"little":
             raise IntegrityError(f"{path} holds big-endian tensors", hint=_SAVE_HINT)
         root = read_pickle(archive.read("data.pkl", MAX_PICKLE_BYTES), source=str(path))
-        named = _language_model(root, path)
+        named, heads = _language_model(root, path)
+        _require_tied(archive, named, heads)
         status = archive.stat()
         return CheckpointFile(
             path=path,
@@ -85,11 +93,14 @@ def index_checkpoint(path: Path) -> CheckpointFile:
         )
 
 
-def _language_model(root: object, path: Path) -> dict[str, TensorRef]:
-    """The model's tensors, by their names below ``language_model``."""
+def _language_model(root: object, path: Path) -> tuple[dict[str, TensorRef], dict[str, TensorRef]]:
+    """The model's tensors, by their names below ``language_model``, and output heads among all."""
     named: dict[str, TensorRef] = {}
+    heads: dict[str, TensorRef] = {}
     for full_name, tensor in _leaves(root):
-        if match := _IN_MODEL.match(full_name):
+        if _HEAD.fullmatch(full_name):
+            heads[full_name] = tensor
+        elif match := _IN_MODEL.match(full_name):
             name = full_name[match.end() :]
             if name == _COMPUTED:
                 continue
@@ -99,11 +110,33 @@ def _language_model(root: object, path: Path) -> dict[str, TensorRef]:
                 )
             named[name] = tensor
     if named:
-        return named
+        return named, heads
     raise IntegrityError(
         f"{path} holds no tensors under module.language_model",
         hint="give an iFlytekSpark checkpoint as upstream's deepspeed-megatron writes it",
     )
+
+
+def _require_tied(
+    archive: Archive, named: dict[str, TensorRef], heads: dict[str, TensorRef]
+) -> None:
+    """Raise IntegrityError for an output head that is not the embedding table."""
+    for name, head in heads.items():
+        table = named.get(_EMBEDDING)
+        if table is None:
+            continue  # then there is no model either, and that is said
+        if (head.storage, head.offset, head.shape) == (table.storage, table.offset, table.shape):
+            continue
+        first, second = (_entry(archive, name, head), _entry(archive, _EMBEDDING, table))
+        if (first.dtype, first.shape) != (second.dtype, second.shape) or not archive.holds_alike(
+            Span(first.offset, first.nbytes), Span(second.offset, second.nbytes)
+        ):
+            raise IntegrityError(
+                f"{archive.path} has an output head of its own, {printable(name)}, which differs "
+                "from the embedding table; the model has one table for both",
+                hint="train with tied embeddings (without --untie-embeddings-and-output-weights): "
+                "such a head cannot be converted without changing every answer",
+            )
 
 
 def _leaves(root: object) -> Iterator[tuple[str, TensorRef]]:
