@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile, unreadable
-from kit.errors import IntegrityError, KitError
-from kit.records import MAX_BYTES, MAX_FILE_BYTES, parse_object, read_plain
+from kit.errors import EnvironmentNotReady, IntegrityError, KitError
+from kit.records import MAX_BYTES, MAX_FILE_BYTES, NotAFileError, parse_object, read_plain
 from kit.weights.digest import has_digest
 from kit.weights.paths import inner_path
 
@@ -111,8 +111,12 @@ def read_record(directory: Path) -> ConversionRecord | None:
         return _parse(read_plain(path, MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
+    except NotAFileError as error:
         raise unreadable(path, error) from error
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"{path} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, IntegrityError) as error:
         raise IntegrityError(
             f"{path} is damaged",

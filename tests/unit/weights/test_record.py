@@ -59,6 +59,6 @@ def test_what_cannot_be_read_is_not_absent() -> None:
         write_record(folder, RECORD)
         (folder / RECORD_NAME).chmod(0)
         with held_back():
-            with pytest.raises(EnvironmentNotReady, match=r"cannot read .*conversion\.json: Perm"):
+            with pytest.raises(EnvironmentNotReady, match=r"conversion\.json cannot be read: Perm"):
                 read_record(folder)
             assert sound_record(folder) is None

@@ -1,5 +1,6 @@
 import json
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,16 @@ def test_no_space(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "out").exists()
 
 
-def test_twice_is_once(converted: Path, tmp_path: Path) -> None:
+def test_twice_is_once(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = export_upstream(converted, tmp_path / "out", ranks=2)
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()}
     assert export_upstream(converted, tmp_path / "out", ranks=2) == first
     after = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()}
     assert before == after
-    export_upstream(converted, tmp_path / "other", ranks=2)
+    with monkeypatch.context() as patch:  # a zip's members have a time, unless they are given none
+        patch.setattr(time, "localtime", lambda *_: time.gmtime(1_700_000_000))
+        patch.setattr(time, "time", lambda: 1_700_000_000.0)
+        export_upstream(converted, tmp_path / "other", ranks=2)
     assert {p.name: p.read_bytes() for p in (tmp_path / "other").iterdir()} == {
         name: content for name, (content, _) in before.items()
     }
