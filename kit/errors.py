@@ -14,15 +14,28 @@ that escapes is a bug and keeps its traceback.
 """
 
 
+def printable(text: str, most: int = 300) -> str:
+    """Somebody else's words for a message: one line, bounded, nothing in it that moves a cursor."""
+    line = _without_controls(text[: most + 1], keep="")
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _without_controls(text: str, keep: str = "\n") -> str:
+    return "".join(char if char.isprintable() or char in keep else " " for char in text)
+
+
 class KitError(Exception):
-    """An error with a remedy. ``hint`` says what to do next: a command or a concrete step."""
+    """An error with a remedy. ``hint`` says what to do next: a command or a concrete step.
+
+    Neither holds a control character, whatever name of a file, a tensor or a server is in it.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _without_controls(message)
+        self.hint = _without_controls(hint)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.message, self.hint)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
-from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.records import read_object
+from kit.errors import EnvironmentNotReady, IntegrityError, printable
+from kit.records import MAX_FILE_BYTES, read_object
 
 VERSION = 1
 Basis = Literal["pointer", "observed"]
@@ -143,7 +143,7 @@ def locked_entry(locked: LockedFile) -> dict[str, Any]:
         "size": locked.size_bytes,
         "sha256": locked.sha256,
         "basis": locked.basis,
-        "source": locked.source,
+        "source": locked.source and printable(locked.source),
         "date": locked.date,
     }
     return {key: value for key, value in entry.items() if value is not None}
@@ -152,11 +152,13 @@ def locked_entry(locked: LockedFile) -> dict[str, Any]:
 def read_entry(entry: Any) -> LockedFile:
     """A file's entry out of JSON. Raises ValueError, KeyError or TypeError for anything else."""
     size_bytes, sha256, basis = entry["size"], _sha256(entry["sha256"]), entry.get("basis")
-    if type(size_bytes) is not int or size_bytes < 0:
+    if type(size_bytes) is not int or not 0 <= size_bytes <= MAX_FILE_BYTES:
         raise ValueError("a size is expected")
     if basis not in (None, *get_args(Basis)):
         raise ValueError("unknown basis")
-    source, date = (None if (text := entry.get(key)) is None else str(text) for key in _NOTES)
+    source, date = (
+        None if (text := entry.get(key)) is None else printable(str(text)) for key in _NOTES
+    )
     return LockedFile(size_bytes, sha256, basis, source, date)
 
 

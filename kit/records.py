@@ -1,9 +1,13 @@
-"""Reading JSON that may be damaged or hostile: bounded in size and depth, from plain files only."""
+"""Files and JSON that may be damaged or hostile.
+
+Plain files only, since opening a pipe may wait for ever; JSON is bounded in size and depth.
+"""
 
 import errno
 import json
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,20 @@ MAX_BYTES = 8 * 1024**2
 
 MAX_DEPTH = 64
 """Far above what any format here nests (a receipt: 7)."""
+
+MAX_FILE_BYTES = 2**63 - 1
+"""The largest size and offset that a file can have: what claims more is damaged."""
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class NotAFileError(OSError):
+    """A path leads to a pipe, a socket or a device; ``strerror`` says to which."""
 
 
 def parse_json(data: bytes | str, limit_bytes: int = MAX_BYTES) -> Any:
@@ -59,14 +77,44 @@ def read_plain(path: Path, limit_bytes: int) -> bytes:
     Raises:
         OSError: it cannot be read, or is a pipe, a device or a folder.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is not a plain file", str(path))
-        return file.read(limit_bytes + 1)
+    with open_plain(path) as file:
+        content = bytearray()
+        while len(content) <= limit_bytes:
+            piece = file.read(limit_bytes + 1 - len(content))
+            if not piece:
+                break
+            content += piece
+        return bytes(content)
+
+
+def open_plain(path: Path) -> FileIO:
+    """Open a plain file for reading, unbuffered; nothing is waited for, whatever lies there.
+
+    Raises:
+        OSError: it cannot be read, or is a folder; NotAFileError: it is a pipe, a socket or a
+            device.
+    """
+    return FileIO(path, opener=open_plain_fd)
+
+
+def open_plain_fd(path: str | Path, flags: int) -> int:
+    """As ``open_plain``, in the form of an ``opener`` of Python's ``open``."""
+    _require_plain(Path(path).stat(), path)  # opening a device may do something
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _require_plain(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _require_plain(status: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise NotAFileError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
 def _require_depth(value: object) -> None:

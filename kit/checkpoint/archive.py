@@ -16,12 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.checkpoint.source import AGAIN, Checksum, require_checksum
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.checkpoint.source import AGAIN, Checksum, require_checksum, unreadable
+from kit.errors import IntegrityError, printable
+from kit.records import open_plain_fd
 
 MAX_DIRECTORY_BYTES = 8 * 1024**2
 """Far above what any checkpoint needs (13B: 0.05 MB); bounds memory."""
 
+_PIECE_BYTES = 1024**2
 _LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
 """Signature, flags, method, CRC-32, both sizes, lengths of the name and of the extra field."""
 
@@ -49,11 +51,9 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = _BoundedFile(path)
+            self._file = _BoundedFile(path, opener=open_plain_fd)
         except OSError as error:
-            raise EnvironmentNotReady(
-                f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
-            ) from error
+            raise unreadable(path, error) from error
         try:
             self._members, self._spans = _read_directory(path, self._file)
             self._prefix = _prefix(path, list(self._members))
@@ -126,6 +126,17 @@ class Archive:
             )
         return self._spans[info.filename]
 
+    def holds_alike(self, first: Span, second: Span) -> bool:
+        """Whether two ranges of the file hold the same bytes."""
+        if first.nbytes != second.nbytes:
+            return False
+        fd, last = self._file.fileno(), first.nbytes
+        return all(
+            os.pread(fd, min(_PIECE_BYTES, last - at), first.offset + at)
+            == os.pread(fd, min(_PIECE_BYTES, last - at), second.offset + at)
+            for at in range(0, last, _PIECE_BYTES)
+        )
+
 
 class _BoundedFile(io.FileIO):
     """Refuses reads so large that a hostile directory size would fill the memory."""
@@ -171,13 +182,13 @@ def _spans(fd: int, members: Iterable[zipfile.ZipInfo], end: int) -> dict[str, S
     spans, position = {}, 0
     for member in sorted(members, key=lambda each: each.header_offset):
         if member.header_offset < position:
-            raise ValueError(f"{member.filename} does not lie where it should: members overlap")
+            raise ValueError(f"{_shown(member)} does not lie where it should: members overlap")
         if not position and member.header_offset:
-            raise ValueError(f"{member.filename} does not lie where it should: bytes precede it")
+            raise ValueError(f"{_shown(member)} does not lie where it should: bytes precede it")
         start = member.header_offset + _local_header_bytes(fd, member)
         position = start + member.compress_size
         if position > end:
-            raise ValueError(f"{member.filename} does not lie where it should")
+            raise ValueError(f"{_shown(member)} does not lie where it should")
         spans[member.filename] = Span(start, member.compress_size)
     return spans
 
@@ -187,7 +198,7 @@ def _local_header_bytes(fd: int, member: zipfile.ZipInfo) -> int:
     name = member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8 else "cp437")
     header = os.pread(fd, _LOCAL_HEADER.size + len(name), member.header_offset)
     if len(header) < _LOCAL_HEADER.size + len(name) or header[:4] != b"PK\x03\x04":
-        raise ValueError(f"{member.filename} does not lie where it should")
+        raise ValueError(f"{_shown(member)} does not lie where it should")
     _, flags, method, crc32, packed, size, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(
         header[: _LOCAL_HEADER.size]
     )
@@ -198,12 +209,16 @@ def _local_header_bytes(fd: int, member: zipfile.ZipInfo) -> int:
         or header[_LOCAL_HEADER.size :] != name
         or not all(local == known or local in later for local, known in told)
     ):
-        raise ValueError(f"{member.filename} has a header that contradicts the directory")
+        raise ValueError(f"{_shown(member)} has a header that contradicts the directory")
     length = _LOCAL_HEADER.size + name_bytes
     extra = os.pread(fd, extra_bytes, member.header_offset + length)
     if not _is_whole_extra(extra, extra_bytes):
-        raise ValueError(f"{member.filename} has a header that is damaged")
+        raise ValueError(f"{_shown(member)} has a header that is damaged")
     return int(length + extra_bytes)
+
+
+def _shown(member: zipfile.ZipInfo) -> str:
+    return printable(member.filename)
 
 
 def _is_whole_extra(extra: bytes, nbytes: int) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping as Shaped
 from dataclasses import dataclass
 
 from kit.checkpoint.tensors import Tensor
-from kit.errors import IntegrityError
+from kit.errors import IntegrityError, printable
 
 Shapes = Shaped[str, tuple[int, ...]]
 """Shapes of tensors by name."""
@@ -90,7 +90,14 @@ def map_tensors(tensors: Sequence[Tensor]) -> tuple[Dimensions, tuple[Mapping, .
     dimensions = _dimensions(shapes)
     expected = {name: (shape, parts) for name, shape, parts in expected_tensors(dimensions)}
     refuse(sorted(expected.keys() - shapes.keys()), "the checkpoint lacks", _HINT)
-    refuse(sorted(shapes.keys() - expected.keys()), "the checkpoint has unknown tensors", _HINT)
+    unknown = sorted(shapes.keys() - expected.keys())
+    refuse(
+        [name for name in unknown if name.endswith("rotary_emb.inv_freq")],
+        "the checkpoint has rotary frequencies, which the model computes from rope_base",
+        "another code saved it: load it with torch, delete these tensors, and save it again; "
+        "where its rotary base is not 1e6, say rope_base in config.json",
+    )
+    refuse(unknown, "the checkpoint has unknown tensors", _HINT)
     refuse(
         [
             f"{name} {list(shapes[name])} instead of {list(shape)}"
@@ -129,7 +136,9 @@ def matrix_shape(shapes: Shapes, name: str, hint: str) -> tuple[int, int]:
 def refuse(names: list[str], what: str, hint: str) -> None:
     """Raise IntegrityError that says ``what`` of ``names``, if there are any."""
     if names:
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = ", ".join(map(printable, names[:5])) + (
+            f" and {len(names) - 5} more" if len(names) > 5 else ""
+        )
         raise IntegrityError(f"{what}: {shown}", hint=hint)
 
 

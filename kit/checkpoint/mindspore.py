@@ -16,10 +16,10 @@ from pathlib import Path
 
 from kit.checkpoint.archive import Span
 from kit.checkpoint.protobuf import LENGTH, Field, WireReader
-from kit.checkpoint.source import AGAIN, SourceFile
+from kit.checkpoint.source import AGAIN, SourceFile, open_source
 from kit.checkpoint.tensors import Piece, Tensor, matrix
 from kit.checkpoint.torchfile import ITEM_BYTES, DType
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.errors import IntegrityError, printable
 
 MAX_FIELDS = 200_000
 """Far above what a checkpoint has (13B: 4 for each of 700 values); bounds time and memory."""
@@ -65,7 +65,8 @@ class MindSporeFile(SourceFile):
         dtype = _DTYPES.get((parameter.kind, nbytes // max(count, 1)))
         if not count or dtype is None or nbytes != count * ITEM_BYTES[dtype]:
             raise IntegrityError(
-                f"{self.path}: {tag} is {parameter.kind} {list(parameter.dims)} in {nbytes} bytes",
+                f"{self.path}: {printable(tag)} is {printable(parameter.kind)} "
+                f"{list(parameter.dims)} in {nbytes} bytes",
                 hint="Float32, Float16 or BFloat16 are read: get the file again if it is damaged",
             )
         return Tensor(tag, dtype, parameter.dims, tuple(self._pieces(parameter, dtype)))
@@ -77,7 +78,7 @@ class MindSporeFile(SourceFile):
             last, rest = divmod(span.nbytes, item_bytes)
             if rest:
                 raise IntegrityError(
-                    f"{self.path}: {parameter.tag} is cut inside a number", hint=AGAIN
+                    f"{self.path}: {printable(parameter.tag)} is cut inside a number", hint=AGAIN
                 )
             for start, rows, columns in _rectangles(first, first + last, parameter.dims):
                 offset = span.offset + (start - first) * item_bytes
@@ -87,13 +88,8 @@ class MindSporeFile(SourceFile):
 
 def is_mindspore(path: Path) -> bool:
     """Whether the file starts as a MindSpore checkpoint does: a value that is not empty."""
-    try:
-        with path.open("rb") as file:
-            return file.read(1) == b"\n"
-    except OSError as error:
-        raise EnvironmentNotReady(
-            f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
-        ) from error
+    with open_source(path) as file:
+        return file.read(1) == b"\n"
 
 
 def index_mindspore(path: Path) -> MindSporeFile:
@@ -103,7 +99,7 @@ def index_mindspore(path: Path) -> MindSporeFile:
         EnvironmentNotReady: the file cannot be opened.
         IntegrityError: it is not an intact MindSpore checkpoint.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_source(path) as file:
         status = os.fstat(file.fileno())
         try:
             values = list(_values(file.fileno(), status.st_size))
@@ -115,7 +111,9 @@ def index_mindspore(path: Path) -> MindSporeFile:
     for value in values:
         known = parameters.get(value.tag, Parameter(value.tag, value.kind, value.dims, ()))
         if (known.kind, known.dims) != (value.kind, value.dims):
-            raise IntegrityError(f"{path}: two values of {value.tag} disagree", hint=AGAIN)
+            raise IntegrityError(
+                f"{path}: two values of {printable(value.tag)} disagree", hint=AGAIN
+            )
         spans = known.spans + value.spans
         parameters[value.tag] = Parameter(value.tag, value.kind, value.dims, spans)
     return MindSporeFile(

@@ -2,12 +2,35 @@
 
 import zlib
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from kit.errors import IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError, printable
+from kit.records import NotAFileError, open_plain
 
 AGAIN = "the download is incomplete or damaged: get the file again"
+
+
+def open_source(path: Path) -> FileIO:
+    """Open a file that is to be read, unbuffered.
+
+    Raises:
+        EnvironmentNotReady: it cannot be opened.
+        IntegrityError: it is a pipe, a socket or a device. Nothing is waited for.
+    """
+    try:
+        return open_plain(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> EnvironmentNotReady | IntegrityError:
+    """What to raise for a file that cannot be opened or read."""
+    text = f"cannot read {path}: {error.strerror}"
+    if isinstance(error, NotAFileError):
+        return IntegrityError(text, hint="copy what it gives into a file, and give that")
+    return EnvironmentNotReady(text, hint="check the path and its permissions")
 
 
 class Checksum(NamedTuple):
@@ -67,7 +90,8 @@ def require_checksum(path: Path, name: str, found: int, expected: int) -> None:
     """Raise IntegrityError unless a CRC-32 is the one that was written."""
     if found != expected:
         raise IntegrityError(
-            f"{path}: {name} is damaged: its CRC-32 is {found:08x}, {expected:08x} expected",
+            f"{path}: {printable(name)} is damaged: its CRC-32 is {found:08x}, "
+            f"{expected:08x} expected",
             hint=AGAIN,
         )
 

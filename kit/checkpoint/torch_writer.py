@@ -51,15 +51,15 @@ class TorchWriter:
         os.fchmod(self._file.fileno(), 0o644)
         self._release = PageRelease(self._file.fileno())
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
-        self._zip.writestr(f"{_TOP}/data.pkl", pickled(tree, dtype))
-        self._zip.writestr(f"{_TOP}/byteorder", "little")
+        self._zip.writestr(_undated("data.pkl"), pickled(tree, dtype))
+        self._zip.writestr(_undated("byteorder"), "little")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._zip.writestr(f"{_TOP}/version", "3\n")
+            self._zip.writestr(_undated("version"), "3\n")
             self._zip.close()
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -90,6 +90,11 @@ class TorchWriter:
         member = zipfile.ZipInfo(name)
         member.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
         return member
+
+
+def _undated(name: str) -> zipfile.ZipInfo:
+    """A member without the time of day, so that equal tensors make equal files."""
+    return zipfile.ZipInfo(f"{_TOP}/{name}")
 
 
 def pickled(tree: Tree, dtype: DType) -> bytes:

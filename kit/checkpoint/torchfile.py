@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kit.checkpoint.archive import Archive
+from kit.checkpoint.archive import Archive, Span
 from kit.checkpoint.source import SourceFile
 from kit.checkpoint.torch_objects import TensorRef
 from kit.checkpoint.unpickle import MAX_PICKLE_BYTES, read_pickle
-from kit.errors import IntegrityError
+from kit.errors import IntegrityError, printable
 
 DType = Literal["float32", "float16", "bfloat16"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -29,6 +29,13 @@ _STORAGES: dict[str, DType] = {
     "torch.BFloat16Storage": "bfloat16",
 }
 _IN_MODEL = re.compile(r"(module\.|model\.)?(language_model\.|(?=(embedding|encoder)\.))")
+_EMBEDDING = "embedding.word_embeddings.weight"
+_HEAD = re.compile(
+    r"(module\.|model\.)?(language_model\.)?"
+    r"(lm_head|output_layer|embed_out|word_embeddings_for_head)\.weight"
+)
+"""What GPT-like models call a head that is not tied to the embedding table."""
+
 _COMPUTED = "rotary_pos_emb.inv_freq"
 _MAX_NAME = 512
 _SAVE_HINT = "save the checkpoint again with contiguous float32, bfloat16 or float16 tensors"
@@ -73,7 +80,8 @@ def index_checkpoint(path: Path) -> CheckpointFile:
         if "byteorder" in archive and archive.read("byteorder", 64) != b"little":
             raise IntegrityError(f"{path} holds big-endian tensors", hint=_SAVE_HINT)
         root = read_pickle(archive.read("data.pkl", MAX_PICKLE_BYTES), source=str(path))
-        named = _language_model(root, path)
+        named, heads = _language_model(root, path)
+        _require_tied(archive, named, heads)
         status = archive.stat()
         return CheckpointFile(
             path=path,
@@ -85,23 +93,50 @@ def index_checkpoint(path: Path) -> CheckpointFile:
         )
 
 
-def _language_model(root: object, path: Path) -> dict[str, TensorRef]:
-    """The model's tensors, by their names below ``language_model``."""
+def _language_model(root: object, path: Path) -> tuple[dict[str, TensorRef], dict[str, TensorRef]]:
+    """The model's tensors, by their names below ``language_model``, and output heads among all."""
     named: dict[str, TensorRef] = {}
+    heads: dict[str, TensorRef] = {}
     for full_name, tensor in _leaves(root):
-        if match := _IN_MODEL.match(full_name):
+        if _HEAD.fullmatch(full_name):
+            heads[full_name] = tensor
+        elif match := _IN_MODEL.match(full_name):
             name = full_name[match.end() :]
             if name == _COMPUTED:
                 continue
             if name in named:
-                raise IntegrityError(f"{path} holds two tensors named {name}", hint=_AGAIN)
+                raise IntegrityError(
+                    f"{path} holds two tensors named {printable(name)}", hint=_AGAIN
+                )
             named[name] = tensor
     if named:
-        return named
+        return named, heads
     raise IntegrityError(
         f"{path} holds no tensors under module.language_model",
         hint="give an iFlytekSpark checkpoint as upstream's deepspeed-megatron writes it",
     )
+
+
+def _require_tied(
+    archive: Archive, named: dict[str, TensorRef], heads: dict[str, TensorRef]
+) -> None:
+    """Raise IntegrityError for an output head that is not the embedding table."""
+    for name, head in heads.items():
+        table = named.get(_EMBEDDING)
+        if table is None:
+            continue  # then there is no model either, and that is said
+        if (head.storage, head.offset, head.shape) == (table.storage, table.offset, table.shape):
+            continue
+        first, second = (_entry(archive, name, head), _entry(archive, _EMBEDDING, table))
+        if (first.dtype, first.shape) != (second.dtype, second.shape) or not archive.holds_alike(
+            Span(first.offset, first.nbytes), Span(second.offset, second.nbytes)
+        ):
+            raise IntegrityError(
+                f"{archive.path} has an output head of its own, {printable(name)}, which differs "
+                "from the embedding table; the model has one table for both",
+                hint="train with tied embeddings (without --untie-embeddings-and-output-weights): "
+                "such a head cannot be converted without changing every answer",
+            )
 
 
 def _leaves(root: object) -> Iterator[tuple[str, TensorRef]]:
@@ -124,7 +159,7 @@ def _leaves(root: object) -> Iterator[tuple[str, TensorRef]]:
 
 
 def _entry(archive: Archive, name: str, tensor: TensorRef) -> TensorEntry:
-    where = f"{archive.path}: {name}"
+    where = f"{archive.path}: {printable(name)}"
     dtype = _STORAGES.get(tensor.storage.kind)
     if dtype is None:
         raise IntegrityError(f"{where} is of type {tensor.storage.kind[:100]!r}", hint=_SAVE_HINT)

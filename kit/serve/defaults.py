@@ -1,11 +1,11 @@
 """What a request leaves open: the model's generation defaults."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kit.errors import IntegrityError
+from kit.records import NotAFileError, read_object
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def read_defaults(model_dir: Path) -> GenerationDefaults:
     if not path.exists():
         return GenerationDefaults()
     try:
-        return _from_config(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
+        return _from_config(read_object(path))
+    except (NotAFileError, ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"{path} cannot be used: {error}", hint="convert the weights again, or mend the file"
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from kit.errors import ServiceError
-from kit.records import parse_object
+from kit.records import parse_json, parse_object
 from kit.settings import authority
 
 _PROBE_SECONDS = 5.0
@@ -85,7 +85,7 @@ class Service:
         """What ``/health/ready`` says now."""
         try:
             response = self._client.get("/health/ready")
-            body = response.json()
+            body = parse_json(response.content)
             return _health(response.status_code, body)
         except httpx.TimeoutException as error:
             return Silent(f"{type(error).__name__} {error}".strip(), refused=False)
@@ -107,7 +107,7 @@ class Service:
     def version(self) -> dict[str, str | None]:
         """What ``/version`` tells: versions of the kit, its engine and torch; empty: nothing."""
         try:
-            return dict(self._client.get("/version").raise_for_status().json())
+            return parse_object(self._client.get("/version").raise_for_status().content)
         except (httpx.HTTPError, ValueError, TypeError):
             return {}
 
@@ -127,7 +127,8 @@ class Service:
                 "/v1/chat/completions", json=request, timeout=timeout_seconds
             )
             response.raise_for_status()
-            return str(response.json()["choices"][0]["message"]["content"])
+            answer = parse_json(response.content)
+            return str(answer["choices"][0]["message"]["content"])
         except httpx.HTTPStatusError as error:
             why = f"status {error.response.status_code}: {error.response.text[:300]}"
         except httpx.HTTPError as error:

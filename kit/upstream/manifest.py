@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kit.errors import IntegrityError
+from kit.records import read_object
 
 MANIFEST_NAME = "spark-kit.json"
 _VERSION = 1
@@ -54,7 +55,7 @@ def read_manifest(root: Path) -> Manifest | None:
     """
     path = root / MANIFEST_NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = read_object(path)
         if content.pop("version") != _VERSION:
             raise ValueError("unknown version")
         manifest = Manifest(

@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kit.checkpoint.journal import write_durably
-from kit.records import parse_object
+from kit.records import parse_object, read_plain
+
+_MOST_BYTES = 16 << 20
+"""A file of 256 TiB in blocks of 16 MiB, and more than any other."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def enter_blocks(path: Path, blocks: Blocks) -> None:
 def read_journal(path: Path) -> Blocks | None:
     """What the journal says; None where there is none, or a damaged one."""
     try:
-        head, flags = path.read_bytes().split(b"\n")
+        head, flags = read_plain(path, _MOST_BYTES).split(b"\n")
         content = parse_object(head)
         identity = Identity(**content["identity"])
         done = frozenset(block for block, flag in enumerate(flags) if flag == ord("1"))

@@ -4,7 +4,6 @@ Everything is made in a hidden work directory beside the output, which takes the
 it is complete. After any interruption the same call goes on behind the last finished shard.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
-from kit.checkpoint.journal import JOURNAL_NAME
+from kit.checkpoint.disk import full_disk_explained
+from kit.checkpoint.journal import JOURNAL_NAME, write_durably
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model
 from kit.checkpoint.sweep import Progress
@@ -34,6 +34,8 @@ from kit.weights.record import (
     sound_record,
     write_record,
 )
+
+_KEPT = "the tensors that are converted stay, and it goes on"
 
 Known = Callable[[Path], str | None]
 """Tells the sha256 of a file that was checked and has not changed since; None of any other."""
@@ -128,7 +130,8 @@ def convert_checkpoint(
     facts = model_config(model.dimensions, DTYPES[precision], arguments, num_heads)
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
-        write_support_files(Path(support), facts, tokenizer_model)
+        with full_disk_explained(Path(support), "nothing was begun"):
+            write_support_files(Path(support), facts, tokenizer_model)
         job = _Job(model, adapter, alpha, precision, Path(support), output, known, allow_nonfinite)
         return _already_converted(job, overwrite) or _convert(job, progress)
 
@@ -152,9 +155,10 @@ def _already_converted(job: _Job, overwrite: bool) -> ConversionRecord | None:
         return None
     (output / JOURNAL_NAME).unlink(missing_ok=True)
     if (fresh := _digests(job.support)) != record.support:
-        _copy_support(job.support, output, kept=record.edited)
         record = replace(record, support=fresh, kit_version=kit.__version__)
-        write_record(output, record)
+        with full_disk_explained(output, _KEPT):
+            _copy_support(job.support, output, kept=record.edited)
+            write_record(output, record)
     return record
 
 
@@ -166,10 +170,11 @@ def _convert(job: _Job, progress: Progress | None) -> ConversionRecord:
             nonfinite_text(converted.nonfinite),
             hint="get the checkpoint again; if it has to be so: --allow-nonfinite",
         )
-    _copy_support(job.support, work)
     record = _record(job, converted)
-    write_record(work, record)
-    publish(work, job.output)
+    with full_disk_explained(job.output.parent, _KEPT):
+        _copy_support(job.support, work)
+        write_record(work, record)
+        publish(work, job.output)
     (job.output / JOURNAL_NAME).unlink()
     return record
 
@@ -205,5 +210,4 @@ def _copy_support(support: Path, directory: Path, kept: Collection[str] = ()) ->
     for path in support.iterdir():
         if path.name in kept:
             continue
-        shutil.copyfile(path, directory / path.name)
-        (directory / path.name).chmod(0o644)
+        write_durably(directory / path.name, path.read_bytes())

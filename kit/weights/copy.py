@@ -1,10 +1,12 @@
 """Copy a large file, or a range of one: resumable and checked, as a download is."""
 
+import os
 import time
 from pathlib import Path
 
 from kit.checkpoint.pages import PageRelease, read_into
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.checkpoint.source import open_source
+from kit.errors import IntegrityError
 from kit.weights.blocks import Identity
 from kit.weights.exclusive import exclusive
 from kit.weights.follow import FollowingDigest
@@ -44,20 +46,14 @@ def copy_file(
         IntegrityError: it is not the file that was expected, or it changed meanwhile.
     """
     asked, watching = expected or Expected(), watch or Watch()
-    try:
-        state = source.stat()
-        fd = source.open("rb", buffering=0)
-    except OSError as error:
-        raise EnvironmentNotReady(
-            f"cannot read {source}: {error.strerror}", hint="check the path and its permissions"
-        ) from error
-    with fd, exclusive(target, "copying to"):
+    with open_source(source) as file, exclusive(target, "copying to"):
+        state = os.fstat(file.fileno())
         bytes_wanted = range(state.st_size) if extent is None else extent
         require_size(target, len(bytes_wanted), asked, str(source), _REMEDY)
         validator = f"{source.name} {state.st_size} {state.st_mtime_ns} {bytes_wanted.start}"
         identity = Identity(len(bytes_wanted), asked.sha256, validator)
         with Partial(target, identity, block_bytes) as partial:
-            found = _fill(fd.fileno(), bytes_wanted.start, partial, watching)
+            found = _fill(file.fileno(), bytes_wanted.start, partial, watching)
             partial.commit()
             if source.stat().st_mtime_ns != state.st_mtime_ns:
                 partial.discard()

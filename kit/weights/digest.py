@@ -8,6 +8,7 @@ from typing import Any
 from blake3 import blake3
 
 from kit.checkpoint.pages import PageRelease, read_into
+from kit.records import open_plain
 from kit.units import MIB
 
 Progress = Callable[[int, int], None]
@@ -32,7 +33,7 @@ def has_digest(path: Path, digest: str) -> bool:
 def _read(path: Path, digest: Any, progress: Progress) -> str:
     buffer = memoryview(bytearray(4 * MIB))
     offset, total_bytes = 0, path.stat().st_size
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         release = PageRelease(file.fileno())
         while count := read_into(file.fileno(), buffer, offset):
             digest.update(buffer[:count])

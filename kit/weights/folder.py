@@ -14,6 +14,7 @@ from kit.checkpoint.journal import write_durably
 from kit.records import read_object
 from kit.weights.digest import sha256_file
 
+SETS_FOLDER = "checkpoints"
 VERIFIED_NAME = ".verified.json"
 
 
@@ -28,7 +29,7 @@ class Seen:
 
 def checkpoint_dir(data_dir: Path, name: str) -> Path:
     """The folder of a set's files as they came."""
-    return data_dir / "checkpoints" / name
+    return data_dir / SETS_FOLDER / name
 
 
 def converted_dir(data_dir: Path, name: str, precision: str) -> Path:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import httpx
 
 import kit
-from kit.errors import EnvironmentNotReady
+from kit.errors import EnvironmentNotReady, printable
 from kit.weights.proxy import AsyncProxiedTransport
 
 AGENT = {"User-Agent": f"spark-kit/{kit.__version__}", "Accept-Encoding": "identity"}
@@ -200,12 +200,6 @@ def _reply(location: Location, response: httpx.Response, start: int | None) -> R
 def size_of(text: str | None) -> int | None:
     """The number that a header holds; None: there is none, or it can be no file's size."""
     return int(text) if text is not None and re.fullmatch(_SIZE, text) else None
-
-
-def printable(text: str, most: int = 300) -> str:
-    """A server's words for a message: on one line, bounded, nothing in it that moves a cursor."""
-    line = "".join(char if char.isprintable() else " " for char in text)
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def is_html(headers: Mapping[str, str]) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kit.checkpoint.journal import write_durably
-from kit.checkpoint.source import SourceFile
+from kit.checkpoint.source import SourceFile, unreadable
 from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
-from kit.records import parse_object
+from kit.records import MAX_BYTES, MAX_FILE_BYTES, NotAFileError, parse_object, read_plain
 from kit.weights.digest import has_digest
+from kit.weights.paths import inner_path
 
 RECORD_NAME = "conversion.json"
 Precision = Literal["bf16", "fp32", "int8", "int4"]
@@ -108,14 +109,16 @@ def read_record(directory: Path) -> ConversionRecord | None:
     """
     path = directory / RECORD_NAME
     try:
-        return _parse(path.read_bytes())
+        return _parse(read_plain(path, MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except NotAFileError as error:
+        raise unreadable(path, error) from error
     except OSError as error:
         raise EnvironmentNotReady(
             f"{path} cannot be read: {error.strerror}", hint="check its permissions"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IntegrityError) as error:
         raise IntegrityError(
             f"{path} is damaged",
             hint=f"get {directory} again from where it is intact, or make it again: "
@@ -148,6 +151,11 @@ def _parse(text: bytes) -> ConversionRecord:
         isinstance(value, kind) for key, kind in kinds.items() for value in content[key].values()
     ):
         raise ValueError("a precision, sizes and digests are expected")
+    for name in (*content["files"], *content["support"], *content["edited"]):
+        if "/" in inner_path(name):
+            raise ValueError("names of files in the directory are expected")
+    if not all(0 <= size_bytes <= MAX_FILE_BYTES for size_bytes in content["files"].values()):
+        raise ValueError("sizes are expected")
     return ConversionRecord(**content | {"sources": _sources(content), "lora": lora})
 
 

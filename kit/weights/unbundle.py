@@ -2,20 +2,34 @@
 
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import FileIO, RawIOBase
 from pathlib import Path
 
-from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
+from kit.checkpoint.source import open_source
+from kit.errors import EnvironmentNotReady, IntegrityError, UsageError, printable
 from kit.lock import LockedFile
+from kit.records import MAX_BYTES
 from kit.weights import folder, layers
 from kit.weights.copy import copy_file
 from kit.weights.exclusive import exclusive
 from kit.weights.licence import TEXT_FOLDER
-from kit.weights.manifest import MANIFEST_NAME, SUMS_NAME, Manifest, parse_manifest
+from kit.weights.manifest import (
+    MANIFEST_NAME,
+    SUMS_NAME,
+    Manifest,
+    parse_manifest,
+    require_places,
+)
 from kit.weights.paths import inner_path
 from kit.weights.transfer import Expected, Watch
 
-_MOST_MANIFEST_BYTES = 64 << 20
+_MOST_MANIFEST_BYTES = MAX_BYTES
+_MOST_HEADER_BYTES = 1 << 20
+"""Of a tar's header with its extensions (names beyond 100 characters: 2 KiB); bounds memory."""
+
+_MOST_MEMBERS = 100_000
+"""A set has a dozen files; bounds time and memory."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ def unbundle(path: Path, data_dir: Path, watch: Watch) -> tuple[str, ...]:
     spots = _read_folder(path) if path.is_dir() else _read_tar(path)
     manifest = _manifest(path, spots)
     _require_whole(path, manifest, spots)
+    require_places(manifest)
     _require_agreement(manifest, data_dir)
     folders = sorted({_folder_of(file) for file in manifest.files})
     with exclusive(data_dir / "weights", "unbundling into"):
@@ -50,8 +65,13 @@ def unbundle(path: Path, data_dir: Path, watch: Watch) -> tuple[str, ...]:
             _take(name, files, spots, data_dir, watch.part(done, total))
             done += sum(entry.size_bytes for entry in files.values())
         for name, entries in manifest.lock.items():
-            layers.record(data_dir, name, entries)
+            layers.record(data_dir, name, _observed(entries))
     return tuple(folders)
+
+
+def _observed(entries: Mapping[str, LockedFile]) -> dict[str, LockedFile]:
+    """What a bundle says of its files: it can tell what they are, not what a repository said."""
+    return {file: replace(locked, basis="observed") for file, locked in entries.items()}
 
 
 def _read_folder(path: Path) -> dict[str, _Spot]:
@@ -67,27 +87,53 @@ def _read_folder(path: Path) -> dict[str, _Spot]:
 
 def _read_tar(path: Path) -> dict[str, _Spot]:
     spots: dict[str, _Spot] = {}
+    size_bytes = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        with (
+            open_source(path) as file,
+            tarfile.open(fileobj=_Bounded(file), mode="r:") as tar,
+        ):
             for member in tar:
+                spot = _Spot(path, range(member.offset_data, member.offset_data + member.size))
+                if not 0 <= spot.extent.start <= spot.extent.stop <= size_bytes:
+                    raise _unsafe(path, member.name, "does not lie in it")
                 inner_path(member.name)
                 if not member.isreg() or member.issparse():
                     raise _unsafe(path, member.name, "is not a plain file")
                 if member.name in spots:
                     raise _unsafe(path, member.name, "is there twice")
-                start = member.offset_data
-                spots[member.name] = _Spot(path, range(start, start + member.size))
-    except (tarfile.TarError, OSError) as error:
+                if len(spots) == _MOST_MEMBERS:
+                    raise _unsafe(path, member.name, "is one file too many")
+                spots[member.name] = spot
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise IntegrityError(
-            f"{path} is not a tar file, or a damaged one ({error})",
+            f"{path} is not a tar file, or a damaged one ({printable(str(error))})",
             hint="copy it again from where it was made",
         ) from error
     return spots
 
 
+class _Bounded(RawIOBase):
+    """A tar for ``tarfile``, which reads headers of whatever size they claim to be."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _MOST_HEADER_BYTES:
+            raise tarfile.ReadError("a header of absurd size")
+        return self._file.read(size) or b""
+
+
 def _unsafe(path: Path, name: str, why: str) -> IntegrityError:
     return IntegrityError(
-        f"{name!r} in {path} {why}",
+        f"{name[:200]!r} in {path} {why}",
         hint="it was not made by kit weights bundle: do not use it",
     )
 

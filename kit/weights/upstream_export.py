@@ -3,8 +3,9 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +15,21 @@ from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.safetensors_index import index_directory
 from kit.checkpoint.shard_export import export_shards, upstream_tensors
 from kit.checkpoint.sweep import Progress
-from kit.checkpoint.torchfile import ITEM_BYTES, DType
-from kit.errors import IntegrityError, UsageError
+from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry, index_checkpoint
+from kit.errors import IntegrityError, KitError, UsageError
 from kit.records import read_object
+from kit.weights.digest import sha256_file
 from kit.weights.exclusive import exclusive
 from kit.weights.output import publish, remove, require_free, require_outside, work_directory
+from kit.weights.record import read_record
 
 ExportPrecision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[ExportPrecision, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _TOKENIZER = "tokenizer.model"
+_RECORD = "export.json"
+VERSION = 1
+"""Of the form in which exports are written: another one is another export."""
+
 _KEPT = "nothing of it is kept, the export starts over"
 
 
@@ -45,7 +52,8 @@ def export_upstream(
 ) -> Exported:
     """Write ``mp_rank_XX_model_states.pt`` for each rank, as upstream's partition tool cuts them.
 
-    Beside them: ``config.json`` in upstream's argument names, and the tokenizer's model.
+    Beside them: ``config.json`` in upstream's argument names, the tokenizer's model, and
+    ``export.json``, by which a second call sees that nothing is left to do.
 
     Args:
         directory: a converted directory in fp32 or bf16.
@@ -72,8 +80,11 @@ def export_upstream(
         )
     with exclusive(output, "writing"):
         require_outside(tuple({entry.path for entry in entries.values()}), output)
+        made_of = _made_of(directory, entries.values(), arguments, ranks, precision)
+        if made := _already_exported(output, made_of):
+            return made
         if not overwrite:
-            require_free(output, "free")
+            require_free(output, "this export")
         work = work_directory(output)
         remove(work)
         work.mkdir()
@@ -87,8 +98,50 @@ def export_upstream(
             write_durably(work / "config.json", text.encode())
             if (directory / _TOKENIZER).is_file():
                 shutil.copyfile(directory / _TOKENIZER, work / _TOKENIZER)
-        publish(work, output)
-        return Exported({p.name: (output / p.name).stat().st_size for p in paths}, nonfinite_count)
+            files = {path.name: path.stat().st_size for path in work.iterdir()}
+            record = {"made_of": made_of, "nonfinite": nonfinite_count, "files": files}
+            record["fingerprints"] = [index_checkpoint(path).fingerprint for path in paths]
+            write_durably(work / _RECORD, json.dumps(record, indent=2).encode() + b"\n")
+            publish(work, output)
+        return Exported({path.name: files[path.name] for path in paths}, nonfinite_count)
+
+
+def _made_of(
+    directory: Path,
+    entries: Iterable[TensorEntry],
+    arguments: Mapping[str, Any],
+    ranks: int,
+    precision: ExportPrecision,
+) -> str:
+    """A digest of all that an export's bytes follow from.
+
+    The tensors by the conversion's record where there is one, else by names, sizes and times of
+    the files that hold them.
+    """
+    record = read_record(directory)
+    tokenizer = directory / _TOKENIZER
+    tensors: object = record.tensors if record else None
+    if record is None:
+        stats = {path.name: path.stat() for path in {entry.path for entry in entries}}
+        tensors = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    digest = sha256_file(tokenizer) if tokenizer.is_file() else None
+    parts = [VERSION, tensors, arguments, digest, ranks, precision]
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _already_exported(output: Path, made_of: str) -> Exported | None:
+    """What ``output`` holds if it is this export, whole; by sizes and the shards' checksums."""
+    try:
+        record = read_object(output / _RECORD)
+        sizes = {name: (output / name).stat().st_size for name in map(str, record["files"])}
+        shards = sorted(name for name in sizes if name.endswith(".pt"))
+        if record["made_of"] != made_of or sizes != record["files"]:
+            return None
+        if [index_checkpoint(output / s).fingerprint for s in shards] != record["fingerprints"]:
+            return None
+        return Exported({name: sizes[name] for name in shards}, int(record["nonfinite"]))
+    except (OSError, ValueError, KeyError, TypeError, KitError):
+        return None
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

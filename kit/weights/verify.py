@@ -1,7 +1,6 @@
 """Read everything again and hold it against the lock, or against a conversion's record."""
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from blake3 import blake3
 
 from kit.checkpoint.pages import PageRelease, read_into
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError, printable
 from kit.lock import LockedFile
-from kit.records import MAX_BYTES, parse_object
+from kit.records import MAX_BYTES, open_plain, parse_object
 from kit.units import MIB
 from kit.weights import folder
 from kit.weights.digest import Progress, sha256_file
@@ -180,14 +179,14 @@ def _weights_problem(
         for name, extent in _extents(path):
             expected = tensors.get(name)
             if expected is None:
-                return f"holds {name}, of which the conversion's record does not know"
+                return f"holds {printable(name)}, of which the conversion's record does not know"
             found = _blake3_of(path, extent)
             if found != expected:
-                return f"has other bytes in {name}: blake3 {found}, {expected} expected"
+                return f"has other bytes in {printable(name)}: blake3 {found}, {expected} expected"
             missing.discard(name)
             progress(extent.stop, extent.stop)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"has a damaged header ({error})"
+        return f"has a damaged header ({printable(str(error))})"
     return None
 
 
@@ -197,7 +196,7 @@ def _extents(path: Path) -> Iterator[tuple[str, range]]:
     Format: https://github.com/huggingface/safetensors#format.
     """
     size_bytes = path.stat().st_size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > size_bytes:
             raise ValueError("its length is wrong")
@@ -212,14 +211,12 @@ def _extents(path: Path) -> Iterator[tuple[str, range]]:
 
 def _blake3_of(path: Path, extent: range) -> str:
     digest, buffer = blake3(), memoryview(bytearray(_CHUNK_BYTES))
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with open_plain(path) as file:
+        fd = file.fileno()
         release = PageRelease(fd)
         for offset in range(extent.start, extent.stop, _CHUNK_BYTES):
             wanted = min(_CHUNK_BYTES, extent.stop - offset)
             count = read_into(fd, buffer[:wanted], offset)
             digest.update(buffer[:count])
             release.passed(offset, wanted)
-    finally:
-        os.close(fd)
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.records import open_plain
 from kit.weights.ask import Look, look
 from kit.weights.catalogue import Source, WeightSet
 from kit.weights.content import START_BYTES, is_page, is_pointer
@@ -92,7 +93,7 @@ class _Place:
 
 
 def _look_here(path: Path) -> Look:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return Look(file.read(START_BYTES), os.fstat(file.fileno()).st_size, html=False)
 
 

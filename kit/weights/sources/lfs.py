@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError, printable
 from kit.weights.ask import read_start, request_json
 from kit.weights.catalogue import Source
-from kit.weights.http import Location, RefusedError, printable, refused
+from kit.weights.http import Location, RefusedError, refused
 from kit.weights.sources import Offer, Offers
 from kit.weights.sources.git import read_blobs
 from kit.weights.transfer import Expected

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,51 @@ def test_no_tokenizer(tmp_path: Path) -> None:
         find_tokenizer(None, tmp_path / "a" / "x.pt")
     with pytest.raises(EnvironmentNotReady, match="no tokenizer at"):
         find_tokenizer(tmp_path / "t", tmp_path / "x.pt")
+
+
+def test_megatrons_own_layout(tmp_path: Path) -> None:
+    folder = tmp_path / "iter_0000010"
+    names = [folder / f"mp_rank_{rank:02d}" / "model_optim_rng.pt" for rank in range(2)]
+    paths = tuple(touch(name) for name in names)
+    touch(tmp_path / "iter_0000020" / "mp_rank_00" / "model_optim_rng.pt")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("10")
+    for given in (tmp_path, folder, paths[1]):
+        assert find_checkpoint(given) == paths
+    touch(folder / "mp_rank_00_001" / "model_optim_rng.pt")
+    with pytest.raises(UsageError, match="is no tensor-parallel"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "said", "hint"),
+    [
+        ({}, "the folder is empty", "mp_rank_00"),
+        (
+            {"latest": "global_step9", "global_step10/mp_rank_00_model_states.pt": ""},
+            "its latest says 'global_step9'.*holds global_step10",
+            "global_step10",
+        ),
+        (
+            {"latest": "s", "s/zero_pp_rank_0_mp_rank_00_model_states.pt": ""},
+            "ZeRO stage 3",
+            "zero_to_fp32.py",
+        ),
+        ({"latest_checkpointed_iteration.txt": "7"}, "leads to no iter_", "iter_… folder"),
+        ({"iter_0000001/__0_0.distcp": ""}, "distributed format", "--ckpt-format torch"),
+        ({"archive/data.pkl": "", "archive/data/0": ""}, "an unpacked .pt file", "zip -0 -D -r"),
+        ({"data.pkl": "", "data/0": ""}, "an unpacked .pt file", "zip -0 -D -r"),
+        ({"adapter_config.json": "{}", "adapter_model.safetensors": ""}, "PEFT", "merge_and_unl"),
+        ({"spark 13b.pt": ""}, "the folder holds spark 13b.pt", "spark 13b.pt'$"),
+        ({"model.safetensors": ""}, "holds safetensors", "kit up --model"),
+        ({"s/mp_rank_00_model_states.pt": ""}, "the folder holds s", "/s$"),
+        ({"a": "", "b": "", "c": "", "d": "", "e": ""}, "holds a, b, c and 2 more", "MindSpore"),
+    ],
+)
+def test_what_is_there_is_named(
+    tmp_path: Path, files: dict[str, str], said: str, hint: str
+) -> None:
+    for name, text in files.items():
+        touch(tmp_path / name).write_text(text)
+    with pytest.raises(EnvironmentNotReady, match=f"there is no checkpoint at .*: .*{said}") as e:
+        find_checkpoint(tmp_path)
+    assert re.search(hint, e.value.hint)

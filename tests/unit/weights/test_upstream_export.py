@@ -1,5 +1,6 @@
 import json
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def test_precisions(converted: Path, tmp_path: Path, precision: Any) -> None:
 def test_what_is_in_the_directory(converted: Path, tmp_path: Path) -> None:
     export_upstream(converted, tmp_path / "out")
     names = {path.name: path for path in (tmp_path / "out").iterdir()}
-    assert names.keys() == {CHECKPOINT, "config.json", "tokenizer.model"}
+    assert names.keys() == {CHECKPOINT, "config.json", "tokenizer.model", "export.json"}
     arguments = json.loads(names["config.json"].read_text())
     assert arguments["num_attention_heads"] == 4
     assert arguments["localsize"] == 128
@@ -116,3 +117,24 @@ def test_no_space(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(EnvironmentNotReady, match="the export needs"):
         export_upstream(converted, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_twice_is_once(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = export_upstream(converted, tmp_path / "out", ranks=2)
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()}
+    assert export_upstream(converted, tmp_path / "out", ranks=2) == first
+    after = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()}
+    assert before == after
+    with monkeypatch.context() as patch:  # a zip's members have a time, unless they are given none
+        patch.setattr(time, "localtime", lambda *_: time.gmtime(1_700_000_000))
+        patch.setattr(time, "time", lambda: 1_700_000_000.0)
+        export_upstream(converted, tmp_path / "other", ranks=2)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "other").iterdir()} == {
+        name: content for name, (content, _) in before.items()
+    }
+    with pytest.raises(UsageError, match="is not this export"):
+        export_upstream(converted, tmp_path / "out", ranks=2, precision="bf16")
+    shard = tmp_path / "out" / CHECKPOINT
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UsageError, match="is not this export"):
+        export_upstream(converted, tmp_path / "out", ranks=2)
