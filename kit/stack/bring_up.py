@@ -130,6 +130,8 @@ def _prepare(
     """Refuse what cannot start, and get the image, while ``old``, to be replaced, still runs."""
     try:
         require_start(intent, old[1] if old else None, listener)
+        if isinstance(runtime, ContainerRuntime):
+            runtime.require_own_project()
         return _with_image(intent, runtime, listener)
     except KitError:
         if old is not None and old[1].alive:

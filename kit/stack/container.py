@@ -1,6 +1,8 @@
 """The container runtime: Compose starts and stops it, the engine tells what has become of it."""
 
+import hashlib
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,7 @@ from kit.stack.writing import writing
 
 _KEPT_LINES = 10_000
 """Of a container's log, which goes with it when it is removed."""
+_MACHINE_ID = Path("/etc/machine-id")
 
 
 class ContainerRuntime:
@@ -42,6 +45,7 @@ class ContainerRuntime:
         self._state_file = state_dir / states.FILE_NAME
         self.log_file = state_dir / states.LOG_NAME
         self._environ = environ
+        self._owner = owner_of(state_dir)
         self.engine = Engine(environ)
 
     def require_installed(self, engine: EngineName = "native") -> None:
@@ -68,7 +72,9 @@ class ContainerRuntime:
             EnvironmentNotReady: there is no Compose.
         """
         image = image or self._image(spec)
-        filled = variables(spec, image=image, api_key=self._environ.get(KEY_VARIABLE))
+        filled = variables(
+            spec, image=image, owner=self._owner, api_key=self._environ.get(KEY_VARIABLE)
+        )
         project = project or project_name(self._environ)
         lock = self._state_file.with_name("compose.lock")
         return Compose(find_compose(self._environ), project, filled, self._environ, lock)
@@ -84,6 +90,7 @@ class ContainerRuntime:
             raise EnvironmentNotReady(
                 f"{stray.what}, and kit up has no record of it", hint=f"end it: {stray.remedy}"
             )
+        self.require_own_project()
         compose = self.compose(spec)
         state = State("container", spec, time.time(), project=compose.project)
         states.write(self._state_file, state)
@@ -109,10 +116,11 @@ class ContainerRuntime:
         server = self._server(state, found)
         if server is not None:
             self._keep_log(server)
-        others = [each for each in found if each.service not in SERVICES]
+        others = [c for c in found if c is not server and self._is_foreign(c)]
         service = service_name(state.spec)
-        command = compose.remove_command(service) if others else compose.down_command()
-        compose.run(command, "docker compose down")
+        if server is not None or not others:
+            command = compose.remove_command(service) if others else compose.down_command()
+            compose.run(command, "docker compose down")
         with writing(self._state_file):
             self._state_file.unlink(missing_ok=True)
         return server is not None and server.running
@@ -140,13 +148,34 @@ class ContainerRuntime:
             return None
         return self._server(state, self.engine.containers(state.project))
 
+    def require_own_project(self) -> None:
+        """Return when no other kit has a service in the project, which a start would replace.
+
+        Raises:
+            EnvironmentNotReady: one has, or the engine does not answer.
+        """
+        project = project_name(self._environ)
+        found = [c for c in self.engine.containers(project) if c.service in SERVICES]
+        foreign = next((each for each in found if self._is_foreign(each)), None)
+        if foreign is None or (self._read() is not None and not foreign.owner):
+            return
+        folder = foreign.owner.partition(":")[2]
+        whose = f"of the kit with the state folder {folder}" if folder else "started without a kit"
+        raise EnvironmentNotReady(
+            f"project {project} has a service already: container {foreign.name}, {whose}",
+            hint="give yours a name: kit up --instance NAME, and a port of its own",
+        )
+
     def stray(self, port: int) -> Stray | None:
-        """A container of the project that the state does not tell of, on whatever port."""
+        """A container of this state folder that the state does not tell of, on whatever port.
+
+        Another kit's is none of our business, whatever it is called.
+        """
         if self._read() is not None or not docker_engine_found(self._environ):
             return None
         project = project_name(self._environ)
         try:
-            found = [c for c in self.engine.containers(project) if c.service in SERVICES]
+            found = [c for c in self.engine.containers(project) if c.owner == self._owner]
         except KitError:  # whoever needs the engine will say so
             return None
         if not found:
@@ -189,8 +218,13 @@ class ContainerRuntime:
         return container.exit_code, container.out_of_memory
 
     def _server(self, state: State, found: tuple[Container, ...]) -> Container | None:
+        """Ours; one that does not say whose it is was started by a kit that did not say it yet."""
         service = service_name(state.spec)
-        return next((each for each in found if each.service == service), None)
+        ours = [c for c in found if c.service == service and c.owner in ("", self._owner)]
+        return next(iter(ours), None)
+
+    def _is_foreign(self, container: Container) -> bool:
+        return container.owner != self._owner
 
     def _image(self, spec: ServeSpec) -> str:
         """The image's name as long as it means the image of ``spec``, else its identity."""
@@ -206,6 +240,19 @@ class ContainerRuntime:
             self.log_file.touch(mode=0o600)
             with self.log_file.open("w", encoding="utf-8", errors="replace") as file:
                 file.writelines(f"{line}\n" for line in lines)
+
+
+def owner_of(state_dir: Path) -> str:
+    """What a container's label says of whose it is: ``MACHINE:FOLDER`` of the kit's state.
+
+    Several users, or machines, may share an engine and call their projects the same.
+    """
+    try:
+        machine = _MACHINE_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        machine = ""
+    digest = hashlib.sha256((machine or socket.gethostname()).encode()).hexdigest()
+    return f"{digest[:12]}:{state_dir.resolve()}"
 
 
 def _visible(container: Container) -> tuple[int, ...] | Unavailable:

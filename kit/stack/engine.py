@@ -15,6 +15,7 @@ from kit.stack.docker_errors import explain
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+OWNER_LABEL = "spark-kit.state-dir"
 _SECONDS = 10
 _GONE = (404, 409)
 """HTTP status for a container that was removed, or is just being removed."""
@@ -51,6 +52,8 @@ class Container:
         started_at: seconds since the epoch.
         restarts: by the engine, as its restart policy says.
         memory_limit_bytes: None: it has none.
+        owner: of the kit that started it, see :func:`kit.stack.container.owner_of`; empty: it was
+            started without the kit.
     """
 
     identity: str
@@ -67,6 +70,7 @@ class Container:
     restarts: int
     health: Health
     memory_limit_bytes: int | None
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,7 @@ def container_of(attrs: Mapping[str, Any]) -> Container:
         restarts=int(attrs.get("RestartCount", 0)),
         health=health,
         memory_limit_bytes=int(host.get("Memory") or 0) or None,
+        owner=str(labels.get(OWNER_LABEL, "")),
     )
 
 

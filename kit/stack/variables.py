@@ -9,6 +9,7 @@ from kit.units import GIB
 GPU_SERVICE, CPU_SERVICE = "spark", "spark-cpu"
 SERVICES = (GPU_SERVICE, CPU_SERVICE)
 KEY_VARIABLE = "KIT_API_KEY"
+OWNER_VARIABLE = "KIT_OWNER"
 _MEMORY_LIMIT_BYTES = 40 * GIB
 """As compose.yaml has it, where nobody promised less."""
 
@@ -18,17 +19,21 @@ def service_name(spec: ServeSpec) -> str:
     return GPU_SERVICE if spec.device == "cuda" else CPU_SERVICE
 
 
-def variables(spec: ServeSpec, *, image: str, api_key: str | None = None) -> dict[str, str]:
+def variables(
+    spec: ServeSpec, *, image: str, owner: str, api_key: str | None = None
+) -> dict[str, str]:
     """Every variable of compose.yaml that ``spec`` decides.
 
     Args:
         image: name or identity of the image to run.
+        owner: whose container it will be, see :func:`kit.stack.container.owner_of`.
 
     Raises:
         UsageError: the host is no address of a network interface.
     """
     given = {
         "KIT_IMAGE": image,
+        OWNER_VARIABLE: owner,
         "KIT_MODEL_DIR": str(spec.model_dir),
         "KIT_MODEL_NAME": spec.name,
         "KIT_HOST": published_address(spec.host),

@@ -26,8 +26,9 @@ SPEC = ServeSpec(
 
 
 def test_everything_that_a_spec_decides():
-    assert variables(SPEC, image="spark-kit:cuda", api_key="k") == {
+    assert variables(SPEC, image="spark-kit:cuda", owner="m:/state", api_key="k") == {
         "KIT_IMAGE": "spark-kit:cuda",
+        "KIT_OWNER": "m:/state",
         "KIT_MODEL_DIR": "/models/it's spark",
         "KIT_MODEL_NAME": "星火",
         "KIT_HOST": "127.0.0.1",
@@ -45,7 +46,7 @@ def test_everything_that_a_spec_decides():
 
 
 def test_what_it_leaves_open_is_the_files():
-    found = variables(replace(SPEC, gpu=None, user=None, max_ram_bytes=None), image="x")
+    found = variables(replace(SPEC, gpu=None, user=None, max_ram_bytes=None), image="x", owner="")
     assert "KIT_GPU" not in found
     assert "KIT_USER" not in found
     assert (found["KIT_MAX_RAM"], found["KIT_API_KEY"]) == ("", "")
@@ -56,7 +57,7 @@ def test_every_variable_is_one_of_the_file():
     text = bundled("compose.yaml").read_text(encoding="utf-8")
     known = set(re.findall(r"\$\{(KIT_\w+)", text))
     others = {name for name in known if "PROMETHEUS" in name or "GRAFANA" in name}
-    assert set(variables(SPEC, image="x")) == known - others - {
+    assert set(variables(SPEC, image="x", owner="")) == known - others - {
         "KIT_RESTART",
         "KIT_ON_BREACH",
         "KIT_MAX_WAITING",
