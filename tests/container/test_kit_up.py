@@ -15,7 +15,7 @@ from kit.stack.compose import project_name
 from tests.container.containers import docker
 from tests.container.kit_up import containers, identity, running_image, status
 from tests.container.stand_in import REWRITES, build_stand_in
-from tests.e2e.kit_process import Kit, wait_until
+from tests.e2e.kit_process import Kit, free_port, wait_until
 
 pytestmark = pytest.mark.container
 
@@ -252,6 +252,23 @@ def test_a_container_that_nobody_remembers_is_named(kit: Kit) -> None:
     assert (ended.returncode, "not stopped: container" in ended.stdout) == (1, True)
     docker("rm", "--force", name)
     docker("network", "rm", f"{project_name(kit.environ)}_default")
+
+
+def test_users_who_share_an_engine_leave_each_other_alone(kit: Kit, tmp_path: Path) -> None:
+    kit.up()
+    before = containers(kit)
+    port = free_port()
+    changes = {"XDG_STATE_HOME": str(tmp_path / "other"), "KIT_PORT": str(port)}
+    other = replace(kit, port=port, environ=kit.environ | changes)
+    assert other("down").stdout == "nothing was running\n"
+    assert "docker rm" not in other("status").stdout
+    done = other.up()
+    assert done.returncode == 3, done.stderr
+    assert f"of the kit with the state folder {tmp_path}/state/spark-kit" in done.stderr
+    assert "docker rm" not in done.stderr
+    assert other("down").returncode == 0
+    assert containers(kit) == before
+    assert status(kit)["state"] == "ready"
 
 
 def test_the_demo_in_the_kits_own_image(kit: Kit, image: str) -> None:
