@@ -91,11 +91,6 @@ class Intent:
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", self._plan())
 
-    @property
-    def gpu(self) -> Gpu | None:
-        """The one GPU that all of the plan has to fit on; None: there is none, or several."""
-        return self.gpus[0] if len(self.gpus) == 1 else None
-
     def service(self) -> Service:
         """A client of the service once it runs."""
         return Service(base_url(self.spec.host, self.spec.port), self.settings.api_key)
@@ -181,7 +176,7 @@ def decide(
         shape=shape,
         spec=_spec(options, runtime, model, shape, device),
         build=torch_in(None, wanted.target) if wanted else installed_build(),
-        gpus=_gpus(visible, ranks) if device == "cuda" else (),
+        gpus=first_gpus(visible, ranks) if device == "cuda" else (),
         image=wanted,
         timeout_seconds=options.timeout_seconds,
         preflight=options.preflight,
@@ -229,7 +224,12 @@ def key_digest(api_key: str | None) -> str | None:
     return hashlib.sha256(api_key.encode()).hexdigest()[:16] if api_key else None
 
 
-def _gpus(visible: tuple[Gpu, ...], needed: int) -> tuple[Gpu, ...]:
+def first_gpus(visible: tuple[Gpu, ...], needed: int) -> tuple[Gpu, ...]:
+    """The first of those that CUDA may use, one for each rank.
+
+    Raises:
+        EnvironmentNotReady: there are not so many.
+    """
     if len(visible) < needed:
         raise EnvironmentNotReady(
             f"the checkpoint is cut for {needed} GPUs, and {len(visible)} can be used",

@@ -7,6 +7,7 @@ from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu, Nvidia, visible
 from kit.memory.plan import Plan, plan_serving
 from kit.memory.torch_build import installed_build
+from kit.stack.intent import first_gpus
 from kit.stack.missing_weights import WEIGHTS, WeightsMissing
 from kit.stack.model import Wish, gpus_of, resolve, shape_of
 from kit.stack.named import fitting
@@ -34,8 +35,8 @@ def look(request: Request, facts: Facts) -> Serving | NotServable:
     """
     if request.decided is not None:
         start = request.decided
-        found = rooms(start.plan, start.build, start.gpu, start.freed)
-        return Serving(start.name, True, start.plan, start.gpu, found, start.runtime)
+        found = rooms(start.plan, start.build, start.gpus, start.freed)
+        return Serving(start.name, True, start.plan, start.gpus, found, start.runtime)
     try:
         return _would_be(request, facts)
     except KitError as error:
@@ -47,9 +48,13 @@ def look(request: Request, facts: Facts) -> Serving | NotServable:
 
 def usable_gpu(facts: Facts) -> Gpu | None:
     """The GPU that CUDA would use first."""
+    return next(iter(_usable_gpus(facts)), None)
+
+
+def _usable_gpus(facts: Facts) -> tuple[Gpu, ...]:
     if not isinstance(facts.nvidia, Nvidia):
-        return None
-    return next(iter(visible(facts.nvidia.gpus, facts.environ)), None)
+        return ()
+    return visible(facts.nvidia.gpus, facts.environ)
 
 
 def _would_be(request: Request, facts: Facts) -> Serving:
@@ -76,10 +81,13 @@ def _would_be(request: Request, facts: Facts) -> Serving:
         model = resolve(wish, _Nobody())
     except WeightsMissing:
         name = f"{WEIGHTS} in {PRECISION}"
-        return _serving(name, _plan_of_catalogue(request, gpu), gpu, real=True)
+        cards = () if gpu is None else (gpu,)
+        return _serving(name, _plan_of_catalogue(request, gpu), cards, real=True)
     shape = shape_of(model, wanted.engine)
     one = 1 if wanted.engine == "megatron" else None  # it generates one answer at a time
     context, sequences = serving_limits(shape, wanted.context, wanted.max_sequences or one)
+    ranks = gpus_of(model, wanted.engine)
+    gpus = () if gpu is None else first_gpus(_usable_gpus(facts), ranks)
     plan = plan_serving(
         shape,
         context=context,
@@ -87,9 +95,9 @@ def _would_be(request: Request, facts: Facts) -> Serving:
         device="cpu" if gpu is None else "cuda",
         build=installed_build(),
         engine=wanted.engine,
-        ranks=gpus_of(model, wanted.engine),
+        ranks=ranks,
     )
-    return _serving(model.name, plan, gpu, real=not model.demo)
+    return _serving(model.name, plan, gpus, real=not model.demo)
 
 
 def _plan_of_catalogue(request: Request, gpu: Gpu | None) -> Plan:
@@ -100,5 +108,5 @@ def _plan_of_catalogue(request: Request, gpu: Gpu | None) -> Plan:
     return plan
 
 
-def _serving(name: str, plan: Plan, gpu: Gpu | None, *, real: bool) -> Serving:
-    return Serving(name, real, plan, gpu, rooms(plan, installed_build(), gpu))
+def _serving(name: str, plan: Plan, gpus: tuple[Gpu, ...], *, real: bool) -> Serving:
+    return Serving(name, real, plan, gpus, rooms(plan, installed_build(), gpus))

@@ -195,7 +195,7 @@ def test_a_damaged_demo(request_, monkeypatch, tmp_path):
 
 def test_the_demo_is_served_without_a_gpu(request_):
     found = serving.look(request_, Facts())
-    assert (found.name, found.real, found.gpu) == ("demo", False, None)
+    assert (found.name, found.real, found.gpus) == ("demo", False, ())
     assert 0 < found.plan.peak_bytes(Pool.HOST) < 2 * GIB
     assert found.rooms[0].limit == "ram"
 
@@ -212,14 +212,14 @@ def test_the_catalogues_chat_model_on_a_gpu(request_):
 def test_a_directory_that_is_named(request_, make_model):
     directory = make_model()
     found = serving.look(replace(request_, wanted=Wanted(str(directory))), ON_GPU)
-    assert (found.name, found.real, found.gpu) == (directory.name, True, GPU)
+    assert (found.name, found.real, found.gpus) == (directory.name, True, (GPU,))
 
 
 def test_what_kit_up_would_be_asked_for(request_):
     wanted = Wanted("demo", context=512, max_sequences=3, device="cpu")
     found = serving.look(replace(request_, wanted=wanted), ON_GPU)
     plan = found.plan
-    assert (found.gpu, plan.device, plan.context, plan.max_sequences) == (None, "cpu", 512, 3)
+    assert (found.gpus, plan.device, plan.context, plan.max_sequences) == ((), "cpu", 512, 3)
 
 
 def test_upstreams_engine_reads_the_demo_as_it_comes(request_):
@@ -252,9 +252,9 @@ def test_more_context_than_the_model_has(request_):
 
 
 def test_what_has_been_decided(request_):
-    decided = Decided("spark", plan(GPU), CPU_BUILD, GPU, "container")
+    decided = Decided("spark", plan(GPU), CPU_BUILD, (GPU,), "container")
     found = serving.look(replace(request_, decided=decided), Facts())
-    assert (found.name, found.gpu, found.runtime) == ("spark", GPU, "container")
+    assert (found.name, found.gpus, found.runtime) == ("spark", (GPU,), "container")
     assert found.plan == plan(GPU)
 
 
