@@ -80,11 +80,20 @@ def bring_up(
             listener.say("stopped the service")
         raise
     if report.within_budget:
-        history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
+        _remember(intent, runtime, listener)
     else:
         runtime.stop()
         listener.say(f"stopped the service: {report.failure}")
     return report
+
+
+def _remember(intent: Intent, runtime: Runtime, listener: Listener) -> None:
+    history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
+    if isinstance(runtime, ContainerRuntime):
+        try:
+            runtime.keep_image(intent.spec)
+        except KitError as error:  # it runs; what is lost is a way back
+            listener.say(f"warning: a rollback may not find its image: {error.message}")
 
 
 def _keep(
@@ -132,7 +141,10 @@ def _prepare(
         require_start(intent, old[1] if old else None, listener)
         if isinstance(runtime, ContainerRuntime):
             runtime.require_own_project()
-        return _with_image(intent, runtime, listener)
+        intent = _with_image(intent, runtime, listener)
+        if isinstance(runtime, ContainerRuntime):
+            runtime.require_image_runs(intent.spec)
+        return intent
     except KitError:
         if old is not None and old[1].alive:
             listener.say(f"the service that was running goes on ({old[1].where})")

@@ -13,7 +13,8 @@ from kit.memory.proc import PROC, descendants
 from kit.memory.unavailable import Unavailable
 from kit.stack import state as states
 from kit.stack.compose import Compose, find_compose, project_name
-from kit.stack.engine import Container, Engine
+from kit.stack.container_image import require_runnable
+from kit.stack.engine import Container, Engine, kept_name
 from kit.stack.runtime import (
     EngineName,
     Launch,
@@ -166,6 +167,21 @@ class ContainerRuntime:
             hint="give yours a name: kit up --instance NAME, and a port of its own",
         )
 
+    def require_image_runs(self, spec: ServeSpec) -> None:
+        """Return when a container can be made of the image of ``spec``, as far as it tells.
+
+        Raises:
+            EnvironmentNotReady: it is for another processor, or runs no server.
+        """
+        found = self.engine.image(spec.image.identity) if spec.image else None
+        if spec.image and found is not None:  # one that is gone is Compose's to complain of
+            require_runnable(found, spec.image.name, self.engine.platform())
+
+    def keep_image(self, spec: ServeSpec) -> None:
+        """See that the image of ``spec``, which has proven itself, can be gone back to."""
+        if spec.image is not None:
+            self.engine.keep(spec.image.identity)
+
     def stray(self, port: int) -> Stray | None:
         """A container of this state folder that the state does not tell of, on whatever port.
 
@@ -227,12 +243,15 @@ class ContainerRuntime:
         return container.owner != self._owner
 
     def _image(self, spec: ServeSpec) -> str:
-        """The image's name as long as it means the image of ``spec``, else its identity."""
+        """The image's name as long as it means the image of ``spec``, else what it is kept as."""
         if spec.image is None:
             return ""
-        named = self.engine.image(spec.image.name)
-        same = named is not None and named.identity == spec.image.identity
-        return spec.image.name if same else spec.image.identity or spec.image.name
+        name, identity = spec.image.name, spec.image.identity
+        for each in (name, kept_name(identity)) if identity else ():
+            found = self.engine.image(each)
+            if found is not None and found.identity == identity:
+                return each
+        return identity or name
 
     def _keep_log(self, container: Container) -> None:
         lines = self.engine.logs(container.identity, _KEPT_LINES)

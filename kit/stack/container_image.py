@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from kit.errors import EnvironmentNotReady
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
@@ -20,6 +20,8 @@ from kit.stack.writing import writing
 
 _CUDA_LIBRARIES_BYTES = 3 * 10**9
 """They take more than that; an image without them takes half as much."""
+_SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "python", "python3"})
+"""What an image runs that nobody gave an entry point: it would end at once."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,25 @@ def require_image(engine: Engine, name: str) -> Image:
             hint="docker image ls shows what it has; name one with KIT_IMAGE",
         )
     return found
+
+
+def require_runnable(image: Image, name: str, platform: str) -> None:
+    """Return when an engine for ``platform`` can run the image as a server.
+
+    Raises:
+        EnvironmentNotReady: it is for another processor, or runs no server.
+    """
+    if image.platform and platform and image.platform != platform:
+        raise EnvironmentNotReady(
+            f"image {name} is for {image.platform}, and the Docker engine runs {platform}",
+            hint="name one that is built for this machine with KIT_IMAGE; make image builds one",
+        )
+    if not image.command or PurePath(image.command[0]).name in _SHELLS:
+        runs = " ".join(image.command) or "nothing"
+        raise EnvironmentNotReady(
+            f"image {name} is not one of spark-kit: by itself it runs {runs}",
+            hint="check KIT_IMAGE; make image builds one",
+        )
 
 
 def torch_in(image: Image | None, target: Target) -> TorchBuild:

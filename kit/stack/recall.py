@@ -28,11 +28,14 @@ def recall(
     *,
     timeout_seconds: float = 600.0,
     proof: Proof = PROOF,
+    to_run: bool = True,
 ) -> Intent:
     """The intent to run ``proven`` as it ran, with the API key that the settings have now.
 
     Args:
         proof: how it has to prove itself once it answers.
+        to_run: off, where it is only looked at: its image may be gone, and the plan is then the
+            one for the larger build of torch.
 
     Raises:
         EnvironmentNotReady: its image, its model or its GPU is not here any more.
@@ -53,7 +56,7 @@ def recall(
         model=model,
         shape=shape_of(model, spec.engine),
         spec=spec,
-        build=_build(proven, environ),
+        build=_build(proven, environ, required=to_run),
         gpus=_gpus(spec, ranks, environ),
         timeout_seconds=timeout_seconds,
         proof=proof,
@@ -69,15 +72,15 @@ def recall_plan(proven: Proven, environ: Mapping[str, str] = os.environ) -> Plan
     """
     model, engine = model_at(proven.spec.model_dir), proven.spec.engine
     shape, ranks = shape_of(model, engine), gpus_of(model, engine)
-    return plan_of(proven.spec, shape, _build(proven, environ), ranks)
+    return plan_of(proven.spec, shape, _build(proven, environ, required=True), ranks)
 
 
-def _build(proven: Proven, environ: Mapping[str, str]) -> TorchBuild:
+def _build(proven: Proven, environ: Mapping[str, str], *, required: bool) -> TorchBuild:
     spec = proven.spec
     if proven.runtime == "local" or spec.image is None:
         return installed_build()
     found = Engine(environ).image(spec.image.identity)
-    if found is None:
+    if found is None and required:
         raise EnvironmentNotReady(
             f"the image {spec.image.name} as it was ({spec.image.identity[:19]}) is not here "
             "any more",

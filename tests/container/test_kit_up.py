@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from kit.stack.compose import project_name
+from kit.stack.engine import kept_name
 from tests.container.containers import docker
 from tests.container.kit_up import containers, identity, running_image, status
 from tests.container.stand_in import REWRITES, build_stand_in
@@ -154,6 +155,41 @@ def test_an_image_that_cannot_be_had_takes_nothing_down(kit: Kit) -> None:
     assert containers(kit) == before
 
 
+@pytest.mark.parametrize(
+    "change", [["ENTRYPOINT []", 'CMD ["bash"]'], ["FROM scratch", "COPY --from=0 /etc/hostname /"]]
+)
+def test_an_image_that_runs_no_server_takes_nothing_down(
+    kit: Kit, stand_in_image: str, tmp_path: Path, change: list[str]
+) -> None:
+    kit.up()
+    before = containers(kit)
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("\n".join([f"FROM {stand_in_image}", *change]))
+    docker("build", "--quiet", "--tag", "spark-kit-stand-in:none", str(folder))
+    done = kit("upgrade", "--image", "spark-kit-stand-in:none")
+    assert done.returncode == 3, done.stderr
+    assert "image spark-kit-stand-in:none is not one of spark-kit" in done.stderr
+    assert "the service that was running goes on" in done.stderr
+    assert containers(kit) == before
+
+
+def test_an_image_for_another_processor_takes_nothing_down(
+    kit: Kit, stand_in_image: str, tmp_path: Path
+) -> None:
+    kit.up()
+    before = containers(kit)
+    (tmp_path / "Dockerfile").write_text(
+        'FROM scratch\nCOPY Dockerfile /\nENTRYPOINT ["kit", "serve", "/model"]\n'
+    )
+    platform = ("--platform", "linux/s390x")
+    docker("build", "--quiet", *platform, "--tag", "spark-kit-stand-in:s390x", str(tmp_path))
+    done = kit("upgrade", "--image", "spark-kit-stand-in:s390x")
+    assert done.returncode == 3, done.stderr
+    assert "spark-kit-stand-in:s390x is for linux/s390x" in done.stderr
+    assert containers(kit) == before
+
+
 def test_upgrade_and_rollback_follow_the_image_not_its_name(kit: Kit, image: str) -> None:
     moving = build_stand_in(image, "ok", tag="moving")
     kit.up(KIT_IMAGE=moving)
@@ -168,6 +204,8 @@ def test_upgrade_and_rollback_follow_the_image_not_its_name(kit: Kit, image: str
     assert done.returncode == 0, done.stderr
     assert "other settings (image)" in done.stderr
     assert running_image(kit) == new
+    docker("image", "prune", "--force")  # the old one has no name but the kit's own
+    assert identity(kept_name(old)) == old
     back = unnamed("rollback")
     assert back.returncode == 0, back.stderr
     assert running_image(kit) == old

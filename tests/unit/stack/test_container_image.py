@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from kit.errors import EnvironmentNotReady
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
-from kit.stack.container_image import require_image, torch_in, wanted_image
+from kit.stack.container_image import require_image, require_runnable, torch_in, wanted_image
 from kit.stack.engine import Image
 from kit.units import GIB
 
@@ -42,6 +44,40 @@ def test_without_a_name_it_is_what_this_checkout_makes():
 )
 def test_the_build_of_torch_in_it(image, target, build):
     assert torch_in(image, target) is build
+
+
+SERVER = ("kit", "serve", "/model")
+
+
+@pytest.mark.parametrize(
+    ("platform", "command"),
+    [
+        ("linux/amd64", SERVER),
+        ("linux/amd64", ("tini", "--", *SERVER)),
+        ("linux/amd64", ("/start.sh",)),
+        ("", SERVER),
+    ],
+)
+def test_an_image_that_can_run(platform, command):
+    require_runnable(replace(SMALL, platform=platform, command=command), "x", "linux/amd64")
+
+
+@pytest.mark.parametrize(
+    ("platform", "command", "said"),
+    [
+        (
+            "linux/arm64",
+            SERVER,
+            "image x is for linux/arm64, and the Docker engine runs linux/amd64",
+        ),
+        ("linux/amd64", ("bash",), "image x is not one of spark-kit: by itself it runs bash"),
+        ("linux/amd64", ("/usr/bin/python3",), "by itself it runs /usr/bin/python3"),
+        ("linux/amd64", (), "by itself it runs nothing"),
+    ],
+)
+def test_one_that_cannot(platform, command, said):
+    with pytest.raises(EnvironmentNotReady, match=said):
+        require_runnable(replace(SMALL, platform=platform, command=command), "x", "linux/amd64")
 
 
 def test_an_image_that_is_not_there():
