@@ -42,6 +42,8 @@ VARIABLES = frozenset(
         "MODEL_DIR",
         "MODEL_NAME",
         "ON_BREACH",
+        "ON_FAILURE",
+        "OWNER",
         "PORT",
         "PROMETHEUS_IMAGE",
         "REQUIRE",
@@ -92,6 +94,8 @@ class Settings:
         upstream_lock: says what it must be, instead of the kit's own (``KIT_UPSTREAM_LOCK``).
         api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
         on_breach: what a server does while it is over its budget (``KIT_ON_BREACH``).
+        on_failure: what a server does that cannot start and would not at the next try, ``exit`` or
+            ``stay`` (``KIT_ON_FAILURE``).
         max_waiting: answers that may wait for others to end (``KIT_MAX_WAITING``).
     """
 
@@ -108,6 +112,7 @@ class Settings:
     upstream_lock: Path | None = None
     api_key: str | None = None
     on_breach: str = "unready"
+    on_failure: str = "exit"
     max_waiting: int = DEFAULT_MAX_WAITING
 
     @classmethod
@@ -142,6 +147,7 @@ class Settings:
             upstream_lock=_path(environ.get("KIT_UPSTREAM_LOCK")),
             api_key=environ.get("KIT_API_KEY") or None,
             on_breach=environ.get("KIT_ON_BREACH") or cls.on_breach,
+            on_failure=_on_failure(environ.get("KIT_ON_FAILURE") or cls.on_failure),
             max_waiting=_count("KIT_MAX_WAITING", environ) or cls.max_waiting,
         )
 
@@ -149,6 +155,14 @@ class Settings:
     def upstream_dir(self) -> Path:
         """The folder of the upstream repo; in it are ``pristine`` and ``rewritten``."""
         return self.upstream_tree or self.data_dir / "upstream"
+
+
+def _on_failure(text: str) -> str:
+    if text in ("exit", "stay"):
+        return text
+    raise UsageError(
+        f"KIT_ON_FAILURE is {text!r}", hint="set it to exit, or to stay, which then only says why"
+    )
 
 
 def _path(text: str | None) -> Path | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kit import units
-from kit.errors import UsageError
+from kit.errors import KitError, UsageError
 from kit.memory.hold import Budget
 from kit.settings import Settings
 from kit.stack.packages import require_megatron_packages, require_native_packages
@@ -100,22 +100,29 @@ def serve(
         units.parse_size(max_vram) if max_vram else None,
     )
     serving = Serving(name, context, max_sequences, device, dtype, budget.max_vram_bytes)
-    directory = _directory(model, engine, settings, serving)
-    if engine == "megatron":
-        source = upstream_source(settings, directory, serving, tensor_parallel)
-    elif tensor_parallel not in (None, 1):
-        raise UsageError(
-            "the native engine runs on one GPU", hint="--engine megatron runs on several"
-        )
-    else:
-        source = native_source(directory, serving, settings.state_dir if verify else None)
     from kit.serve.app import AppOptions
     from kit.serve.budget import read_on_breach
-    from kit.serve.server import ServerOptions, run
+    from kit.serve.server import ServerOptions, refused, run
 
+    stays = settings.on_failure == "stay"
+    try:
+        directory = _directory(model, engine, settings, serving)
+        if engine == "megatron":
+            source = upstream_source(settings, directory, serving, tensor_parallel)
+        elif tensor_parallel not in (None, 1):
+            raise UsageError(
+                "the native engine runs on one GPU", hint="--engine megatron runs on several"
+            )
+        else:
+            source = native_source(directory, serving, settings.state_dir if verify else None)
+    except KitError as error:
+        if not stays:
+            raise
+        source = refused(error)
     options = ServerOptions(
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
+        stays=stays,
         app=AppOptions(
             api_key=settings.api_key,
             budget=budget,

@@ -124,7 +124,7 @@ def _keep(
 def reason_to_restart(running: Running, runtime: RuntimeName, intent: Intent) -> str | None:
     """Why a service in ``runtime`` is not what was decided; None: it is."""
     if not running.alive:
-        return f"the service had died ({running.where} is gone)"
+        return f"the service had died ({running.where} {running.fate})"
     changed = differences(running.spec, intent.spec)
     if runtime != intent.runtime:
         changed = ("runtime", *changed)

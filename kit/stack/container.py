@@ -221,6 +221,7 @@ class ContainerRuntime:
             exit_code=code,
             out_of_memory=out_of_memory,
             restarts=container.restarts,
+            fate=_fate(container),
         )
 
     def _end(self, container: Container, since: float) -> tuple[int | Unavailable, bool]:
@@ -259,6 +260,12 @@ class ContainerRuntime:
             self.log_file.touch(mode=0o600)
             with self.log_file.open("w", encoding="utf-8", errors="replace") as file:
                 file.writelines(f"{line}\n" for line in lines)
+
+
+def _fate(container: Container) -> str:
+    if not container.restarting:
+        return "has ended"
+    return f"has ended, and the engine tries again ({container.restarts} times so far)"
 
 
 def owner_of(state_dir: Path) -> str:

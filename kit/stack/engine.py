@@ -60,6 +60,7 @@ class Container:
         error: why it could not be started.
         started_at: seconds since the epoch.
         restarts: by the engine, as its restart policy says.
+        restarting: the engine is about to do so once more.
         memory_limit_bytes: None: it has none.
         owner: of the kit that started it, see :func:`kit.stack.container.owner_of`; empty: it was
             started without the kit.
@@ -80,6 +81,7 @@ class Container:
     health: Health
     memory_limit_bytes: int | None
     owner: str = ""
+    restarting: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,7 @@ def container_of(attrs: Mapping[str, Any]) -> Container:
         health=health,
         memory_limit_bytes=int(host.get("Memory") or 0) or None,
         owner=str(labels.get(OWNER_LABEL, "")),
+        restarting=bool(state.get("Restarting")),
     )
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kit.stack.image import checkout
@@ -95,6 +96,28 @@ def test_its_port_is_published_on_the_loopback_only(service: Container) -> None:
     (bindings,) = service.inspect()["NetworkSettings"]["Ports"].values()
     assert [each["HostIp"] for each in bindings] == ["127.0.0.1"]
     service.wait_ready()
+
+
+def test_damaged_weights_are_not_loaded_again_and_again(
+    compose: Compose, image: str, demo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(demo, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    other = (*compose[:-1], f"{PROJECT}-damaged")
+    environ = {"KIT_IMAGE": image, "KIT_MODEL_DIR": str(folder), "KIT_PORT": "0"}
+    try:
+        assert not run(other, "up", "--detach", "spark-cpu", **environ).returncode
+        (name,) = labelled("com.docker.compose.project", f"{PROJECT}-damaged")
+        container = Container(name)
+        container.wait_for(lambda: "error: " in container.logs, "refused")
+        told = httpx.get(f"{container.url}/health/ready", trust_env=False)
+        assert (told.status_code, told.json()["exit_code"]) == (503, 4)
+        assert container.inspect()["RestartCount"] == 0
+        assert container.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    finally:
+        run(other, "down", "--volumes", **environ)
 
 
 def test_without_a_model_it_says_what_to_set(compose: Compose, image: str) -> None:

@@ -309,6 +309,27 @@ def test_users_who_share_an_engine_leave_each_other_alone(kit: Kit, tmp_path: Pa
     assert status(kit)["state"] == "ready"
 
 
+def test_what_was_stopped_by_hand_is_said_to_be(kit: Kit) -> None:
+    kit.up()
+    (container,) = containers(kit)
+    docker("stop", container)
+    told = kit("status").stdout
+    assert " has ended; " in told
+    assert "stopped" in told
+    assert "did not say why" not in told
+
+
+def test_what_crashes_is_started_again(kit: Kit) -> None:
+    kit.up()
+    (container,) = containers(kit)
+    pid = docker("inspect", "--format", "{{.State.Pid}}", container).stdout.strip()
+    os.kill(int(pid), signal.SIGKILL)
+    wait_until(
+        lambda: docker("inspect", "--format", "{{.RestartCount}}", container).stdout > "0", 60
+    )
+    wait_until(lambda: status(kit)["state"] == "ready", 60)
+
+
 def test_the_demo_in_the_kits_own_image(kit: Kit, image: str) -> None:
     done = kit.up("--json", "--model", "demo", KIT_IMAGE=image)
     assert done.returncode == 0, done.stderr

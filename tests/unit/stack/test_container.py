@@ -11,9 +11,10 @@ import pytest
 from kit.errors import EnvironmentNotReady
 from kit.stack import state as states
 from kit.stack.container import ContainerRuntime, owner_of
-from kit.stack.engine import Container
+from kit.stack.engine import Container, Death
 from kit.stack.runtime import ServeSpec
 from kit.stack.state import State
+from kit.stack.status import status
 
 SPEC = ServeSpec(Path("/models/m"), "m", "127.0.0.1", 8000, 64, 1, "cpu")
 COMPOSE = """
@@ -43,6 +44,9 @@ class StandInEngine:
 
     def image(self, name: str) -> None:
         return None
+
+    def deaths(self, container: str, since: float) -> tuple[Death, ...]:
+        return (Death(1, out_of_memory=False),)
 
 
 @pytest.fixture
@@ -136,3 +140,22 @@ def test_the_owner_is_the_folder_however_it_is_reached(tmp_path):
     assert owner_of(tmp_path / "link") == owner_of(tmp_path / "state")
     assert owner_of(tmp_path / "state") != owner_of(tmp_path / "other")
     assert owner_of(tmp_path / "state").endswith(f":{tmp_path}/state")
+
+
+@pytest.mark.parametrize(
+    ("restarting", "said"),
+    [
+        (False, "died: container spark-kit-spark-cpu-1 has ended; the server ended with exit code "
+         "0: it was stopped from outside (docker stop"),
+        (True, "has ended, and the engine tries again (4 times so far); "),
+    ],
+)  # fmt: skip
+def test_what_has_ended_is_not_called_gone(tmp_path, commands, restarting, said):
+    ended = of(tmp_path, "ours", running=False, restarting=restarting, restarts=4 * restarting)
+    ours = runtime_of(tmp_path, "ours", ended, started=True)
+    assert said in status(ours, 8000).detail
+
+
+def test_what_is_gone_is(tmp_path, commands):
+    found = status(runtime_of(tmp_path, "ours", started=True), 8000)
+    assert found.detail.startswith("died: container of service spark-cpu is gone")
