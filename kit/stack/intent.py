@@ -18,7 +18,7 @@ from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.stack.container_image import WantedImage, torch_in, wanted_image
-from kit.stack.container_user import container_user
+from kit.stack.container_user import container_user, require_self_contained
 from kit.stack.engine import Engine, Image
 from kit.stack.listener import Listener
 from kit.stack.model import Model, Wish, gpus_of, resolve, shape_of
@@ -209,6 +209,8 @@ def _spec(
 
 def _in_container(intent: Intent, wanted: WantedImage, environ: Mapping[str, str]) -> Intent:
     """What a container needs besides: its GPU, its user, and the image, if that is here."""
+    if intent.model.ready:
+        require_self_contained(intent.model.directory)
     spec = replace(
         intent.spec,
         gpu=",".join(gpu.uuid for gpu in intent.gpus) or None,

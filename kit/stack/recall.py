@@ -13,6 +13,7 @@ from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.stack.container_image import torch_in
+from kit.stack.container_user import require_self_contained
 from kit.stack.engine import Engine
 from kit.stack.history import Proven
 from kit.stack.intent import Intent, key_digest, plan_of
@@ -48,6 +49,8 @@ def recall(
         raise EnvironmentNotReady(
             f"{spec.model_dir} is not there any more", hint="name another model: kit up --model DIR"
         )
+    if proven.runtime == "container" and to_run:
+        require_self_contained(spec.model_dir)
     model = model_at(spec.model_dir)
     ranks = gpus_of(model, spec.engine)
     return Intent(

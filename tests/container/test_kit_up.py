@@ -262,6 +262,16 @@ def test_weights_that_only_root_reads_are_refused_before_the_start(
     assert f"chmod -R a+rX {model_dir}" in done.stderr
 
 
+def test_weights_that_are_links_are_refused_before_the_start(kit: Kit, model_dir: Path) -> None:
+    weights = model_dir / "model.safetensors"
+    weights.rename(model_dir.parent / "blob")
+    weights.symlink_to("../blob")
+    done = kit.up()
+    assert done.returncode == 3
+    assert "which a container does not see" in done.stderr
+    assert not containers(kit)
+
+
 def test_weights_of_one_user_are_read_as_that_user(kit: Kit, model_dir: Path) -> None:
     for path in (model_dir, *model_dir.iterdir()):
         os.chown(path, 12345, 12345)
