@@ -1,6 +1,7 @@
 """Settings: defaults, overridden by KIT_* environment variables, and the folders the kit writes."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -33,6 +34,7 @@ VARIABLES = frozenset(
         "GRAFANA_PORT",
         "HOST",
         "IMAGE",
+        "INSTANCE",
         "MAX_RAM",
         "MAX_SEQUENCES",
         "MAX_VRAM",
@@ -82,7 +84,8 @@ class Settings:
 
     Attributes:
         data_dir: converted weights (``KIT_DATA_DIR``, else ``$XDG_DATA_HOME/spark-kit``).
-        state_dir: run state and logs (``KIT_STATE_DIR``, else ``$XDG_STATE_HOME/spark-kit``).
+        state_dir: run state and logs (``KIT_STATE_DIR``, else ``$XDG_STATE_HOME/spark-kit``); of a
+            service with a name of its own (``KIT_INSTANCE``) a folder in it.
         host: address the server binds (``KIT_HOST``).
         port: port the server binds (``KIT_PORT``).
         max_vram_bytes: budget for the VRAM peak (``KIT_MAX_VRAM``, such as ``30GiB``).
@@ -133,9 +136,12 @@ class Settings:
             text = environ.get(variable)
             return units.parse_size(text) if text else None
 
+        state_dir = folder("KIT_STATE_DIR", "XDG_STATE_HOME", ".local/state")
+        if instance := instance_name(environ):
+            state_dir = state_dir / "instances" / instance
         return cls(
             data_dir=folder("KIT_DATA_DIR", "XDG_DATA_HOME", ".local/share"),
-            state_dir=folder("KIT_STATE_DIR", "XDG_STATE_HOME", ".local/state"),
+            state_dir=state_dir,
             host=environ.get("KIT_HOST") or cls.host,
             port=_port(environ.get("KIT_PORT") or str(cls.port)),
             max_vram_bytes=size("KIT_MAX_VRAM") or DEFAULT_MAX_VRAM_BYTES,
@@ -155,6 +161,21 @@ class Settings:
     def upstream_dir(self) -> Path:
         """The folder of the upstream repo; in it are ``pristine`` and ``rewritten``."""
         return self.upstream_tree or self.data_dir / "upstream"
+
+
+def instance_name(environ: Mapping[str, str]) -> str | None:
+    """What tells this service from others of the same user (``KIT_INSTANCE``); None: the only one.
+
+    Raises:
+        UsageError: it can be no part of a container's name.
+    """
+    name = environ.get("KIT_INSTANCE") or None
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,30}", name):
+        raise UsageError(
+            f"an instance cannot be called {name!r}",
+            hint="lower-case letters, digits, - and _, such as --instance b",
+        )
+    return name
 
 
 def _on_failure(text: str) -> str:

@@ -1,8 +1,6 @@
 """The container runtime: Compose starts and stops it, the engine tells what has become of it."""
 
-import hashlib
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -24,13 +22,12 @@ from kit.stack.runtime import (
     docker_engine_found,
 )
 from kit.stack.state import State
-from kit.stack.stray import Stray
+from kit.stack.stray import Stray, owner_of
 from kit.stack.variables import KEY_VARIABLE, SERVICES, service_name, variables
 from kit.stack.writing import writing
 
 _KEPT_LINES = 10_000
 """Of a container's log, which goes with it when it is removed."""
-_MACHINE_ID = Path("/etc/machine-id")
 
 
 class ContainerRuntime:
@@ -266,19 +263,6 @@ def _fate(container: Container) -> str:
     if not container.restarting:
         return "has ended"
     return f"has ended, and the engine tries again ({container.restarts} times so far)"
-
-
-def owner_of(state_dir: Path) -> str:
-    """What a container's label says of whose it is: ``MACHINE:FOLDER`` of the kit's state.
-
-    Several users, or machines, may share an engine and call their projects the same.
-    """
-    try:
-        machine = _MACHINE_ID.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        machine = ""
-    digest = hashlib.sha256((machine or socket.gethostname()).encode()).hexdigest()
-    return f"{digest[:12]}:{state_dir.resolve()}"
 
 
 def _visible(container: Container) -> tuple[int, ...] | Unavailable:

@@ -62,7 +62,7 @@ class Container:
         restarts: by the engine, as its restart policy says.
         restarting: the engine is about to do so once more.
         memory_limit_bytes: None: it has none.
-        owner: of the kit that started it, see :func:`kit.stack.container.owner_of`; empty: it was
+        owner: of the kit that started it, see :func:`kit.stack.stray.owner_of`; empty: it was
             started without the kit.
     """
 

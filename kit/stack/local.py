@@ -20,7 +20,7 @@ from kit.stack.bounds import bounds_of
 from kit.stack.packages import require_megatron_packages, require_native_packages
 from kit.stack.runtime import EngineName, Launch, Running, RuntimeName, ServeSpec
 from kit.stack.state import Process, State
-from kit.stack.stray import Stray, stray_server
+from kit.stack.stray import OWNER_VARIABLE, Stray, owner_of, stray_server
 from kit.stack.writing import writing
 from kit.units import MIB
 
@@ -136,7 +136,7 @@ class LocalRuntime:
 
     def stray(self, port: int) -> Stray | None:
         """A `kit serve` on ``port``."""
-        return stray_server(port)
+        return stray_server(port, owner_of(self._state_file.parent))
 
     def _read(self) -> tuple[State, Process] | tuple[None, None]:
         state = states.read(self._state_file)
@@ -192,6 +192,7 @@ class LocalRuntime:
         """
         paths, options = command[: len(self._command) + 1], command[len(self._command) + 1 :]
         words = [*map(os.fsencode, paths), *(word.encode("utf-8") for word in options)]
+        owner = owner_of(self._state_file.parent)
         with self.log_file.open("ab") as log:
             try:
                 return subprocess.Popen(
@@ -200,7 +201,7 @@ class LocalRuntime:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=Path(kit.__file__).parent.parent,
-                    env={**self._environ, **_VARIABLES},
+                    env={**self._environ, **_VARIABLES, OWNER_VARIABLE: owner},
                     start_new_session=True,
                 )
             except OSError as error:

@@ -4,12 +4,12 @@ import socket
 
 from kit.errors import UsageError
 from kit.stack.runtime import ServeSpec
+from kit.stack.stray import OWNER_VARIABLE
 from kit.units import GIB
 
 GPU_SERVICE, CPU_SERVICE = "spark", "spark-cpu"
 SERVICES = (GPU_SERVICE, CPU_SERVICE)
 KEY_VARIABLE = "KIT_API_KEY"
-OWNER_VARIABLE = "KIT_OWNER"
 _MEMORY_LIMIT_BYTES = 40 * GIB
 """As compose.yaml has it, where nobody promised less."""
 
@@ -26,7 +26,7 @@ def variables(
 
     Args:
         image: name or identity of the image to run.
-        owner: whose container it will be, see :func:`kit.stack.container.owner_of`.
+        owner: whose container it will be, see :func:`kit.stack.stray.owner_of`.
 
     Raises:
         UsageError: the host is no address of a network interface.

@@ -21,6 +21,12 @@ from tests.e2e.kit_process import Kit, free_port, wait_until
 pytestmark = pytest.mark.container
 
 
+def names(project: str) -> list[str]:
+    """Of the containers of a project."""
+    only = f"label=com.docker.compose.project={project}"
+    return docker("ps", "--all", "--filter", only, "--format", "{{.Names}}").stdout.split()
+
+
 def test_up_status_logs_and_down(kit: Kit, stand_in_image: str, model_dir: Path) -> None:
     done = kit.up("--json")
     assert done.returncode == 0, done.stderr
@@ -300,6 +306,22 @@ def test_a_container_that_nobody_remembers_is_named(kit: Kit) -> None:
     assert (ended.returncode, "not stopped: container" in ended.stdout) == (1, True)
     docker("rm", "--force", name)
     docker("network", "rm", f"{project_name(kit.environ)}_default")
+
+
+def test_instances_run_side_by_side(kit: Kit) -> None:
+    port = free_port()
+    assert kit.up().returncode == 0
+    done = kit.up("--instance", "b", "--port", str(port))
+    assert done.returncode == 0, done.stderr
+    project = project_name(kit.environ)
+    (name,) = names(f"{project}-b")
+    assert name.startswith(f"{project}-b")
+    assert names(project)
+    assert "is gone" not in kit("status", "--instance", "b").stdout
+    assert f":{port}" in kit("status", "--instance", "b").stdout
+    assert kit("down", "--instance", "b").stdout == "stopped\n"
+    assert not names(f"{project}-b")
+    assert status(kit)["state"] == "ready"
 
 
 def test_users_who_share_an_engine_leave_each_other_alone(kit: Kit, tmp_path: Path) -> None:

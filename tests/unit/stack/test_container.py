@@ -10,11 +10,12 @@ import pytest
 
 from kit.errors import EnvironmentNotReady
 from kit.stack import state as states
-from kit.stack.container import ContainerRuntime, owner_of
+from kit.stack.container import ContainerRuntime
 from kit.stack.engine import Container, Death
 from kit.stack.runtime import ServeSpec
 from kit.stack.state import State
 from kit.stack.status import status
+from kit.stack.stray import owner_of
 
 SPEC = ServeSpec(Path("/models/m"), "m", "127.0.0.1", 8000, 64, 1, "cpu")
 COMPOSE = """
