@@ -19,6 +19,7 @@ VARIABLES = frozenset(
     f"KIT_{name}"
     for name in [
         "API_KEY",
+        "API_KEY_FILE",
         "APT_MIRROR",
         "BASE_IMAGE",
         "BUILD_NETWORK",
@@ -95,7 +96,8 @@ class Settings:
         upstream_tree: where the upstream repo lies, pristine and rewritten (``KIT_UPSTREAM_TREE``).
         upstream_mirror: fetch it from this address instead (``KIT_UPSTREAM_MIRROR``).
         upstream_lock: says what it must be, instead of the kit's own (``KIT_UPSTREAM_LOCK``).
-        api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
+        api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``, or what the file
+            ``KIT_API_KEY_FILE`` holds).
         on_breach: what a server does while it is over its budget (``KIT_ON_BREACH``).
         on_failure: what a server does that cannot start and would not at the next try, ``exit`` or
             ``stay`` (``KIT_ON_FAILURE``).
@@ -151,7 +153,7 @@ class Settings:
             upstream_tree=_path(environ.get("KIT_UPSTREAM_TREE")),
             upstream_mirror=environ.get("KIT_UPSTREAM_MIRROR") or None,
             upstream_lock=_path(environ.get("KIT_UPSTREAM_LOCK")),
-            api_key=environ.get("KIT_API_KEY") or None,
+            api_key=_api_key(environ),
             on_breach=environ.get("KIT_ON_BREACH") or cls.on_breach,
             on_failure=_on_failure(environ.get("KIT_ON_FAILURE") or cls.on_failure),
             max_waiting=_count("KIT_MAX_WAITING", environ) or cls.max_waiting,
@@ -176,6 +178,28 @@ def instance_name(environ: Mapping[str, str]) -> str | None:
             hint="lower-case letters, digits, - and _, such as --instance b",
         )
     return name
+
+
+def api_key_file(environ: Mapping[str, str]) -> Path | None:
+    """The file that the API key is read from; None: there is none."""
+    return _path(environ.get("KIT_API_KEY_FILE"))
+
+
+def _api_key(environ: Mapping[str, str]) -> str | None:
+    given, file = environ.get("KIT_API_KEY") or None, api_key_file(environ)
+    if file is None:
+        return given
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(
+            f"KIT_API_KEY_FILE cannot be read: {file}: {reason}", hint="put the key alone into it"
+        ) from error
+    if "\n" in text or (given and text and given != text):
+        what = "has several lines" if "\n" in text else "and KIT_API_KEY name different keys"
+        raise UsageError(f"KIT_API_KEY_FILE {what}", hint="set one of both, to one key")
+    return given or text or None
 
 
 def _on_failure(text: str) -> str:

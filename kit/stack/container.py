@@ -9,6 +9,7 @@ from pathlib import Path
 from kit.errors import EnvironmentNotReady, KitError
 from kit.memory.proc import PROC, descendants
 from kit.memory.unavailable import Unavailable
+from kit.settings import api_key_file
 from kit.stack import state as states
 from kit.stack.compose import Compose, find_compose, project_name
 from kit.stack.container_image import require_runnable
@@ -71,7 +72,11 @@ class ContainerRuntime:
         """
         image = image or self._image(spec)
         filled = variables(
-            spec, image=image, owner=self._owner, api_key=self._environ.get(KEY_VARIABLE)
+            spec,
+            image=image,
+            owner=self._owner,
+            api_key=self._environ.get(KEY_VARIABLE),
+            api_key_file=api_key_file(self._environ),
         )
         project = project or project_name(self._environ)
         lock = self._state_file.with_name("compose.lock")

@@ -34,22 +34,33 @@ def require_self_contained(directory: Path) -> None:
             )
 
 
-def container_user(directory: Path) -> str | None:
+def container_user(directory: Path, key_file: Path | None = None) -> str | None:
     """``uid:gid`` that a container must run as to read ``directory``; None: any user can.
 
-    Only the folder itself and what is in it count: a container reaches it by no other way.
+    Only the folder itself and what is in it count, and ``key_file``: a container reaches them by no
+    other way.
 
     Raises:
-        EnvironmentNotReady: only root can, and the container does not run as root.
+        EnvironmentNotReady: only root can, and the container does not run as root; or one user can
+            read the one and another the other.
     """
-    private = [path for path in (directory, *directory.rglob("*")) if not _public(path)]
+    mounted = [directory, *directory.rglob("*"), *([] if key_file is None else [key_file])]
+    private = [path for path in mounted if not _public(path)]
     if not private:
         return None
     owner = private[0].stat()
     if owner.st_uid == _ROOT:
         raise EnvironmentNotReady(
             f"only root can read {private[0]}, and the container does not run as root",
-            hint=f"let others read it: chmod -R a+rX {quote(str(directory))}",
+            hint=f"let others read it: chmod -R a+rX {quote(str(directory))}"
+            if private[0] != key_file
+            else f"give it to whom the weights belong to: chown UID {quote(str(key_file))}",
+        )
+    if key_file in private and key_file.stat().st_uid != owner.st_uid:
+        raise EnvironmentNotReady(
+            f"no user but root can read both {directory} and {key_file}",
+            hint=f"let the owner of the first read the second: chown {owner.st_uid} "
+            f"{quote(str(key_file))}",
         )
     return f"{owner.st_uid}:{owner.st_gid}"
 

@@ -16,7 +16,7 @@ from kit.memory.plan import Device, Plan, Pool, plan_serving
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
-from kit.settings import Settings
+from kit.settings import Settings, api_key_file
 from kit.stack.container_image import WantedImage, torch_in, wanted_image
 from kit.stack.container_user import container_user, require_self_contained
 from kit.stack.engine import Engine, Image
@@ -214,7 +214,9 @@ def _in_container(intent: Intent, wanted: WantedImage, environ: Mapping[str, str
     spec = replace(
         intent.spec,
         gpu=",".join(gpu.uuid for gpu in intent.gpus) or None,
-        user=container_user(intent.model.directory) if intent.model.ready else None,
+        user=container_user(intent.model.directory, api_key_file(environ))
+        if intent.model.ready
+        else None,
     )
     found = Engine(environ).image(wanted.name)
     intent = replace(intent, spec=spec)

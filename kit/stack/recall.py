@@ -11,9 +11,9 @@ from kit.memory.nvml import Gpu
 from kit.memory.plan import Plan
 from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
-from kit.settings import Settings
+from kit.settings import Settings, api_key_file
 from kit.stack.container_image import torch_in
-from kit.stack.container_user import require_self_contained
+from kit.stack.container_user import container_user, require_self_contained
 from kit.stack.engine import Engine
 from kit.stack.history import Proven
 from kit.stack.intent import Intent, key_digest, plan_of
@@ -51,6 +51,8 @@ def recall(
         )
     if proven.runtime == "container" and to_run:
         require_self_contained(spec.model_dir)
+        if (key_file := api_key_file(environ)) is not None:
+            spec = replace(spec, user=container_user(spec.model_dir, key_file))
     model = model_at(spec.model_dir)
     ranks = gpus_of(model, spec.engine)
     return Intent(
@@ -96,7 +98,7 @@ def _key(spec: ServeSpec, settings: Settings) -> str | None:
     if spec.api_key_digest and not settings.api_key:
         raise UsageError(
             "the service asks for an API key, and none is set here",
-            hint="set KIT_API_KEY (a new one takes effect with this command)",
+            hint="set KIT_API_KEY or KIT_API_KEY_FILE (a new one takes effect with this command)",
         )
     return key_digest(settings.api_key)
 

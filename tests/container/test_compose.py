@@ -88,7 +88,9 @@ def test_it_is_hardened(service: Container) -> None:
 
 
 def test_the_weights_are_mounted_read_only(service: Container, demo: Path) -> None:
-    (mount,) = [each for each in service.inspect()["Mounts"] if each["Type"] == "bind"]
+    binds = [each for each in service.inspect()["Mounts"] if each["Type"] == "bind"]
+    assert not any(each["RW"] for each in binds)
+    (mount,) = [each for each in binds if each["Destination"] == "/model"]
     assert (mount["Source"], mount["Destination"], mount["RW"]) == (str(demo), "/model", False)
 
 

@@ -233,6 +233,22 @@ def test_restart_takes_a_new_api_key(kit: Kit) -> None:
     assert "-key" not in written
 
 
+def test_a_key_in_a_file_is_not_shown_by_the_engine(kit: Kit, image: str, tmp_path: Path) -> None:
+    file = tmp_path / "api key"
+    file.write_text("very-secret\n")
+    file.chmod(0o600)
+    os.chown(file, 10001, 10001)
+    done = kit.up("--model", "demo", "--no-exercise", KIT_IMAGE=image, KIT_API_KEY_FILE=str(file))
+    assert done.returncode == 0, done.stderr
+    assert f"$(cat '{file}')" in done.stdout
+    (container,) = containers(kit)
+    assert "very-secret" not in docker("inspect", container).stdout
+    url = f"http://127.0.0.1:{kit.port}/v1/models"
+    for key, code in (("wrong", 401), ("very-secret", 200)):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == code
+
+
 def test_killed_in_the_middle_the_same_command_goes_on(kit: Kit, image: str) -> None:
     slow = build_stand_in(image, "slow")
     process = kit.start("up", KIT_IMAGE=slow)

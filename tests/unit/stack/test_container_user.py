@@ -74,3 +74,20 @@ def test_a_link_that_leads_nowhere_is_named(snapshot):
     (snapshot.parents[1] / "blobs/ab12").unlink()
     with pytest.raises(EnvironmentNotReady, match=r"a link to \.\./\.\./blobs/ab12, which is not"):
         require_self_contained(snapshot)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_key_that_one_user_can_read_is_read_as_that_user(model, tmp_path):
+    key_file = tmp_path / "api key"
+    key_file.write_text("k")
+    key_file.chmod(0o600)
+    with pytest.raises(EnvironmentNotReady, match=r"only root can read .*api key") as caught:
+        container_user(model, key_file)
+    assert caught.value.hint.endswith(f"chown UID '{key_file}'")
+    os.chown(key_file, 1234, 56)
+    assert container_user(model, key_file) == "1234:56"
+    os.chown(model / "config.json", 77, 77)
+    (model / "config.json").chmod(0o600)
+    with pytest.raises(EnvironmentNotReady, match="no user but root can read both") as caught:
+        container_user(model, key_file)
+    assert f"chown 77 '{key_file}'" in caught.value.hint

@@ -40,6 +40,7 @@ def test_everything_that_a_spec_decides():
         "KIT_MAX_VRAM": "32212254720B",
         "KIT_MEMORY_LIMIT": "6442450944",
         "KIT_API_KEY": "k",
+        "KIT_API_KEY_FILE": "/dev/null",
         "KIT_GPU": "GPU-1,GPU-2",
         "KIT_USER": "1000:1000",
     }
@@ -51,6 +52,12 @@ def test_what_it_leaves_open_is_the_files():
     assert "KIT_USER" not in found
     assert (found["KIT_MAX_RAM"], found["KIT_API_KEY"]) == ("", "")
     assert found["KIT_MEMORY_LIMIT"] == str(40 * GIB)
+
+
+def test_a_key_in_a_file_is_in_no_variable():
+    file = Path("/run/keys/api key")
+    found = variables(SPEC, image="x", owner="", api_key="k", api_key_file=file)
+    assert (found["KIT_API_KEY"], found["KIT_API_KEY_FILE"]) == ("", str(file))
 
 
 def test_every_variable_is_one_of_the_file():
