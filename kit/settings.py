@@ -44,6 +44,7 @@ VARIABLES = frozenset(
         "MODEL",
         "MODEL_DIR",
         "MODEL_NAME",
+        "NETWORK",
         "ON_BREACH",
         "ON_FAILURE",
         "OWNER",

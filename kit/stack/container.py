@@ -121,8 +121,10 @@ class ContainerRuntime:
             self._keep_log(server)
         others = [c for c in found if c is not server and self._is_foreign(c)]
         service = service_name(state.spec)
+        guests = self.engine.attached(f"{compose.project}_default") - {c.identity for c in found}
         if server is not None or not others:
-            command = compose.remove_command(service) if others else compose.down_command()
+            stays = others or guests  # the network does, then
+            command = compose.remove_command(service) if stays else compose.down_command()
             compose.run(command, "docker compose down")
         with writing(self._state_file):
             self._state_file.unlink(missing_ok=True)

@@ -153,6 +153,15 @@ class Engine:
             )
             return tuple(container_of(each.attrs) for each in found)
 
+    def attached(self, network: str) -> frozenset[str]:
+        """Identities of the containers that run in a network; none where there is no such one."""
+        with _explained("looking at a network"):
+            try:
+                found = self._client.networks.get(network).attrs
+            except _sdk("errors").NotFound:
+                return frozenset()
+        return frozenset(found.get("Containers") or ())
+
     def logs(self, container: str, lines: int, *, follow: bool = False) -> Iterator[str]:
         """The last ``lines`` lines; with ``follow`` new ones until it ends; none if it is gone."""
         with _explained("reading the container's log"):

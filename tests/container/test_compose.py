@@ -122,6 +122,20 @@ def test_damaged_weights_are_not_loaded_again_and_again(
         run(other, "down", "--volumes", **environ)
 
 
+def test_down_as_it_is_documented_ends_all(compose: Compose, image: str, demo: Path) -> None:
+    other = (*compose[:-1], f"{PROJECT}-down")
+    environ = {"KIT_IMAGE": image, "KIT_MODEL_DIR": str(demo), "KIT_PORT": "0"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("KIT_")}
+    for arguments in (("up", "--detach", "spark-cpu"), ("down",)):
+        subprocess.run(
+            (*other, *arguments),
+            env={**kept, **environ, "COMPOSE_PROFILES": "cpu"},
+            capture_output=True,
+            check=True,
+        )
+    assert not labelled("com.docker.compose.project", f"{PROJECT}-down")
+
+
 def test_without_a_model_it_says_what_to_set(compose: Compose, image: str) -> None:
     done = run(compose, "up", "--detach", "spark-cpu", KIT_IMAGE=image)
     assert done.returncode

@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kit.stack.compose import project_name
+from kit.stack.compose import find_compose, project_name
 from kit.stack.engine import kept_name
-from tests.container.containers import docker
+from tests.container.containers import docker, labelled
 from tests.container.kit_up import containers, identity, running_image, status
 from tests.container.stand_in import REWRITES, build_stand_in
-from tests.e2e.kit_process import Kit, free_port, wait_until
+from tests.e2e.kit_process import REPOSITORY, Kit, free_port, wait_until
 
 pytestmark = pytest.mark.container
 
@@ -217,6 +217,44 @@ def test_upgrade_and_rollback_follow_the_image_not_its_name(kit: Kit, image: str
     assert running_image(kit) == old
     assert unnamed("rollback").returncode == 0
     assert running_image(kit) == new
+
+
+def test_monitoring_joins_what_kit_up_started_and_outlives_it(kit: Kit, image: str) -> None:
+    """With a stand-in for both: what matters is the network that they are in."""
+    kit.up()
+    project = project_name(kit.environ)
+    file = str(REPOSITORY / "monitoring/compose.yaml")
+    compose = (
+        *find_compose(kit.environ).command,
+        "--file",
+        file,
+        "--project-name",
+        f"{project}-mon",
+    )
+    images = {"KIT_PROMETHEUS_IMAGE": image, "KIT_GRAFANA_IMAGE": image, "KIT_GRAFANA_PORT": "0"}
+    environ = kit.environ | images | {"KIT_NETWORK": f"{project}_default"}
+    try:
+        subprocess.run(
+            (*compose, "run", "--detach", "--entrypoint", "sleep", "prometheus", "600"),
+            env=environ,
+            check=True,
+            capture_output=True,
+        )
+        (monitor,) = labelled("com.docker.compose.project", f"{project}-mon")
+        ask = "import urllib.request as r; r.urlopen('http://server:8000/health/ready')"
+        docker("exec", monitor, "python3", "-c", ask)
+        assert kit("down").stdout == "stopped\n"
+        assert kit.up().returncode == 0
+        wait_until(
+            lambda: not docker("exec", monitor, "python3", "-c", ask, check=False).returncode
+        )
+    finally:
+        for container in labelled("com.docker.compose.project", f"{project}-mon"):
+            docker("rm", "--force", container)
+        subprocess.run(
+            (*compose, "down", "--volumes"), env=environ, capture_output=True, check=True
+        )
+    assert kit("down").returncode == 0
 
 
 def test_restart_takes_a_new_api_key(kit: Kit) -> None:

@@ -36,6 +36,11 @@ class StandInEngine:
 
     def __init__(self, *found: Container) -> None:
         self.found = found
+        self.guests: frozenset[str] = frozenset()
+
+    def attached(self, network: str) -> frozenset[str]:
+        assert network == "spark-kit_default"
+        return frozenset(each.identity for each in self.found) | self.guests
 
     def containers(self, project: str) -> tuple[Container, ...]:
         return tuple(each for each in self.found if each.project == project)
@@ -123,6 +128,14 @@ def test_beside_another_kits_service_ours_alone_is_removed(tmp_path, commands):
     assert ours.stop()
     (command,) = commands()
     assert command[-4:] == ["rm", "--stop", "--force", "spark-cpu"]
+
+
+def test_a_network_that_others_have_joined_stays(tmp_path, commands):
+    """As the dashboard does, which `kit down` would else be refused for."""
+    ours = runtime_of(tmp_path, "ours", of(tmp_path, "ours"), started=True)
+    ours.engine.guests = frozenset({"prometheus"})
+    assert ours.stop()
+    assert commands()[0][-4:] == ["rm", "--stop", "--force", "spark-cpu"]
 
 
 @pytest.mark.parametrize("owned", [True, False], ids=["ours", "of an earlier kit"])
