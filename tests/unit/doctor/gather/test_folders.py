@@ -40,6 +40,13 @@ def request_(tmp_path):
 ON_GPU = Facts(nvidia=Nvidia("580.65.06", (13, 0), (GPU,)))
 
 
+def test_where_containerd_keeps_images_is_where_room_is_needed(request_, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "CONTAINERD", tmp_path)
+    engine = Docker("29", root=Path("/no/such/folder"), containerd=True)
+    room = disk.look(request_, Facts(docker=engine)).docker
+    assert (room.what, room.free_bytes > 0) == (f"disk at {tmp_path}", True)
+
+
 def test_settings_that_can_be_understood():
     settings, problem = read_settings({"HOME": "/h", "KIT_PORT": "9000"})
     assert (settings.port, settings.data_dir, problem) == (
