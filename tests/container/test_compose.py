@@ -94,6 +94,13 @@ def test_the_weights_are_mounted_read_only(service: Container, demo: Path) -> No
     assert (mount["Source"], mount["Destination"], mount["RW"]) == (str(demo), "/model", False)
 
 
+def test_a_service_on_the_cpu_promises_no_vram(service: Container) -> None:
+    assert "KIT_MAX_VRAM=" in service.inspect()["Config"]["Env"]
+    service.wait_ready()
+    metrics = httpx.get(f"{service.url}/metrics", trust_env=False).text
+    assert 'kit_memory_budget_bytes{pool="device"}' not in metrics
+
+
 def test_its_port_is_published_on_the_loopback_only(service: Container) -> None:
     (bindings,) = service.inspect()["NetworkSettings"]["Ports"].values()
     assert [each["HostIp"] for each in bindings] == ["127.0.0.1"]

@@ -3,6 +3,7 @@
 from kit.doctor.facts import Facts, NotServable, Serving
 from kit.doctor.request import Request
 from kit.errors import KitError
+from kit.memory.fit import PRECISIONS
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu, Nvidia, visible
 from kit.memory.plan import Plan, plan_serving
@@ -10,9 +11,10 @@ from kit.memory.torch_build import installed_build
 from kit.stack.intent import first_gpus
 from kit.stack.missing_weights import WEIGHTS, WeightsMissing
 from kit.stack.model import Wish, gpus_of, resolve, shape_of
-from kit.stack.named import fitting
+from kit.stack.named import Fits, fitting
 from kit.stack.preflight import rooms
 from kit.weights.catalogue import read_catalogue
+from kit.weights.planned import architecture_of
 from kit.weights.preflight import serving_plan
 from kit.weights.record import Precision
 
@@ -62,6 +64,13 @@ def _would_be(request: Request, facts: Facts) -> Serving:
     visible_gpu = usable_gpu(facts)
     gpu = None if wanted.device == "cpu" else visible_gpu
     data_dir, has_gpu = request.settings.data_dir, visible_gpu is not None
+    fits = fitting(
+        "cpu" if gpu is None else "cuda",
+        () if gpu is None else (gpu,),
+        request.settings.max_vram_bytes,
+        wanted.context,
+        wanted.max_sequences,
+    )
     try:
         wish = Wish(
             wanted.model,
@@ -70,19 +79,13 @@ def _would_be(request: Request, facts: Facts) -> Serving:
             wanted.engine,
             dry=True,
             catalogue=request.settings.weights_catalogue,
-            fits=fitting(
-                "cpu" if gpu is None else "cuda",
-                () if gpu is None else (gpu,),
-                request.settings.max_vram_bytes,
-                wanted.context,
-                wanted.max_sequences,
-            ),
+            fits=fits,
         )
         model = resolve(wish, _Nobody())
     except WeightsMissing:
-        name = f"{WEIGHTS} in {PRECISION}"
+        precision, plan = _plan_of_catalogue(request, gpu, fits)
         cards = () if gpu is None else (gpu,)
-        return _serving(name, _plan_of_catalogue(request, gpu), cards, real=True)
+        return _serving(f"{WEIGHTS} in {precision}", plan, cards, real=True)
     shape = shape_of(model, wanted.engine)
     one = 1 if wanted.engine == "megatron" else None  # it generates one answer at a time
     context, sequences = serving_limits(shape, wanted.context, wanted.max_sequences or one)
@@ -100,12 +103,17 @@ def _would_be(request: Request, facts: Facts) -> Serving:
     return _serving(model.name, plan, gpus, real=not model.demo)
 
 
-def _plan_of_catalogue(request: Request, gpu: Gpu | None) -> Plan:
+def _plan_of_catalogue(request: Request, gpu: Gpu | None, fits: Fits) -> tuple[Precision, Plan]:
+    """In the best precision that fits, as `kit up --model NAME` chooses it, else the smallest."""
     weights = read_catalogue(request.settings.weights_catalogue).find(WEIGHTS)
-    plan = serving_plan(weights, PRECISION, on_gpu=gpu is not None)
-    if plan is None:
+    if weights.shape is None:
         raise LookupError(f"the catalogue does not know the shape of {WEIGHTS}")
-    return plan
+    known = architecture_of(weights.shape)
+    found = (each for each in PRECISIONS if fits(known.at(each)))
+    precision = next(found, PRECISIONS[-1])
+    plan = serving_plan(weights, precision, on_gpu=gpu is not None)
+    assert plan is not None  # noqa: S101  (its shape is known)
+    return precision, plan
 
 
 def _serving(name: str, plan: Plan, gpus: tuple[Gpu, ...], *, real: bool) -> Serving:

@@ -216,6 +216,17 @@ def test_the_catalogues_chat_model_on_a_gpu(request_):
     assert vram[0].free_bytes == GPU.free_bytes
 
 
+@pytest.mark.parametrize(
+    ("card", "budget", "precision"),
+    [(24, 30, "int8"), (48, 20, "int8"), (16, 30, "int4"), (4, 30, "int4"), (48, 30, "bf16")],
+)
+def test_a_smaller_card_is_planned_for_in_what_fits_it(request_, card, budget, precision):
+    nvidia = replace(ON_GPU.nvidia, gpus=(replace(GPU, total_bytes=card * GIB),))
+    settings = replace(request_.settings, max_vram_bytes=budget * GIB)
+    found = serving.look(replace(request_, settings=settings), replace(ON_GPU, nvidia=nvidia))
+    assert found.name == f"spark-13b-chat in {precision}"
+
+
 def test_a_directory_that_is_named(request_, make_model):
     directory = make_model()
     found = serving.look(replace(request_, wanted=Wanted(str(directory))), ON_GPU)
