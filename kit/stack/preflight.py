@@ -56,7 +56,7 @@ def _group(need: int, freed: Held) -> Iterator[Room]:
     elif group is not None:
         free = _sum(group.free_bytes, freed.host_bytes)
         what = f"free memory under the limit in {group.source}"
-        remedy = "raise that limit, or the container's that it comes from"
+        remedy = "raise the container's memory limit, or that of the unit or slice"
         yield Room(what, free, need, remedy, "cgroup")
 
 
