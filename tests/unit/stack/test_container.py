@@ -11,8 +11,8 @@ import pytest
 from kit.errors import EnvironmentNotReady
 from kit.stack import state as states
 from kit.stack.container import ContainerRuntime
-from kit.stack.engine import Container, Death
-from kit.stack.runtime import ServeSpec
+from kit.stack.engine import Container, Death, Image
+from kit.stack.runtime import ImageRef, ServeSpec
 from kit.stack.state import State
 from kit.stack.status import status
 from kit.stack.stray import owner_of
@@ -37,6 +37,7 @@ class StandInEngine:
     def __init__(self, *found: Container) -> None:
         self.found = found
         self.guests: frozenset[str] = frozenset()
+        self.images: dict[str, Image] = {}
 
     def attached(self, network: str) -> frozenset[str]:
         assert network == "spark-kit_default"
@@ -48,8 +49,11 @@ class StandInEngine:
     def logs(self, container: str, lines: int, *, follow: bool = False) -> list[str]:
         return [f"log of {container}"]
 
-    def image(self, name: str) -> None:
-        return None
+    def image(self, name: str) -> Image | None:
+        return self.images.get(name)
+
+    def platform(self) -> str:
+        return "linux/amd64"
 
     def deaths(self, container: str, since: float) -> tuple[Death, ...]:
         return (Death(1, out_of_memory=False),)
@@ -173,3 +177,35 @@ def test_what_has_ended_is_not_called_gone(tmp_path, commands, restarting, said)
 def test_what_is_gone_is(tmp_path, commands):
     found = status(runtime_of(tmp_path, "ours", started=True), 8000)
     assert found.detail.startswith("died: container of service spark-cpu is gone")
+
+
+OLD, NEW = (Image(f"sha256:{digit * 64}", (), (), 0, {}) for digit in "ab")
+KEPT = "spark-kit-proven:aaaaaaaaaaaa"
+
+
+@pytest.mark.parametrize(
+    ("images", "runs"),
+    [
+        ({"mine:1": OLD}, "mine:1"),
+        ({"mine:1": NEW, KEPT: OLD}, KEPT),
+        ({KEPT: OLD}, KEPT),
+        ({"mine:1": NEW, KEPT: NEW}, OLD.identity),
+        ({}, OLD.identity),
+    ],
+)
+def test_an_image_whose_name_was_taken_runs_by_the_name_that_it_is_kept_by(
+    tmp_path, commands, images, runs
+):
+    ours = runtime_of(tmp_path, "ours")
+    ours.engine.images = images
+    spec = replace(SPEC, image=ImageRef("mine:1", OLD.identity))
+    assert ours.launch(spec).variables["KIT_IMAGE"] == runs
+
+
+def test_an_image_is_looked_at_by_what_it_is_not_by_its_name(tmp_path, commands):
+    ours = runtime_of(tmp_path, "ours")
+    bad = replace(OLD, platform="linux/arm64", command=("kit",))
+    ours.engine.images = {"mine:1": NEW, OLD.identity: bad}
+    with pytest.raises(EnvironmentNotReady, match="image mine:1 is for linux/arm64"):
+        ours.require_image_runs(replace(SPEC, image=ImageRef("mine:1", OLD.identity)))
+    ours.require_image_runs(SPEC)
