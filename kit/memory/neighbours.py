@@ -1,7 +1,7 @@
 """What other processes hold of a pool on this machine now, and how much there is in all."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from kit.memory import cgroup, proc
 from kit.memory.nvml import Gpu, GpuProcess
@@ -44,6 +44,21 @@ def on_gpu(gpu: Gpu) -> Neighbours | Unavailable:
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     line = _line(Pool.DEVICE, gpu.used_bytes, f"by NVML, now: {names}{more}")
     return Neighbours(line, gpu.total_bytes, f"VRAM of {gpu.name}")
+
+
+def on_gpus(gpus: Sequence[Gpu]) -> Neighbours | Unavailable:
+    """The same of several that take an equal share each: as if all were as full as the fullest."""
+    found = [on_gpu(gpu) for gpu in gpus]
+    known = [each for each in found if isinstance(each, Neighbours)]
+    if len(known) < len(found):
+        return next(each for each in found if isinstance(each, Unavailable))
+    fullest, count = min(known, key=lambda each: each.free_bytes), len(known)
+    if count == 1:
+        return fullest
+    what = f"{count} times that of the fullest"
+    line = replace(fullest.line, size_bytes=count * fullest.line.size_bytes)
+    line = replace(line, why=f"{what}: {line.why}")
+    return Neighbours(line, count * fullest.total_bytes, f"{fullest.what}, {what}")
 
 
 def on_host() -> Neighbours | Unavailable:

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from kit.memory import cgroup, proc
 from kit.memory.cgroup import CgroupMemory
-from kit.memory.neighbours import on_gpu, on_host
+from kit.memory.neighbours import on_gpu, on_gpus, on_host
 from kit.memory.nvml import Gpu, GpuProcess
 from kit.memory.plan import Basis, Pool
 from kit.memory.torch_build import installed_build
@@ -44,6 +46,15 @@ def test_a_gpu_that_nobody_uses():
 def test_figures_that_are_not_told():
     assert on_gpu(Gpu(0, "GPU-a", "GB10", HIDDEN, HIDDEN, "580")) is HIDDEN
     assert on_gpu(Gpu(0, "GPU-a", "GB10", GIB, HIDDEN, "580")) is HIDDEN
+
+
+def test_of_several_gpus_the_fullest_counts():
+    full = replace(L20, index=1, used_bytes=40 * GIB)
+    found = on_gpus((L20, full))
+    assert (found.free_bytes, found.total_bytes) == (2 * 5 * GIB, 2 * 45 * GIB)
+    assert "2 times that of the fullest" in found.what
+    assert on_gpus((L20,)) == on_gpu(L20)
+    assert on_gpus((L20, replace(L20, used_bytes=HIDDEN))) is HIDDEN
 
 
 @pytest.fixture
