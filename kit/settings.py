@@ -24,6 +24,7 @@ VARIABLES = frozenset(
         "ALLOW_HOSTS",
         "ALLOW_ORIGINS",
         "API_KEY",
+        "API_KEY_FILE",
         "APT_MIRROR",
         "BASE_IMAGE",
         "BUILD_NETWORK",
@@ -40,6 +41,7 @@ VARIABLES = frozenset(
         "HOST",
         "IMAGE",
         "KEEP_ALIVE",
+        "INSTANCE",
         "MAX_RAM",
         "MAX_SEQUENCES",
         "MAX_VRAM",
@@ -48,7 +50,10 @@ VARIABLES = frozenset(
         "MODEL",
         "MODEL_DIR",
         "MODEL_NAME",
+        "NETWORK",
         "ON_BREACH",
+        "ON_FAILURE",
+        "OWNER",
         "PORT",
         "PROMETHEUS_IMAGE",
         "REQUIRE",
@@ -88,7 +93,8 @@ class Settings:
 
     Attributes:
         data_dir: converted weights (``KIT_DATA_DIR``, else ``$XDG_DATA_HOME/spark-kit``).
-        state_dir: run state and logs (``KIT_STATE_DIR``, else ``$XDG_STATE_HOME/spark-kit``).
+        state_dir: run state and logs (``KIT_STATE_DIR``, else ``$XDG_STATE_HOME/spark-kit``); of a
+            service with a name of its own (``KIT_INSTANCE``) a folder in it.
         host: address the server binds (``KIT_HOST``).
         port: port the server binds (``KIT_PORT``).
         max_vram_bytes: budget for the VRAM peak (``KIT_MAX_VRAM``, such as ``30GiB``).
@@ -98,8 +104,11 @@ class Settings:
         upstream_tree: where the upstream repo lies, pristine and rewritten (``KIT_UPSTREAM_TREE``).
         upstream_mirror: fetch it from this address instead (``KIT_UPSTREAM_MIRROR``).
         upstream_lock: says what it must be, instead of the kit's own (``KIT_UPSTREAM_LOCK``).
-        api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``).
+        api_key: when set, ``/v1`` asks for it as a bearer token (``KIT_API_KEY``, or what the file
+            ``KIT_API_KEY_FILE`` holds).
         on_breach: what a server does while it is over its budget (``KIT_ON_BREACH``).
+        on_failure: what a server does that cannot start and would not at the next try, ``exit`` or
+            ``stay`` (``KIT_ON_FAILURE``).
         max_waiting: answers that may wait for others to end (``KIT_MAX_WAITING``).
         allow_origins: of web pages that may use the server (``KIT_ALLOW_ORIGINS``).
         allow_hosts: names that the server is asked by, beside its own (``KIT_ALLOW_HOSTS``).
@@ -120,6 +129,7 @@ class Settings:
     upstream_lock: Path | None = None
     api_key: str | None = None
     on_breach: str = "unready"
+    on_failure: str = "exit"
     max_waiting: int = DEFAULT_MAX_WAITING
     allow_origins: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
@@ -144,9 +154,12 @@ class Settings:
             text = environ.get(variable)
             return units.parse_size(text) if text else None
 
+        state_dir = folder("KIT_STATE_DIR", "XDG_STATE_HOME", ".local/state")
+        if instance := instance_name(environ):
+            state_dir = state_dir / "instances" / instance
         return cls(
             data_dir=folder("KIT_DATA_DIR", "XDG_DATA_HOME", ".local/share"),
-            state_dir=folder("KIT_STATE_DIR", "XDG_STATE_HOME", ".local/state"),
+            state_dir=state_dir,
             host=environ.get("KIT_HOST") or cls.host,
             port=_port(environ.get("KIT_PORT") or str(cls.port)),
             max_vram_bytes=size("KIT_MAX_VRAM") or DEFAULT_MAX_VRAM_BYTES,
@@ -156,8 +169,9 @@ class Settings:
             upstream_tree=_path(environ.get("KIT_UPSTREAM_TREE")),
             upstream_mirror=environ.get("KIT_UPSTREAM_MIRROR") or None,
             upstream_lock=_path(environ.get("KIT_UPSTREAM_LOCK")),
-            api_key=environ.get("KIT_API_KEY") or None,
+            api_key=_api_key(environ),
             on_breach=environ.get("KIT_ON_BREACH") or cls.on_breach,
+            on_failure=_on_failure(environ.get("KIT_ON_FAILURE") or cls.on_failure),
             max_waiting=_count("KIT_MAX_WAITING", environ) or cls.max_waiting,
             allow_origins=_origins(environ.get("KIT_ALLOW_ORIGINS") or ""),
             allow_hosts=_hosts(environ.get("KIT_ALLOW_HOSTS") or ""),
@@ -169,6 +183,51 @@ class Settings:
     def upstream_dir(self) -> Path:
         """The folder of the upstream repo; in it are ``pristine`` and ``rewritten``."""
         return self.upstream_tree or self.data_dir / "upstream"
+
+
+def instance_name(environ: Mapping[str, str]) -> str | None:
+    """What tells this service from others of the same user (``KIT_INSTANCE``); None: the only one.
+
+    Raises:
+        UsageError: it can be no part of a container's name.
+    """
+    name = environ.get("KIT_INSTANCE") or None
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,30}", name):
+        raise UsageError(
+            f"an instance cannot be called {name!r}",
+            hint="lower-case letters, digits, - and _, such as --instance b",
+        )
+    return name
+
+
+def api_key_file(environ: Mapping[str, str]) -> Path | None:
+    """The file that the API key is read from; None: there is none."""
+    return _path(environ.get("KIT_API_KEY_FILE"))
+
+
+def _api_key(environ: Mapping[str, str]) -> str | None:
+    given, file = environ.get("KIT_API_KEY") or None, api_key_file(environ)
+    if file is None:
+        return given
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(
+            f"KIT_API_KEY_FILE cannot be read: {file}: {reason}", hint="put the key alone into it"
+        ) from error
+    if "\n" in text or (given and text and given != text):
+        what = "has several lines" if "\n" in text else "and KIT_API_KEY name different keys"
+        raise UsageError(f"KIT_API_KEY_FILE {what}", hint="set one of both, to one key")
+    return given or text or None
+
+
+def _on_failure(text: str) -> str:
+    if text in ("exit", "stay"):
+        return text
+    raise UsageError(
+        f"KIT_ON_FAILURE is {text!r}", hint="set it to exit, or to stay, which then only says why"
+    )
 
 
 def _path(text: str | None) -> Path | None:

@@ -31,6 +31,7 @@ _MaxVram = typer.Option(metavar="SIZE", help="Another budget of the VRAM peak.")
 
 def restart(
     context: typer.Context,
+    instance: Annotated[str | None, option.Instance] = None,
     timeout: Annotated[float, option.Timeout] = 600,
     exercise: Annotated[bool, option.Exercise] = True,
     as_json: Annotated[bool, option.Json] = False,
@@ -60,6 +61,7 @@ def upgrade(
     pull: Annotated[bool, _Pull] = False,
     max_ram: Annotated[str | None, _MaxRam] = None,
     max_vram: Annotated[str | None, _MaxVram] = None,
+    instance: Annotated[str | None, option.Instance] = None,
     timeout: Annotated[float, option.Timeout] = 600,
     exercise: Annotated[bool, option.Exercise] = True,
     as_json: Annotated[bool, option.Json] = False,
@@ -94,6 +96,7 @@ def upgrade(
 
 def rollback(
     context: typer.Context,
+    instance: Annotated[str | None, option.Instance] = None,
     timeout: Annotated[float, option.Timeout] = 600,
     exercise: Annotated[bool, option.Exercise] = True,
     as_json: Annotated[bool, option.Json] = False,

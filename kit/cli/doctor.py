@@ -27,6 +27,7 @@ def doctor(
     max_sequences: Annotated[int | None, option.MaxSequences] = None,
     device: Annotated[Device, option.DeviceOption] = Device.AUTO,
     engine: Annotated[Engine, option.EngineOption] = Engine.NATIVE,
+    instance: Annotated[str | None, option.Instance] = None,
     offline: Annotated[bool, _Offline] = False,
     skip: Annotated[list[str] | None, _Skip] = None,
     strict: Annotated[bool, _Strict] = False,

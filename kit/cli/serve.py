@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kit import units
-from kit.errors import UsageError
+from kit.errors import KitError, UsageError
 from kit.memory.hold import Budget
 from kit.settings import Settings
 from kit.stack.packages import require_megatron_packages, require_native_packages
@@ -101,17 +101,22 @@ def serve(
         units.parse_size(max_vram) if max_vram else None,
     )
     serving = Serving(name, context, max_sequences, device, dtype, budget.max_vram_bytes)
-    directory = _directory(model, engine, settings, serving)
-    if engine == "megatron":
-        source = upstream_source(settings, directory, serving, tensor_parallel)
-    elif tensor_parallel not in (None, 1):
-        raise UsageError(
-            "the native engine runs on one GPU", hint="--engine megatron runs on several"
-        )
-    else:
-        source = native_source(directory, serving, settings.state_dir if verify else None)
-    from kit.serve.server import run
+    from kit.serve.server import refused, run
 
+    try:
+        directory = _directory(model, engine, settings, serving)
+        if engine == "megatron":
+            source = upstream_source(settings, directory, serving, tensor_parallel)
+        elif tensor_parallel not in (None, 1):
+            raise UsageError(
+                "the native engine runs on one GPU", hint="--engine megatron runs on several"
+            )
+        else:
+            source = native_source(directory, serving, settings.state_dir if verify else None)
+    except KitError as error:
+        if settings.on_failure != "stay":
+            raise
+        source = refused(error)
     run(source, server_options(settings, host, port, budget))
 
 
@@ -134,6 +139,7 @@ def server_options(
         host=address,
         port=settings.port if port is None else port,
         keep_alive_seconds=settings.keep_alive_seconds,
+        stays=settings.on_failure == "stay",
         app=AppOptions(
             api_key=settings.api_key,
             budget=budget,

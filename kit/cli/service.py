@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kit.cli import up_options as option
 from kit.cli.output import print_record
 from kit.cli.wiring import wiring
 from kit.settings import Settings
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
-def down(context: typer.Context, as_json: Json = False) -> None:
+def down(
+    context: typer.Context,
+    instance: Annotated[str | None, option.Instance] = None,
+    as_json: Json = False,
+) -> None:
     """Stop the service; it may finish running requests first. Nothing running is fine too.
 
     Exit code 1: nothing was stopped, but a server of the kit listens on the port.
@@ -36,7 +41,11 @@ def down(context: typer.Context, as_json: Json = False) -> None:
         _print(as_json, {"stopped": False}, "nothing was running")
 
 
-def status(context: typer.Context, as_json: Json = False) -> None:
+def status(
+    context: typer.Context,
+    instance: Annotated[str | None, option.Instance] = None,
+    as_json: Json = False,
+) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
     from kit.stack.details import details
     from kit.stack.runtime import find_stray
@@ -65,6 +74,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the service ends or Ctrl-C.")
     ] = False,
+    instance: Annotated[str | None, option.Instance] = None,
 ) -> None:
     """Print the server's log."""
     from kit.stack import state
@@ -88,6 +98,7 @@ def health(
         int | None,
         typer.Option(envvar="KIT_PORT", min=1, max=65535, metavar="PORT", help="Port to ask."),
     ] = None,
+    instance: Annotated[str | None, option.Instance] = None,
     as_json: Json = False,
 ) -> None:
     """Ask the server whether it is ready: exit code 0 if it is, else 6.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kit.cli import up_options as option
 from kit.cli.output import print_record, to_json
 from kit.cli.wiring import wiring
 from kit.units import KIB
@@ -18,6 +19,7 @@ def support_bundle(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", show_default="in this folder, by date"),
     ] = None,
+    instance: Annotated[str | None, option.Instance] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Pack what helps to find a fault: versions, findings, status, logs, plan, configuration.

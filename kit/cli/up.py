@@ -32,6 +32,7 @@ def up(
     timeout: Annotated[float, option.Timeout] = 600,
     preflight: Annotated[bool, option.Preflight] = True,
     exercise: Annotated[bool, option.Exercise] = True,
+    instance: Annotated[str | None, option.Instance] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run, and change nothing.")
     ] = False,

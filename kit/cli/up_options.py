@@ -1,5 +1,6 @@
 """The options of `kit up`, which `kit upgrade` shares, and what they mean together."""
 
+import os
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kit import units
-from kit.settings import Settings
+from kit.settings import Settings, instance_name
 
 if TYPE_CHECKING:
     from kit.stack.intent import UpOptions
@@ -82,6 +83,24 @@ Preflight = typer.Option(
 )
 Exercise = typer.Option(
     help="Fill the whole context once it answers, so that the real peak is held; at most 2 minutes."
+)
+
+
+def _set_instance(name: str | None) -> str | None:
+    """Into the environment, where the settings and the runtimes look for it."""
+    if name is not None:
+        os.environ["KIT_INSTANCE"] = name
+        instance_name(os.environ)
+    return name
+
+
+Instance = typer.Option(
+    envvar="KIT_INSTANCE",
+    metavar="NAME",
+    callback=_set_instance,
+    is_eager=True,
+    help="Which of several services on this machine; each has a port of its own.",
+    show_default="the only one",
 )
 Json = typer.Option("--json", help="One JSON object on stdout.")
 

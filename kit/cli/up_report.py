@@ -14,6 +14,7 @@ from kit.cli.output import print_record, to_json
 from kit.memory.hold import Verdict
 from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
+from kit.settings import api_key_file
 from kit.stack.model import CONVERT, FETCH, SERVE, WEIGHTS_URL
 from kit.stack.report import UpReport
 from kit.units import format_gib
@@ -153,7 +154,9 @@ def _curl(report: UpReport) -> str:
     url = shlex.quote(f"{report.url}/chat/completions")  # zsh takes brackets of IPv6 for a pattern
     lines = [f"{curl} {url}", "-H 'Content-Type: application/json'"]
     if report.spec.api_key_digest:
-        lines.append('-H "Authorization: Bearer $KIT_API_KEY"')
+        file = api_key_file(os.environ)
+        key = "$KIT_API_KEY" if file is None else f"$(cat {shlex.quote(str(file))})"
+        lines.append(f'-H "Authorization: Bearer {key}"')
     lines.append(f"-d {shlex.quote(body)}")
     return " \\\n    ".join(lines).join((_INDENT, ""))
 

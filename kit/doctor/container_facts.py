@@ -37,6 +37,7 @@ class Docker:
         registries: addresses that it pulls from: mirrors first.
         remote: whether it is on another machine, of which no file can be seen from here.
         cdi_folders: where it looks for CDI specifications; empty: CDI is off.
+        containerd: whether that stores the images, in a folder of its own.
     """
 
     version: str
@@ -48,6 +49,7 @@ class Docker:
     registries: tuple[str, ...] = ()
     remote: bool = False
     cdi_folders: tuple[Path, ...] = ()
+    containerd: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Serving:
     Attributes:
         name: of the model, for messages.
         real: whether it is more than the demo.
-        gpu: that it would be served on; None: on the CPU.
+        gpus: that it would be served on, a rank each; none: on the CPU.
         runtime: that it would be served by, where that has been decided.
         rooms: each limit that stands before the plan.
     """
@@ -94,7 +94,7 @@ class Serving:
     name: str
     real: bool
     plan: Plan
-    gpu: Gpu | None
+    gpus: tuple[Gpu, ...]
     rooms: tuple[Room, ...]
     runtime: RuntimeName | None = None
 

@@ -20,7 +20,7 @@ class Decided:
 
     Attributes:
         name: of the model, for messages.
-        gpu: that it will be served on; None: on the CPU.
+        gpus: that it will be served on, a rank each; none: on the CPU.
         build: of the torch that will serve it.
         freed: what the service that is replaced will have given back by then.
     """
@@ -28,7 +28,7 @@ class Decided:
     name: str
     plan: Plan
     build: TorchBuild
-    gpu: Gpu | None
+    gpus: tuple[Gpu, ...]
     runtime: RuntimeName
     freed: Held = NOTHING
 

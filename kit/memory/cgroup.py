@@ -1,7 +1,7 @@
 """Memory of control groups (containers, services): limit, use, peak, kills; v1 and v2.
 
-Files as the kernel documents them: Documentation/admin-guide/cgroup-v2.rst (memory.max, .current,
-.peak, .events) and cgroup-v1/memory.rst (memory.limit_in_bytes, .usage_in_bytes,
+Files as the kernel documents them: Documentation/admin-guide/cgroup-v2.rst (memory.max, .high,
+.current, .peak, .events) and cgroup-v1/memory.rst (memory.limit_in_bytes, .usage_in_bytes,
 .max_usage_in_bytes, .oom_control, .failcnt).
 """
 
@@ -69,9 +69,19 @@ class _Layout:
     usage: str
     peak: str
     inactive: str
+    throttle: str | None = None
+    """A second limit. Nobody is killed at it: whoever passes it is all but stopped."""
 
 
-_V2 = _Layout(2, "sys/fs/cgroup", "memory.max", "memory.current", "memory.peak", "inactive_file")
+_V2 = _Layout(
+    2,
+    "sys/fs/cgroup",
+    "memory.max",
+    "memory.current",
+    "memory.peak",
+    "inactive_file",
+    throttle="memory.high",
+)
 _V1 = _Layout(
     1,
     "sys/fs/cgroup/memory",
@@ -96,7 +106,8 @@ def memory_limit(*, root: Path = ROOT) -> CgroupMemory | Unavailable | None:
         limit
         for line in memberships
         for layout, folder in _folders(line, root)
-        if (limit := _limit(folder, layout)) and limit.limit_bytes < _NO_LIMIT_BYTES
+        for name in (layout.limit, layout.throttle)
+        if (limit := _limit(folder, layout, name)) and limit.limit_bytes < _NO_LIMIT_BYTES
     ]
     return min(limits, key=lambda limit: limit.free_bytes, default=None)
 
@@ -151,9 +162,12 @@ def _folders(membership: str, root: Path) -> list[tuple[_Layout, Path]]:
     return [(layout, folder) for folder in dict.fromkeys(folders)]
 
 
-def _limit(folder: Path, layout: _Layout) -> CgroupMemory | None:
+def _limit(folder: Path, layout: _Layout, name: str | None) -> CgroupMemory | None:
+    """By the group's file of that name."""
+    if name is None:
+        return None
     try:
-        limit = (folder / layout.limit).read_text().strip()
+        limit = (folder / name).read_text().strip()
         if limit == "max":
             return None
         used = int((folder / layout.usage).read_text())
@@ -161,7 +175,7 @@ def _limit(folder: Path, layout: _Layout) -> CgroupMemory | None:
     except OSError:
         return None  # the root group, or a group outside this mount: it carries no limit here
     used -= int(stat.get(layout.inactive, "0"))
-    return CgroupMemory(int(limit), used, str(folder / layout.limit))
+    return CgroupMemory(int(limit), used, str(folder / name))
 
 
 def _number(path: Path) -> int | Unavailable:

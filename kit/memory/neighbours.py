@@ -1,10 +1,12 @@
 """What other processes hold of a pool on this machine now, and how much there is in all."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from kit.memory import proc
+from kit.memory import cgroup, proc
 from kit.memory.nvml import Gpu, GpuProcess
 from kit.memory.plan_line import Basis, Phase, PlanLine, Pool
+from kit.memory.torch_build import installed_build
 from kit.memory.unavailable import Unavailable
 from kit.units import format_gib
 
@@ -44,15 +46,50 @@ def on_gpu(gpu: Gpu) -> Neighbours | Unavailable:
     return Neighbours(line, gpu.total_bytes, f"VRAM of {gpu.name}")
 
 
+def on_gpus(gpus: Sequence[Gpu]) -> Neighbours | Unavailable:
+    """The same of several that take an equal share each: as if all were as full as the fullest."""
+    found = [on_gpu(gpu) for gpu in gpus]
+    known = [each for each in found if isinstance(each, Neighbours)]
+    if len(known) < len(found):
+        return next(each for each in found if isinstance(each, Unavailable))
+    fullest, count = min(known, key=lambda each: each.free_bytes), len(known)
+    if count == 1:
+        return fullest
+    what = f"{count} times that of the fullest"
+    line = replace(fullest.line, size_bytes=count * fullest.line.size_bytes)
+    line = replace(line, why=f"{what}: {line.why}")
+    return Neighbours(line, count * fullest.total_bytes, f"{fullest.what}, {what}")
+
+
 def on_host() -> Neighbours | Unavailable:
-    """What other processes, and the kernel, hold of the RAM, caches that can be dropped apart."""
+    """What other processes, and the kernel, hold of the RAM, caches that can be dropped apart.
+
+    Where the kernel holds a process of this shell to less than is free of it, it is of that limit.
+    """
     total, available = proc.total_ram_bytes(), proc.available_ram_bytes()
     if isinstance(total, Unavailable):
         return total
     if isinstance(available, Unavailable):
         return available
     line = _line(Pool.HOST, total - available, "MemTotal less MemAvailable, now")
-    return Neighbours(line, total, "RAM")
+    known = [Neighbours(line, total, "RAM"), *_limits()]
+    return min(known, key=lambda each: each.free_bytes)
+
+
+def _limits() -> Iterator[Neighbours]:
+    group = cgroup.memory_limit()
+    if group is not None and not isinstance(group, Unavailable):
+        line = _line(Pool.HOST, group.used_bytes, "in the control group, now")
+        yield Neighbours(line, group.limit_bytes, f"memory under {group.source}")
+    if (space := proc.address_space_limit_bytes()) is not None:
+        reserved = min(space, installed_build().address_space_bytes)
+        line = _line(Pool.HOST, reserved, "libraries and thread stacks, which count in full")
+        yield Neighbours(line, space, "address space (ulimit -v)")
+    if (data := proc.data_limit_bytes()) is not None:
+        yield Neighbours(_line(Pool.HOST, 0, "of each process alone"), data, "ulimit -d")
+    free = proc.commit_free_bytes()
+    if isinstance(free, int):
+        yield Neighbours(_line(Pool.HOST, 0, "less what is promised"), free, "CommitLimit")
 
 
 def _name(process: GpuProcess) -> str:

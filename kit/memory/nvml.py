@@ -145,16 +145,23 @@ def processes_bytes(pids: Collection[int]) -> int | Unavailable:
     Unavailable when NVML lists none of them, as it does across a container's border.
     """
 
-    def measure(nvml: Any) -> int | Unavailable:
-        held: list[int | None] = []
-        for handle in _handles(nvml):
+    held = processes_bytes_by_gpu(pids)
+    return held if isinstance(held, Unavailable) else sum(held.values())
+
+
+def processes_bytes_by_gpu(pids: Collection[int]) -> dict[int, int] | Unavailable:
+    """The same, GPU by GPU, by their index; those on which they hold something."""
+
+    def measure(nvml: Any) -> dict[int, int] | Unavailable:
+        held: dict[int, int] = {}
+        for index, handle in _handles(nvml):
             running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            held += [process.usedGpuMemory for process in running if process.pid in pids]
-        if not held:
-            return Unavailable("NVML lists no process of the service")
-        if None in held:
-            return Unavailable("NVML does not tell the memory of single processes here")
-        return sum(size for size in held if size is not None)
+            sizes = [process.usedGpuMemory for process in running if process.pid in pids]
+            if None in sizes:
+                return Unavailable("NVML does not tell the memory of single processes here")
+            if sizes:
+                held[index] = sum(sizes)
+        return held or Unavailable("NVML lists no process of the service")
 
     return _session(measure)
 
@@ -212,11 +219,11 @@ def _nvidia(nvml: Any) -> Nvidia | Unavailable:
     )
 
 
-def _handles(nvml: Any) -> Iterator[Any]:
-    """Of the GPUs that answer."""
+def _handles(nvml: Any) -> Iterator[tuple[int, Any]]:
+    """Of the GPUs that answer, with their index."""
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            yield nvml.nvmlDeviceGetHandleByIndex(index)
+            yield index, nvml.nvmlDeviceGetHandleByIndex(index)
         except nvml.NVMLError as error:
             if _CAUSES.get(error.value) != "lost":
                 raise

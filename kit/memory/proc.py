@@ -116,7 +116,33 @@ def total_ram_bytes(*, proc: Path = PROC) -> int | Unavailable:
 
 def address_space_limit_bytes() -> int | None:
     """This process's soft RLIMIT_AS (``ulimit -v``), which its children inherit; None: no limit."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return _soft_limit(resource.RLIMIT_AS)
+
+
+def data_limit_bytes() -> int | None:
+    """The same of RLIMIT_DATA (``ulimit -d``): heap, private pages, privately mapped files."""
+    return _soft_limit(resource.RLIMIT_DATA)
+
+
+def commit_free_bytes(*, proc: Path = PROC) -> int | Unavailable | None:
+    """What the kernel still promises to programs; None: it promises more than it has.
+
+    With vm.overcommit_memory=2 it counts what they ask for, used or not (proc_sys_vm(5)).
+    """
+    try:
+        strict = (proc / "sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return None
+    if not strict:
+        return None
+    figures = _kib_figures(proc / "meminfo")
+    if isinstance(figures, Unavailable):
+        return figures
+    return max(0, figures.get("CommitLimit", 0) - figures.get("Committed_AS", 0))
+
+
+def _soft_limit(kind: int) -> int | None:
+    soft, _ = resource.getrlimit(kind)
     return None if soft == resource.RLIM_INFINITY else soft
 
 

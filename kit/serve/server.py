@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
-from kit.errors import EnvironmentNotReady
+from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.serve.app import AppOptions, create_app
 from kit.serve.budget import BudgetWatch
 from kit.serve.connection import Connection
@@ -32,6 +33,8 @@ logger = logging.getLogger("kit.serve")
 
 _LAST_WORDS_SECONDS = 5
 """For the errors that tell clients of the end; then what still runs is cut."""
+_HOPELESS = (EnvironmentNotReady, IntegrityError)
+"""What is missing or damaged is so at the next start, too."""
 _COMPILED_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 """Programs that oneDNN keeps, 1024 by default and up to 1 MiB each. The passes' shapes, which are
 what bounds them, need fewer (``kit.serve.shapes``). Read when torch is loaded."""
@@ -45,12 +48,16 @@ class ServerOptions:
         port: 0 takes a free one.
         grace_seconds: how long running requests may take to finish after a signal to stop.
         keep_alive_seconds: how long a connection stays open between two requests.
+        stays: where the model cannot be loaded and a restart would not help, the process goes on
+            and says why. In a container that is started again whenever it ends, it would else be
+            loaded, and fail, for ever.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     grace_seconds: int = 10
     keep_alive_seconds: int = DEFAULT_KEEP_ALIVE_SECONDS
+    stays: bool = False
     app: AppOptions = field(default_factory=AppOptions)
 
 
@@ -70,6 +77,15 @@ def run(source: ModelSource, options: ServerOptions) -> None:
         ModelServer(source, options).run()
 
 
+def refused(error: KitError) -> ModelSource:
+    """A model of which it is known already why it cannot be loaded."""
+
+    def fail() -> NoReturn:
+        raise error
+
+    return ModelSource("none", "none", fail, fail, fail)
+
+
 class ModelServer:
     """A bound port, and the model behind it.
 
@@ -82,7 +98,7 @@ class ModelServer:
     """
 
     def __init__(self, source: ModelSource, options: ServerOptions) -> None:
-        self._source = source
+        self._source, self._stays = source, options.stays
         self._budget, self._on_breach = options.app.budget, options.app.on_breach
         self._listener = bind(options.host, options.port)
         self.port: int = self._listener.getsockname()[1]
@@ -125,6 +141,10 @@ class ModelServer:
         try:
             self.readiness.load(self._source)
         except BaseException as error:  # not handled here: run() raises it in the main thread
+            if self._stays and isinstance(error, _HOPELESS):
+                print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr, flush=True)
+                logger.info("it will not serve until it is started anew")
+                return
             self._error = error
             self._server.should_exit = True
             return

@@ -80,11 +80,20 @@ def bring_up(
             listener.say("stopped the service")
         raise
     if report.within_budget:
-        history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
+        _remember(intent, runtime, listener)
     else:
         runtime.stop()
         listener.say(f"stopped the service: {report.failure}")
     return report
+
+
+def _remember(intent: Intent, runtime: Runtime, listener: Listener) -> None:
+    history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
+    if isinstance(runtime, ContainerRuntime):
+        try:
+            runtime.keep_image(intent.spec)
+        except KitError as error:  # it runs; what is lost is a way back
+            listener.say(f"warning: a rollback may not find its image: {error.message}")
 
 
 def _keep(
@@ -115,7 +124,7 @@ def _keep(
 def reason_to_restart(running: Running, runtime: RuntimeName, intent: Intent) -> str | None:
     """Why a service in ``runtime`` is not what was decided; None: it is."""
     if not running.alive:
-        return f"the service had died ({running.where} is gone)"
+        return f"the service had died ({running.where} {running.fate})"
     changed = differences(running.spec, intent.spec)
     if runtime != intent.runtime:
         changed = ("runtime", *changed)
@@ -130,7 +139,12 @@ def _prepare(
     """Refuse what cannot start, and get the image, while ``old``, to be replaced, still runs."""
     try:
         require_start(intent, old[1] if old else None, listener)
-        return _with_image(intent, runtime, listener)
+        if isinstance(runtime, ContainerRuntime):
+            runtime.require_own_project()
+        intent = _with_image(intent, runtime, listener)
+        if isinstance(runtime, ContainerRuntime):
+            runtime.require_image_runs(intent.spec)
+        return intent
     except KitError:
         if old is not None and old[1].alive:
             listener.say(f"the service that was running goes on ({old[1].where})")

@@ -8,11 +8,12 @@ from functools import partial
 from kit.errors import KitError, ServiceError, UsageError
 from kit.memory.hold import default_ram_budget, require
 from kit.memory.plan import Pool
+from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.settings import Settings
 from kit.stack.bring_up import bring_up, pull_image
 from kit.stack.history import Proven, before, read_history
 from kit.stack.image import is_built_here
-from kit.stack.intent import Intent, UpOptions, decide
+from kit.stack.intent import Intent, UpOptions, decide, plan_of
 from kit.stack.listener import Listener
 from kit.stack.lock import exclusive
 from kit.stack.model import DEMO, model_at
@@ -92,7 +93,7 @@ def upgrade(
                 f"the service is a local process ({running.where}), which has no image",
                 hint="leave --image and --pull out; for a container: kit up --runtime container",
             )
-        old = recall(Proven(runtime.name, running.spec), settings, environ)
+        old = recall(Proven(runtime.name, running.spec), settings, environ, to_run=False)
         intent = decide(options_after(wishes, old), runtimes, listener, environ)
         if wishes.pull:
             intent = pull_image(intent, runtimes[intent.runtime], listener)
@@ -134,7 +135,10 @@ def options_after(wishes: Wishes, old: Intent) -> UpOptions:
     spec, settings = old.spec, old.settings
     same_model = wishes.model is None
     model = (DEMO if model_at(spec.model_dir).demo else str(spec.model_dir)) if same_model else None
-    asked = spec.max_ram_bytes != default_ram_budget(old.plan.peak_bytes(Pool.HOST))
+    # Its image, which decides the build of torch, may be gone.
+    plans = [plan_of(spec, old.shape, build, old.ranks) for build in (CPU_BUILD, CUDA_BUILD)]
+    by_plan = [default_ram_budget(plan.peak_bytes(Pool.HOST)) for plan in (old.plan, *plans)]
+    asked = spec.max_ram_bytes not in by_plan
     kept_ram = spec.max_ram_bytes if asked else settings.max_ram_bytes
     return UpOptions(
         settings=replace(
@@ -173,6 +177,8 @@ def _replace(
     """Bring ``intent`` up; where it fails after the old service was stopped, bring that back."""
     old = current(runtimes)
     fallback = before(settings.state_dir, intent.spec)
+    if fallback is not None and (lost := _attempt(lambda: recall(fallback, settings, environ))):
+        listener.say(f"warning: there will be no way back to {_named(fallback)}: {lost}")
     try:
         report = bring_up(intent, runtimes, listener)
         require(report.verdicts)

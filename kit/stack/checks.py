@@ -76,7 +76,7 @@ def _ask_doctor(
     pid = leaving.pid if leaving else Unavailable("nothing leaves")
     freed = NOTHING if isinstance(pid, Unavailable) else held_by(pid)
     decided = Decided(
-        intent.spec.name, intent.plan, intent.build, intent.gpu, intent.runtime, freed
+        intent.spec.name, intent.plan, intent.build, intent.gpus, intent.runtime, freed
     )
     image = {"KIT_IMAGE": intent.image.name} if intent.image else {}
     request = Request(intent.settings, {**environ, **image}, decided=decided)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady
-from kit.settings import bundled
+from kit.settings import bundled, instance_name
 from kit.stack.docker_errors import explain
 from kit.stack.writing import writing
 
@@ -57,8 +57,9 @@ def find_compose(environ: Mapping[str, str] = os.environ) -> ComposeProgram:
 
 
 def project_name(environ: Mapping[str, str] = os.environ) -> str:
-    """The Compose project of the kit: ``COMPOSE_PROJECT_NAME``, else ``spark-kit``."""
-    return environ.get("COMPOSE_PROJECT_NAME") or PROJECT
+    """The Compose project: ``COMPOSE_PROJECT_NAME``, else ``spark-kit``, and ``-`` the instance."""
+    project, instance = environ.get("COMPOSE_PROJECT_NAME") or PROJECT, instance_name(environ)
+    return f"{project}-{instance}" if instance else project
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from pathlib import Path
 from kit.errors import EnvironmentNotReady, KitError
 from kit.memory.proc import PROC, descendants
 from kit.memory.unavailable import Unavailable
+from kit.settings import api_key_file
 from kit.stack import state as states
 from kit.stack.compose import Compose, find_compose, project_name
-from kit.stack.engine import Container, Engine
+from kit.stack.container_image import require_runnable
+from kit.stack.engine import Container, Engine, kept_name
 from kit.stack.runtime import (
     EngineName,
     Launch,
@@ -21,7 +23,7 @@ from kit.stack.runtime import (
     docker_engine_found,
 )
 from kit.stack.state import State
-from kit.stack.stray import Stray
+from kit.stack.stray import Stray, owner_of
 from kit.stack.variables import KEY_VARIABLE, SERVICES, service_name, variables
 from kit.stack.writing import writing
 
@@ -42,6 +44,7 @@ class ContainerRuntime:
         self._state_file = state_dir / states.FILE_NAME
         self.log_file = state_dir / states.LOG_NAME
         self._environ = environ
+        self._owner = owner_of(state_dir)
         self.engine = Engine(environ)
 
     def require_installed(self, engine: EngineName = "native") -> None:
@@ -68,7 +71,13 @@ class ContainerRuntime:
             EnvironmentNotReady: there is no Compose.
         """
         image = image or self._image(spec)
-        filled = variables(spec, image=image, api_key=self._environ.get(KEY_VARIABLE))
+        filled = variables(
+            spec,
+            image=image,
+            owner=self._owner,
+            api_key=self._environ.get(KEY_VARIABLE),
+            api_key_file=api_key_file(self._environ),
+        )
         project = project or project_name(self._environ)
         lock = self._state_file.with_name("compose.lock")
         return Compose(find_compose(self._environ), project, filled, self._environ, lock)
@@ -84,6 +93,7 @@ class ContainerRuntime:
             raise EnvironmentNotReady(
                 f"{stray.what}, and kit up has no record of it", hint=f"end it: {stray.remedy}"
             )
+        self.require_own_project()
         compose = self.compose(spec)
         state = State("container", spec, time.time(), project=compose.project)
         states.write(self._state_file, state)
@@ -109,10 +119,13 @@ class ContainerRuntime:
         server = self._server(state, found)
         if server is not None:
             self._keep_log(server)
-        others = [each for each in found if each.service not in SERVICES]
+        others = [c for c in found if c is not server and self._is_foreign(c)]
         service = service_name(state.spec)
-        command = compose.remove_command(service) if others else compose.down_command()
-        compose.run(command, "docker compose down")
+        guests = self.engine.attached(f"{compose.project}_default") - {c.identity for c in found}
+        if server is not None or not others:
+            stays = others or guests  # the network does, then
+            command = compose.remove_command(service) if stays else compose.down_command()
+            compose.run(command, "docker compose down")
         with writing(self._state_file):
             self._state_file.unlink(missing_ok=True)
         return server is not None and server.running
@@ -140,13 +153,49 @@ class ContainerRuntime:
             return None
         return self._server(state, self.engine.containers(state.project))
 
+    def require_own_project(self) -> None:
+        """Return when no other kit has a service in the project, which a start would replace.
+
+        Raises:
+            EnvironmentNotReady: one has, or the engine does not answer.
+        """
+        project = project_name(self._environ)
+        found = [c for c in self.engine.containers(project) if c.service in SERVICES]
+        foreign = next((each for each in found if self._is_foreign(each)), None)
+        if foreign is None or (self._read() is not None and not foreign.owner):
+            return
+        folder = foreign.owner.partition(":")[2]
+        whose = f"of the kit with the state folder {folder}" if folder else "started without a kit"
+        raise EnvironmentNotReady(
+            f"project {project} has a service already: container {foreign.name}, {whose}",
+            hint="give yours a name: kit up --instance NAME, and a port of its own",
+        )
+
+    def require_image_runs(self, spec: ServeSpec) -> None:
+        """Return when a container can be made of the image of ``spec``, as far as it tells.
+
+        Raises:
+            EnvironmentNotReady: it is for another processor, or runs no server.
+        """
+        found = self.engine.image(spec.image.identity) if spec.image else None
+        if spec.image and found is not None:  # one that is gone is Compose's to complain of
+            require_runnable(found, spec.image.name, self.engine.platform())
+
+    def keep_image(self, spec: ServeSpec) -> None:
+        """See that the image of ``spec``, which has proven itself, can be gone back to."""
+        if spec.image is not None:
+            self.engine.keep(spec.image.identity)
+
     def stray(self, port: int) -> Stray | None:
-        """A container of the project that the state does not tell of, on whatever port."""
+        """A container of this state folder that the state does not tell of, on whatever port.
+
+        Another kit's is none of our business, whatever it is called.
+        """
         if self._read() is not None or not docker_engine_found(self._environ):
             return None
         project = project_name(self._environ)
         try:
-            found = [c for c in self.engine.containers(project) if c.service in SERVICES]
+            found = [c for c in self.engine.containers(project) if c.owner == self._owner]
         except KitError:  # whoever needs the engine will say so
             return None
         if not found:
@@ -176,6 +225,7 @@ class ContainerRuntime:
             exit_code=code,
             out_of_memory=out_of_memory,
             restarts=container.restarts,
+            fate=_fate(container),
         )
 
     def _end(self, container: Container, since: float) -> tuple[int | Unavailable, bool]:
@@ -189,16 +239,24 @@ class ContainerRuntime:
         return container.exit_code, container.out_of_memory
 
     def _server(self, state: State, found: tuple[Container, ...]) -> Container | None:
+        """Ours; one that does not say whose it is was started by a kit that did not say it yet."""
         service = service_name(state.spec)
-        return next((each for each in found if each.service == service), None)
+        ours = [c for c in found if c.service == service and c.owner in ("", self._owner)]
+        return next(iter(ours), None)
+
+    def _is_foreign(self, container: Container) -> bool:
+        return container.owner != self._owner
 
     def _image(self, spec: ServeSpec) -> str:
-        """The image's name as long as it means the image of ``spec``, else its identity."""
+        """The image's name as long as it means the image of ``spec``, else what it is kept as."""
         if spec.image is None:
             return ""
-        named = self.engine.image(spec.image.name)
-        same = named is not None and named.identity == spec.image.identity
-        return spec.image.name if same else spec.image.identity or spec.image.name
+        name, identity = spec.image.name, spec.image.identity
+        for each in (name, kept_name(identity)) if identity else ():
+            found = self.engine.image(each)
+            if found is not None and found.identity == identity:
+                return each
+        return identity or name
 
     def _keep_log(self, container: Container) -> None:
         lines = self.engine.logs(container.identity, _KEPT_LINES)
@@ -206,6 +264,12 @@ class ContainerRuntime:
             self.log_file.touch(mode=0o600)
             with self.log_file.open("w", encoding="utf-8", errors="replace") as file:
                 file.writelines(f"{line}\n" for line in lines)
+
+
+def _fate(container: Container) -> str:
+    if not container.restarting:
+        return "has ended"
+    return f"has ended, and the engine tries again ({container.restarts} times so far)"
 
 
 def _visible(container: Container) -> tuple[int, ...] | Unavailable:

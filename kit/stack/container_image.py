@@ -2,24 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from kit.errors import EnvironmentNotReady
+from kit.errors import EnvironmentNotReady, KitError
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
 from kit.stack.engine import Engine, Image
 from kit.stack.image import (
+    REPOSITORY,
     BuildOptions,
     Target,
     build_command,
     checkout,
     image_tag,
+    pinned_base,
     shown_variables,
 )
 from kit.stack.image_build import build
+from kit.stack.runtime import docker_engine_found
 from kit.stack.writing import writing
 
+BASE_LABEL = "org.opencontainers.image.base.name"
 _CUDA_LIBRARIES_BYTES = 3 * 10**9
 """They take more than that; an image without them takes half as much."""
+_SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "python", "python3"})
+"""What an image runs that nobody gave an entry point: it would end at once."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,31 @@ class WantedImage:
 def wanted_image(name: str | None, target: Target, environ: Mapping[str, str]) -> WantedImage:
     """The image called ``name``; None: the one that this checkout makes.
 
+    That one stands on the base that is asked for, else on that of the last build here, so that
+    what was built with ``BASE_IMAGE=…`` once is found, and built, without it.
+
     Raises:
         EnvironmentNotReady: there is no checkout to make one from.
     """
     if name:
         return WantedImage(name, target, True, environ)
-    tag = image_tag(BuildOptions.from_environ(target, environ), checkout())
+    root = checkout()
+    if not environ.get("KIT_BASE_IMAGE") and (base := _last_base(target, root, environ)):
+        environ = {**environ, "KIT_BASE_IMAGE": base}
+    tag = image_tag(BuildOptions.from_environ(target, environ), root)
     return WantedImage(tag, target, False, environ)
+
+
+def _last_base(target: Target, root: Path, environ: Mapping[str, str]) -> str | None:
+    """The base of the newest build, as its label says; None: it is the pinned one, or not known."""
+    if not docker_engine_found(environ):
+        return None
+    try:
+        newest = Engine(environ).image(f"{REPOSITORY}:{target}")
+    except KitError:  # whoever needs the engine will say so
+        return None
+    base = newest.labels.get(BASE_LABEL) if newest else None
+    return None if base == pinned_base(root / "docker/Dockerfile") else base
 
 
 def build_image(wanted: WantedImage, log: Path, on_line: Callable[[str], None]) -> None:
@@ -96,6 +120,25 @@ def require_image(engine: Engine, name: str) -> Image:
             hint="docker image ls shows what it has; name one with KIT_IMAGE",
         )
     return found
+
+
+def require_runnable(image: Image, name: str, platform: str) -> None:
+    """Return when an engine for ``platform`` can run the image as a server.
+
+    Raises:
+        EnvironmentNotReady: it is for another processor, or runs no server.
+    """
+    if image.platform and platform and image.platform != platform:
+        raise EnvironmentNotReady(
+            f"image {name} is for {image.platform}, and the Docker engine runs {platform}",
+            hint="name one that is built for this machine with KIT_IMAGE; make image builds one",
+        )
+    if not image.command or PurePath(image.command[0]).name in _SHELLS:
+        runs = " ".join(image.command) or "nothing"
+        raise EnvironmentNotReady(
+            f"image {name} is not one of spark-kit: by itself it runs {runs}",
+            hint="check KIT_IMAGE; make image builds one",
+        )
 
 
 def torch_in(image: Image | None, target: Target) -> TorchBuild:

@@ -44,6 +44,12 @@ _COMPLAINTS = (
         "install the package docker-compose-plugin",
     ),
     _Complaint(
+        ("invoking the nvidia container runtime hook directly",),
+        "NVIDIA Container Toolkit is set to a mode in which Docker cannot ask it for GPUs",
+        "sudo nvidia-ctk config --in-place --set nvidia-container-runtime.mode=legacy "
+        "&& sudo systemctl restart docker",
+    ),
+    _Complaint(
         ("could not select device driver", "nvidia-container-runtime-hook"),
         "the Docker engine cannot hand out NVIDIA GPUs",
         _TOOLKIT,

@@ -61,13 +61,17 @@ def dry_run(
     steps = [*_image_steps(intent, runtime), *_stop_steps(old[0] if old else None)]
     steps.append(runtime.launch(_with_image_name(intent)))
     where = old[1].where if old else None
-    refusal = _refusal(intent, old[1] if old else None, listener)
+    refusal = _refusal(intent, old[1] if old else None, runtime, listener)
     return DryRun(intent, where, reason, tuple(steps), refusal)
 
 
-def _refusal(intent: Intent, old: Running | None, listener: Listener) -> KitError | None:
+def _refusal(
+    intent: Intent, old: Running | None, runtime: Runtime, listener: Listener
+) -> KitError | None:
     try:
         require_start(intent, old, listener)
+        if isinstance(runtime, ContainerRuntime):
+            runtime.require_own_project()
     except KitError as error:
         return error
     return None

@@ -1,4 +1,7 @@
-"""The Docker engine, asked through its SDK. Inspects only: Compose is what changes containers."""
+"""The Docker engine, asked through its SDK. It looks; Compose is what changes containers.
+
+All that it changes is the names of images that have proven themselves.
+"""
 
 import importlib
 import os
@@ -15,6 +18,9 @@ from kit.stack.docker_errors import explain
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+OWNER_LABEL = "spark-kit.state-dir"
+PROVEN = "spark-kit-proven"
+"""Repository of names for images that have proven themselves."""
 _SECONDS = 10
 _GONE = (404, 409)
 """HTTP status for a container that was removed, or is just being removed."""
@@ -36,6 +42,10 @@ class Image:
     digests: tuple[str, ...]
     size_bytes: int
     labels: Mapping[str, str]
+    platform: str = ""
+    """System and processor that it is for, such as ``linux/amd64``; empty: it does not say."""
+    command: tuple[str, ...] = ()
+    """What a container of it runs: its entry point, else its command."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,10 @@ class Container:
         error: why it could not be started.
         started_at: seconds since the epoch.
         restarts: by the engine, as its restart policy says.
+        restarting: the engine is about to do so once more.
         memory_limit_bytes: None: it has none.
+        owner: of the kit that started it, see :func:`kit.stack.stray.owner_of`; empty: it was
+            started without the kit.
     """
 
     identity: str
@@ -67,6 +80,8 @@ class Container:
     restarts: int
     health: Health
     memory_limit_bytes: int | None
+    owner: str = ""
+    restarting: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,25 @@ class Engine:
             digests=tuple(found.get("RepoDigests") or ()),
             size_bytes=int(found["Size"]),
             labels=dict(found["Config"].get("Labels") or {}),
+            platform=_platform(found.get("Os"), found.get("Architecture")),
+            command=tuple(found["Config"].get("Entrypoint") or found["Config"].get("Cmd") or ()),
         )
+
+    def platform(self) -> str:
+        """What it runs images for, such as ``linux/amd64``."""
+        with _explained("asking the Docker engine"):
+            found = self._client.version()
+            return _platform(found.get("Os"), found.get("Arch"))
+
+    def keep(self, identity: str) -> None:
+        """Give the image a name of the kit's own, :func:`kept_name`.
+
+        Without one it is lost to a build of its name: from BuildKit at once, where containerd
+        stores the images, else by the next `docker image prune`.
+        """
+        repository, _, tag = kept_name(identity).partition(":")
+        with _explained("naming the image"):
+            self._client.api.tag(identity, repository, tag)
 
     def containers(self, project: str) -> tuple[Container, ...]:
         """Every container of a Compose project, running or not."""
@@ -119,6 +152,15 @@ class Engine:
                 all=True, filters={"label": label}, ignore_removed=True
             )
             return tuple(container_of(each.attrs) for each in found)
+
+    def attached(self, network: str) -> frozenset[str]:
+        """Identities of the containers that run in a network; none where there is no such one."""
+        with _explained("looking at a network"):
+            try:
+                found = self._client.networks.get(network).attrs
+            except _sdk("errors").NotFound:
+                return frozenset()
+        return frozenset(found.get("Containers") or ())
 
     def logs(self, container: str, lines: int, *, follow: bool = False) -> Iterator[str]:
         """The last ``lines`` lines; with ``follow`` new ones until it ends; none if it is gone."""
@@ -228,7 +270,18 @@ def container_of(attrs: Mapping[str, Any]) -> Container:
         restarts=int(attrs.get("RestartCount", 0)),
         health=health,
         memory_limit_bytes=int(host.get("Memory") or 0) or None,
+        owner=str(labels.get(OWNER_LABEL, "")),
+        restarting=bool(state.get("Restarting")),
     )
+
+
+def kept_name(identity: str) -> str:
+    """The name of an image that has proven itself: ``spark-kit-proven:`` and 12 of its digits."""
+    return f"{PROVEN}:{identity.removeprefix('sha256:')[:12]}"
+
+
+def _platform(system: object, processor: object) -> str:
+    return f"{system}/{processor}" if system and processor else ""
 
 
 def _seconds(time: str) -> float:

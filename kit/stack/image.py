@@ -113,6 +113,12 @@ def image_tag(options: BuildOptions, root: Path) -> str:
     return f"{REPOSITORY}:{kit.__version__}-{options.target}-{digest.hexdigest()[:12]}"
 
 
+def pinned_base(dockerfile: Path) -> str:
+    """The base image that it takes where none is named."""
+    found = re.search(r"^ARG BASE_IMAGE=(\S+)$", dockerfile.read_text(), re.MULTILINE)
+    return found[1] if found else ""
+
+
 def is_built_here(name: str) -> bool:
     """Whether ``image_tag`` gave an image this name, so that another checkout has another image."""
     return bool(re.fullmatch(rf"{REPOSITORY}:[^-]+-(cpu|cuda)-[0-9a-f]{{12}}", name))

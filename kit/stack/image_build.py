@@ -13,6 +13,7 @@ from kit.stack.image import BuildOptions, build_command, build_variables
 
 _KINDS: Mapping[int, type[KitError]] = {3: EnvironmentNotReady, 4: IntegrityError}
 _BUILDKIT = {"DOCKER_BUILDKIT": "1"}
+_FULL = "no space left on device"
 _ENDED = re.compile(r"exit code: (\d+)")
 _NO_BASE = re.compile(r" > \[internal\] load metadata for ")
 _STEP_OUTPUT = re.compile(r"#\d+ (?:[\d.]+ )?")
@@ -101,6 +102,12 @@ def explain(log: Sequence[str]) -> KitError:
     if error and hint:
         kind = _KINDS.get(codes[-1] if codes else 1, KitError)
         return kind(f"the image was not built: {error}", hint=hint)
+    full = next((line for line in reversed(lines) if _FULL in line.lower()), None)
+    if full is not None:
+        return EnvironmentNotReady(
+            f"the image was not built: Docker's disk is full ({full.strip()})",
+            hint="see docker system df, and make room: docker builder prune, docker image prune",
+        )
     reason = next((line for line in reversed(lines) if line.strip()), "docker said nothing")
     if any(_NO_BASE.match(line) for line in log):
         return EnvironmentNotReady(

@@ -23,7 +23,7 @@ class ImageInfo:
     """An image of this machine's Docker engine.
 
     Attributes:
-        size_bytes: of all layers, unpacked.
+        size_bytes: of all layers, unpacked; containerd's own figure has the packed ones in it, too.
         layers: those that hold files, the base first.
     """
 
@@ -49,7 +49,7 @@ def inspect(tag: str) -> ImageInfo:
         tag=tag,
         identity=str(image["Id"]),
         created=str(image["Created"]),
-        size_bytes=int(image["Size"]),
+        size_bytes=sum(layer.size_bytes for layer in layers),
         layers=tuple(layer for layer in layers if layer.size_bytes),
         labels=dict(image["Config"]["Labels"] or {}),
     )

@@ -16,9 +16,9 @@ from kit.memory.plan import Device, Plan, Pool, plan_serving
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
-from kit.settings import Settings
+from kit.settings import Settings, api_key_file
 from kit.stack.container_image import WantedImage, torch_in, wanted_image
-from kit.stack.container_user import container_user
+from kit.stack.container_user import container_user, require_self_contained
 from kit.stack.engine import Engine, Image
 from kit.stack.listener import Listener
 from kit.stack.model import Model, Wish, gpus_of, resolve, shape_of
@@ -90,11 +90,6 @@ class Intent:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", self._plan())
-
-    @property
-    def gpu(self) -> Gpu | None:
-        """The one GPU that all of the plan has to fit on; None: there is none, or several."""
-        return self.gpus[0] if len(self.gpus) == 1 else None
 
     def service(self) -> Service:
         """A client of the service once it runs."""
@@ -181,7 +176,7 @@ def decide(
         shape=shape,
         spec=_spec(options, runtime, model, shape, device),
         build=torch_in(None, wanted.target) if wanted else installed_build(),
-        gpus=_gpus(visible, ranks) if device == "cuda" else (),
+        gpus=first_gpus(visible, ranks) if device == "cuda" else (),
         image=wanted,
         timeout_seconds=options.timeout_seconds,
         preflight=options.preflight,
@@ -214,10 +209,14 @@ def _spec(
 
 def _in_container(intent: Intent, wanted: WantedImage, environ: Mapping[str, str]) -> Intent:
     """What a container needs besides: its GPU, its user, and the image, if that is here."""
+    if intent.model.ready:
+        require_self_contained(intent.model.directory)
     spec = replace(
         intent.spec,
         gpu=",".join(gpu.uuid for gpu in intent.gpus) or None,
-        user=container_user(intent.model.directory) if intent.model.ready else None,
+        user=container_user(intent.model.directory, api_key_file(environ))
+        if intent.model.ready
+        else None,
     )
     found = Engine(environ).image(wanted.name)
     intent = replace(intent, spec=spec)
@@ -229,7 +228,12 @@ def key_digest(api_key: str | None) -> str | None:
     return hashlib.sha256(api_key.encode()).hexdigest()[:16] if api_key else None
 
 
-def _gpus(visible: tuple[Gpu, ...], needed: int) -> tuple[Gpu, ...]:
+def first_gpus(visible: tuple[Gpu, ...], needed: int) -> tuple[Gpu, ...]:
+    """The first of those that CUDA may use, one for each rank.
+
+    Raises:
+        EnvironmentNotReady: there are not so many.
+    """
     if len(visible) < needed:
         raise EnvironmentNotReady(
             f"the checkpoint is cut for {needed} GPUs, and {len(visible)} can be used",

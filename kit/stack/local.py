@@ -15,12 +15,13 @@ import kit
 from kit.errors import KitError, ServiceError
 from kit.memory.proc import descendants, process_stat
 from kit.memory.unavailable import Unavailable
+from kit.settings import api_key_file
 from kit.stack import state as states
 from kit.stack.bounds import bounds_of
 from kit.stack.packages import require_megatron_packages, require_native_packages
 from kit.stack.runtime import EngineName, Launch, Running, RuntimeName, ServeSpec
 from kit.stack.state import Process, State
-from kit.stack.stray import Stray, stray_server
+from kit.stack.stray import OWNER_VARIABLE, Stray, owner_of, stray_server
 from kit.stack.writing import writing
 from kit.units import MIB
 
@@ -136,7 +137,7 @@ class LocalRuntime:
 
     def stray(self, port: int) -> Stray | None:
         """A `kit serve` on ``port``."""
-        return stray_server(port)
+        return stray_server(port, owner_of(self._state_file.parent))
 
     def _read(self) -> tuple[State, Process] | tuple[None, None]:
         state = states.read(self._state_file)
@@ -192,6 +193,9 @@ class LocalRuntime:
         """
         paths, options = command[: len(self._command) + 1], command[len(self._command) + 1 :]
         words = [*map(os.fsencode, paths), *(word.encode("utf-8") for word in options)]
+        ours = {**_VARIABLES, OWNER_VARIABLE: owner_of(self._state_file.parent)}
+        if (key_file := api_key_file(self._environ)) is not None:
+            ours["KIT_API_KEY_FILE"] = str(key_file)  # as seen from here
         with self.log_file.open("ab") as log:
             try:
                 return subprocess.Popen(
@@ -200,7 +204,7 @@ class LocalRuntime:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=Path(kit.__file__).parent.parent,
-                    env={**self._environ, **_VARIABLES},
+                    env={**self._environ, **ours},
                     start_new_session=True,
                 )
             except OSError as error:

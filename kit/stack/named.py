@@ -11,7 +11,7 @@ from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Device, Pool, plan_serving
 from kit.memory.shape import ModelShape, read_shape
-from kit.memory.torch_build import installed_build
+from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.stack.runtime import EngineName
 from kit.weights.catalogue import WeightSet, read_catalogue
@@ -90,21 +90,24 @@ def fitting(
 
     Not into what is free now: that the same command finds the same model while that is served.
     """
-    known = _ram_bytes() if device == "cpu" else [gpus[0].total_bytes, max_vram_bytes]
-    sizes = [size for size in known if isinstance(size, int)]
 
     def fits(shape: ModelShape) -> bool:
+        build = installed_build()
+        known = _ram_bytes(build) if device == "cpu" else [gpus[0].total_bytes, max_vram_bytes]
         length, sequences = serving_limits(shape, context, max_sequences)
         plan = plan_serving(
-            shape, context=length, max_sequences=sequences, device=device, build=installed_build()
+            shape, context=length, max_sequences=sequences, device=device, build=build
         )
-        pool = Pool.HOST if device == "cpu" else Pool.DEVICE
-        return all(plan.peak_bytes(pool) <= size for size in sizes)
+        need = plan.peak_bytes(Pool.HOST if device == "cpu" else Pool.DEVICE)
+        return all(need <= size for size in known if isinstance(size, int))
 
     return fits
 
 
-def _ram_bytes() -> list[int | Unavailable]:
+def _ram_bytes(build: TorchBuild) -> list[int | Unavailable | None]:
+    """The machine's, and what the kernel holds a process to; None: no limit."""
     group = cgroup.memory_limit()
-    limit = [] if group is None or isinstance(group, Unavailable) else [group.limit_bytes]
-    return [proc.total_ram_bytes(), *limit]
+    limit = None if group is None or isinstance(group, Unavailable) else group.limit_bytes
+    space = proc.address_space_limit_bytes()
+    space = None if space is None else max(0, space - build.address_space_bytes)
+    return [proc.total_ram_bytes(), limit, space, proc.data_limit_bytes()]

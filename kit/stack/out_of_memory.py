@@ -1,4 +1,4 @@
-"""Which memory ran out when a server died: GPU, control group, machine, or address space."""
+"""Which memory ran out when a server died: GPU, control group, machine, address space, data."""
 
 import re
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ class Death:
 
 def out_of_memory(death: Death) -> KitError | None:
     """The error that says which memory ran out; None: nothing tells that any did."""
-    for find in (_container_limit, _group_limit, _machine, _gpu, _address_space):
+    for find in (_container_limit, _group_limit, _machine, _gpu, _address_space, _data):
         if (error := find(death)) is not None:
             return error
     return None
@@ -186,6 +186,18 @@ def _address_space(death: Death) -> KitError | None:
         return None
     return ServiceError(
         f"the server ended{death.code}{death.phase()}, {_address_limit(death)}", hint=_UNLIMITED
+    )
+
+
+def _data(death: Death) -> KitError | None:
+    """By its words alone: what counts under ``ulimit -d`` was not seen."""
+    limit = death.ended.bounds.data_bytes
+    if limit is None or not death.says(*_HOST):
+        return None
+    return ServiceError(
+        f"the server ended{death.code}{death.phase()}, at the limit on its private memory "
+        f"(ulimit -d), {format_gib(limit)}{death.figures(Pool.HOST)}",
+        hint="raise it and start again: ulimit -d unlimited",
     )
 
 

@@ -52,9 +52,12 @@ _CAUSES = (
         "install them: make setup",
     ),
 )
+_AGAIN = "start it again: kit up"
 _EXCEPTION = re.compile(r"[A-Za-z_.]+(Error|Exception): .")
 _SIGNALLED = {
-    143: _Cause((), "it was stopped (SIGTERM) from outside", "start it again: kit up"),
+    0: _Cause((), "it was stopped from outside (docker stop, or the engine ended)", _AGAIN),
+    255: _Cause((), "the Docker engine ended without stopping it first", _AGAIN),
+    143: _Cause((), "it was stopped (SIGTERM) from outside", _AGAIN),
     139: _Cause((), "it crashed (SIGSEGV)", "see its log: kit logs"),
 }
 _OWN_ERRORS: dict[int, type[KitError]] = {
@@ -126,7 +129,7 @@ def _killed(death: Death) -> _Cause:
     """SIGKILL, and nothing tells that the kernel did it."""
     if death.kills == ():
         what = "it was killed (SIGKILL) from outside; the kernel's log tells of no lack of memory"
-        return _Cause((), what, "start it again: kit up")
+        return _Cause((), what, _AGAIN)
     return _Cause(
         (),
         "it was killed (SIGKILL), most likely by the kernel because memory ran out"

@@ -1,6 +1,6 @@
 """Before anything starts: does the plan fit into what is free?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kit.memory import cgroup, nvml, proc, room
@@ -13,13 +13,13 @@ from kit.memory.unavailable import Unavailable
 
 @dataclass(frozen=True)
 class Held:
-    """Memory that comes free when a running service ends."""
+    """Memory that comes free when a running service ends; ``device_bytes`` by the GPU's index."""
 
     host_bytes: int
-    device_bytes: int | Unavailable
+    device_bytes: Mapping[int, int] | Unavailable
 
 
-NOTHING = Held(0, 0)
+NOTHING = Held(0, {})
 
 
 def held_by(pid: int) -> Held:
@@ -27,46 +27,64 @@ def held_by(pid: int) -> Held:
     pids = (pid, *proc.descendants(pid))
     found = [proc.process_memory(each) for each in pids]
     host = sum(m.anonymous_bytes + m.shared_bytes for m in found if not isinstance(m, Unavailable))
-    return Held(host, nvml.processes_bytes(pids))
+    return Held(host, nvml.processes_bytes_by_gpu(pids))
 
 
 def rooms(
-    plan: Plan, build: TorchBuild, gpu: Gpu | None, freed: Held = NOTHING
+    plan: Plan, build: TorchBuild, gpus: Sequence[Gpu], freed: Held = NOTHING
 ) -> tuple[Room, ...]:
     """Every limit that stands before ``plan`` on this machine once ``freed`` has come free.
 
     Host memory is asked for as it is held while serving: file pages that are mapped only while a
-    GPU is filled need no room, the kernel drops them.
+    GPU is filled need no room, the kernel drops them. Each of ``gpus`` takes its rank's share.
     """
     need = plan.phase_bytes(Pool.HOST, Phase.SERVE)
-    found = [
-        Room(
-            "RAM (MemAvailable)",
-            _sum(proc.available_ram_bytes(), freed.host_bytes),
-            need,
-            "end other programs, or use a machine with more RAM",
-        )
-    ]
+    ram = Room(
+        "RAM (MemAvailable)",
+        _sum(proc.available_ram_bytes(), freed.host_bytes),
+        need,
+        "end other programs, or use a machine with more RAM",
+    )
+    cards = (_vram(plan, gpu, len(gpus), freed) for gpu in gpus)
+    return (ram, *_group(need, freed), *_virtual(need, build, freed), *cards)
+
+
+def _group(need: int, freed: Held) -> Iterator[Room]:
     group = cgroup.memory_limit()
     if isinstance(group, Unavailable):
-        found.append(Room("memory under the control group's limit", group, need, "", "cgroup"))
+        yield Room("memory under the control group's limit", group, need, "", "cgroup")
     elif group is not None:
         free = _sum(group.free_bytes, freed.host_bytes)
         what = f"free memory under the limit in {group.source}"
-        remedy = "raise the container's memory limit"
-        found.append(Room(what, free, need, remedy, "cgroup"))
-    address_space = proc.address_space_limit_bytes()
-    if address_space is not None:
-        what = "address space (ulimit -v)"
-        total = need + build.address_space_bytes
+        remedy = "raise the container's memory limit, or that of the unit or slice"
+        yield Room(what, free, need, remedy, "cgroup")
+
+
+def _virtual(need: int, build: TorchBuild, freed: Held) -> Iterator[Room]:
+    """Limits on what is asked for, whether or not it is used.
+
+    Under ``ulimit -d`` weights count that a CPU reads out of a privately mapped file; thread
+    stacks make up for libraries, which are part of the plan and do not count.
+    """
+    if (limit := proc.address_space_limit_bytes()) is not None:
+        what, total = "address space (ulimit -v)", need + build.address_space_bytes
         remedy = "raise it in this shell: ulimit -v unlimited"
-        found.append(Room(what, address_space, total, remedy, "address space"))
-    if gpu is not None:
-        free = _sum(gpu.free_bytes, freed.device_bytes)
-        remedy = "end the programs that hold it: nvidia-smi"
-        need = plan.peak_bytes(Pool.DEVICE)
-        found.append(Room(f"free VRAM on {gpu.name}", free, need, remedy, "vram"))
-    return tuple(found)
+        yield Room(what, limit, total, remedy, "address space")
+    if (limit := proc.data_limit_bytes()) is not None:
+        what, remedy = "private memory (ulimit -d)", "raise it in this shell: ulimit -d unlimited"
+        yield Room(what, limit, need, remedy, "address space")
+    if (free := proc.commit_free_bytes()) is not None:
+        what, remedy = "memory to promise (CommitLimit)", "sudo sysctl vm.overcommit_memory=0"
+        yield Room(what, _sum(free, freed.host_bytes), need, remedy, "address space")
+
+
+def _vram(plan: Plan, gpu: Gpu, ranks: int, freed: Held) -> Room:
+    device = freed.device_bytes
+    own = device if isinstance(device, Unavailable) else device.get(gpu.index, 0)
+    what = f"free VRAM on {gpu.name}" + (f" (GPU {gpu.index})" if ranks > 1 else "")
+    need = -(-plan.peak_bytes(Pool.DEVICE) // ranks)
+    remedy = "end the programs that hold it: nvidia-smi"
+    return Room(what, _sum(gpu.free_bytes, own), need, remedy, "vram")
 
 
 def _sum(free: int | Unavailable, freed: int | Unavailable) -> int | Unavailable:

@@ -11,8 +11,9 @@ from kit.memory.nvml import Gpu
 from kit.memory.plan import Plan
 from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
-from kit.settings import Settings
+from kit.settings import Settings, api_key_file
 from kit.stack.container_image import torch_in
+from kit.stack.container_user import container_user, require_self_contained
 from kit.stack.engine import Engine
 from kit.stack.history import Proven
 from kit.stack.intent import Intent, key_digest, plan_of
@@ -28,11 +29,14 @@ def recall(
     *,
     timeout_seconds: float = 600.0,
     proof: Proof = PROOF,
+    to_run: bool = True,
 ) -> Intent:
     """The intent to run ``proven`` as it ran, with the API key that the settings have now.
 
     Args:
         proof: how it has to prove itself once it answers.
+        to_run: off, where it is only looked at: its image may be gone, and the plan is then the
+            one for the larger build of torch.
 
     Raises:
         EnvironmentNotReady: its image, its model or its GPU is not here any more.
@@ -45,6 +49,10 @@ def recall(
         raise EnvironmentNotReady(
             f"{spec.model_dir} is not there any more", hint="name another model: kit up --model DIR"
         )
+    if proven.runtime == "container" and to_run:
+        require_self_contained(spec.model_dir)
+        if (key_file := api_key_file(environ)) is not None:
+            spec = replace(spec, user=container_user(spec.model_dir, key_file))
     model = model_at(spec.model_dir)
     ranks = gpus_of(model, spec.engine)
     return Intent(
@@ -53,7 +61,7 @@ def recall(
         model=model,
         shape=shape_of(model, spec.engine),
         spec=spec,
-        build=_build(proven, environ),
+        build=_build(proven, environ, required=to_run),
         gpus=_gpus(spec, ranks, environ),
         timeout_seconds=timeout_seconds,
         proof=proof,
@@ -69,15 +77,15 @@ def recall_plan(proven: Proven, environ: Mapping[str, str] = os.environ) -> Plan
     """
     model, engine = model_at(proven.spec.model_dir), proven.spec.engine
     shape, ranks = shape_of(model, engine), gpus_of(model, engine)
-    return plan_of(proven.spec, shape, _build(proven, environ), ranks)
+    return plan_of(proven.spec, shape, _build(proven, environ, required=True), ranks)
 
 
-def _build(proven: Proven, environ: Mapping[str, str]) -> TorchBuild:
+def _build(proven: Proven, environ: Mapping[str, str], *, required: bool) -> TorchBuild:
     spec = proven.spec
     if proven.runtime == "local" or spec.image is None:
         return installed_build()
     found = Engine(environ).image(spec.image.identity)
-    if found is None:
+    if found is None and required:
         raise EnvironmentNotReady(
             f"the image {spec.image.name} as it was ({spec.image.identity[:19]}) is not here "
             "any more",
@@ -90,7 +98,7 @@ def _key(spec: ServeSpec, settings: Settings) -> str | None:
     if spec.api_key_digest and not settings.api_key:
         raise UsageError(
             "the service asks for an API key, and none is set here",
-            hint="set KIT_API_KEY (a new one takes effect with this command)",
+            hint="set KIT_API_KEY or KIT_API_KEY_FILE (a new one takes effect with this command)",
         )
     return key_digest(settings.api_key)
 

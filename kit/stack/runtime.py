@@ -89,6 +89,7 @@ class Running:
         out_of_memory: the kernel killed it at its container's memory limit.
         restarts: how often the engine has started it again because it had ended.
         bounds: what the kernel holds a local process to.
+        fate: of one that does not run, after "it".
     """
 
     spec: ServeSpec
@@ -100,6 +101,7 @@ class Running:
     out_of_memory: bool = False
     restarts: int = 0
     bounds: Bounds = NO_BOUNDS
+    fate: str = "is gone"
 
 
 @dataclass(frozen=True)

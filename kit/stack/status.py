@@ -40,7 +40,7 @@ def status(runtime: Runtime, port: int) -> Status:
         return Status("stopped", detail, None, None)
     if not running.alive:
         why = cause_of_death(runtime, running)
-        detail = f"died: {running.where} is gone; {why.message}\n  {why.hint}"
+        detail = f"died: {running.where} {running.fate}; {why.message}\n  {why.hint}"
         return Status("dead", detail, running, None)
     found = health(base_url(running.spec.host, running.spec.port))
     return Status(found.state, found.detail, running, found.health)

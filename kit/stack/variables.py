@@ -1,9 +1,12 @@
 """What compose.yaml leaves open: a spec as the variables of that file."""
 
+import os
 import socket
+from pathlib import Path
 
 from kit.errors import UsageError
 from kit.stack.runtime import ServeSpec
+from kit.stack.stray import OWNER_VARIABLE
 from kit.units import GIB
 
 GPU_SERVICE, CPU_SERVICE = "spark", "spark-cpu"
@@ -18,17 +21,27 @@ def service_name(spec: ServeSpec) -> str:
     return GPU_SERVICE if spec.device == "cuda" else CPU_SERVICE
 
 
-def variables(spec: ServeSpec, *, image: str, api_key: str | None = None) -> dict[str, str]:
+def variables(
+    spec: ServeSpec,
+    *,
+    image: str,
+    owner: str,
+    api_key: str | None = None,
+    api_key_file: Path | None = None,
+) -> dict[str, str]:
     """Every variable of compose.yaml that ``spec`` decides.
 
     Args:
         image: name or identity of the image to run.
+        owner: whose container it will be, see :func:`kit.stack.stray.owner_of`.
+        api_key_file: what holds the key instead.
 
     Raises:
         UsageError: the host is no address of a network interface.
     """
     given = {
         "KIT_IMAGE": image,
+        OWNER_VARIABLE: owner,
         "KIT_MODEL_DIR": str(spec.model_dir),
         "KIT_MODEL_NAME": spec.name,
         "KIT_HOST": published_address(spec.host),
@@ -39,7 +52,8 @@ def variables(spec: ServeSpec, *, image: str, api_key: str | None = None) -> dic
         "KIT_MAX_RAM": _size(spec.max_ram_bytes),
         "KIT_MAX_VRAM": _size(spec.max_vram_bytes),
         "KIT_MEMORY_LIMIT": str(spec.max_ram_bytes or _MEMORY_LIMIT_BYTES),
-        KEY_VARIABLE: api_key or "",
+        KEY_VARIABLE: "" if api_key_file else api_key or "",
+        "KIT_API_KEY_FILE": str(api_key_file or os.devnull),
     }
     chosen = {"KIT_GPU": spec.gpu, "KIT_USER": spec.user}
     return given | {name: value for name, value in chosen.items() if value}

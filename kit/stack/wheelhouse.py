@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, KitError, UsageError
-from kit.stack.image import Target
+from kit.stack.image import Target, pinned_base
 
 PYTHONS = ("3.11", "3.12")
 _GLIBC_MINORS = range(28, 4, -1)
@@ -20,7 +20,6 @@ _PLATFORMS = (
     *(f"manylinux_2_{minor}_x86_64" for minor in _GLIBC_MINORS),
     "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64",
 )  # fmt: skip
-_BASE_IMAGE = re.compile(r"^ARG BASE_IMAGE=(\S+)$", re.MULTILINE)
 _PYTHON_TAG = re.compile(r"python:(3\.\d+)")
 
 
@@ -66,8 +65,7 @@ def default_python(dockerfile: Path, base_image: str | None) -> str:
     Raises:
         UsageError: the name does not tell.
     """
-    pinned = _BASE_IMAGE.search(dockerfile.read_text())
-    name = base_image or (pinned[1] if pinned else "")
+    name = base_image or pinned_base(dockerfile)
     if found := _PYTHON_TAG.search(name):
         return found[1]
     raise UsageError(

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kit.stack.image import checkout
@@ -87,14 +88,59 @@ def test_it_is_hardened(service: Container) -> None:
 
 
 def test_the_weights_are_mounted_read_only(service: Container, demo: Path) -> None:
-    (mount,) = [each for each in service.inspect()["Mounts"] if each["Type"] == "bind"]
+    binds = [each for each in service.inspect()["Mounts"] if each["Type"] == "bind"]
+    assert not any(each["RW"] for each in binds)
+    (mount,) = [each for each in binds if each["Destination"] == "/model"]
     assert (mount["Source"], mount["Destination"], mount["RW"]) == (str(demo), "/model", False)
+
+
+def test_a_service_on_the_cpu_promises_no_vram(service: Container) -> None:
+    assert "KIT_MAX_VRAM=" in service.inspect()["Config"]["Env"]
+    service.wait_ready()
+    metrics = httpx.get(f"{service.url}/metrics", trust_env=False).text
+    assert 'kit_memory_budget_bytes{pool="device"}' not in metrics
 
 
 def test_its_port_is_published_on_the_loopback_only(service: Container) -> None:
     (bindings,) = service.inspect()["NetworkSettings"]["Ports"].values()
     assert [each["HostIp"] for each in bindings] == ["127.0.0.1"]
     service.wait_ready()
+
+
+def test_damaged_weights_are_not_loaded_again_and_again(
+    compose: Compose, image: str, demo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(demo, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    other = (*compose[:-1], f"{PROJECT}-damaged")
+    environ = {"KIT_IMAGE": image, "KIT_MODEL_DIR": str(folder), "KIT_PORT": "0"}
+    try:
+        assert not run(other, "up", "--detach", "spark-cpu", **environ).returncode
+        (name,) = labelled("com.docker.compose.project", f"{PROJECT}-damaged")
+        container = Container(name)
+        container.wait_for(lambda: "error: " in container.logs, "refused")
+        told = httpx.get(f"{container.url}/health/ready", trust_env=False)
+        assert (told.status_code, told.json()["exit_code"]) == (503, 4)
+        assert container.inspect()["RestartCount"] == 0
+        assert container.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    finally:
+        run(other, "down", "--volumes", **environ)
+
+
+def test_down_as_it_is_documented_ends_all(compose: Compose, image: str, demo: Path) -> None:
+    other = (*compose[:-1], f"{PROJECT}-down")
+    environ = {"KIT_IMAGE": image, "KIT_MODEL_DIR": str(demo), "KIT_PORT": "0"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("KIT_")}
+    for arguments in (("up", "--detach", "spark-cpu"), ("down",)):
+        subprocess.run(
+            (*other, *arguments),
+            env={**kept, **environ, "COMPOSE_PROFILES": "cpu"},
+            capture_output=True,
+            check=True,
+        )
+    assert not labelled("com.docker.compose.project", f"{PROJECT}-down")
 
 
 def test_without_a_model_it_says_what_to_set(compose: Compose, image: str) -> None:

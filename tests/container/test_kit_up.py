@@ -11,13 +11,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kit.stack.compose import project_name
-from tests.container.containers import docker
+from kit.stack.compose import find_compose, project_name
+from kit.stack.engine import kept_name
+from tests.container.containers import docker, labelled
 from tests.container.kit_up import containers, identity, running_image, status
 from tests.container.stand_in import REWRITES, build_stand_in
-from tests.e2e.kit_process import Kit, wait_until
+from tests.e2e.kit_process import REPOSITORY, Kit, free_port, wait_until
 
 pytestmark = pytest.mark.container
+
+
+def names(project: str) -> list[str]:
+    """Of the containers of a project."""
+    only = f"label=com.docker.compose.project={project}"
+    return docker("ps", "--all", "--filter", only, "--format", "{{.Names}}").stdout.split()
 
 
 def test_up_status_logs_and_down(kit: Kit, stand_in_image: str, model_dir: Path) -> None:
@@ -154,6 +161,41 @@ def test_an_image_that_cannot_be_had_takes_nothing_down(kit: Kit) -> None:
     assert containers(kit) == before
 
 
+@pytest.mark.parametrize(
+    "change", [["ENTRYPOINT []", 'CMD ["bash"]'], ["FROM scratch", "COPY --from=0 /etc/hostname /"]]
+)
+def test_an_image_that_runs_no_server_takes_nothing_down(
+    kit: Kit, stand_in_image: str, tmp_path: Path, change: list[str]
+) -> None:
+    kit.up()
+    before = containers(kit)
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("\n".join([f"FROM {stand_in_image}", *change]))
+    docker("build", "--quiet", "--tag", "spark-kit-stand-in:none", str(folder))
+    done = kit("upgrade", "--image", "spark-kit-stand-in:none")
+    assert done.returncode == 3, done.stderr
+    assert "image spark-kit-stand-in:none is not one of spark-kit" in done.stderr
+    assert "the service that was running goes on" in done.stderr
+    assert containers(kit) == before
+
+
+def test_an_image_for_another_processor_takes_nothing_down(
+    kit: Kit, stand_in_image: str, tmp_path: Path
+) -> None:
+    kit.up()
+    before = containers(kit)
+    (tmp_path / "Dockerfile").write_text(
+        'FROM scratch\nCOPY Dockerfile /\nENTRYPOINT ["kit", "serve", "/model"]\n'
+    )
+    platform = ("--platform", "linux/s390x")
+    docker("build", "--quiet", *platform, "--tag", "spark-kit-stand-in:s390x", str(tmp_path))
+    done = kit("upgrade", "--image", "spark-kit-stand-in:s390x")
+    assert done.returncode == 3, done.stderr
+    assert "spark-kit-stand-in:s390x is for linux/s390x" in done.stderr
+    assert containers(kit) == before
+
+
 def test_upgrade_and_rollback_follow_the_image_not_its_name(kit: Kit, image: str) -> None:
     moving = build_stand_in(image, "ok", tag="moving")
     kit.up(KIT_IMAGE=moving)
@@ -168,11 +210,51 @@ def test_upgrade_and_rollback_follow_the_image_not_its_name(kit: Kit, image: str
     assert done.returncode == 0, done.stderr
     assert "other settings (image)" in done.stderr
     assert running_image(kit) == new
+    docker("image", "prune", "--force")  # the old one has no name but the kit's own
+    assert identity(kept_name(old)) == old
     back = unnamed("rollback")
     assert back.returncode == 0, back.stderr
     assert running_image(kit) == old
     assert unnamed("rollback").returncode == 0
     assert running_image(kit) == new
+
+
+def test_monitoring_joins_what_kit_up_started_and_outlives_it(kit: Kit, image: str) -> None:
+    """With a stand-in for both: what matters is the network that they are in."""
+    kit.up()
+    project = project_name(kit.environ)
+    file = str(REPOSITORY / "monitoring/compose.yaml")
+    compose = (
+        *find_compose(kit.environ).command,
+        "--file",
+        file,
+        "--project-name",
+        f"{project}-mon",
+    )
+    images = {"KIT_PROMETHEUS_IMAGE": image, "KIT_GRAFANA_IMAGE": image, "KIT_GRAFANA_PORT": "0"}
+    environ = kit.environ | images | {"KIT_NETWORK": f"{project}_default"}
+    try:
+        subprocess.run(
+            (*compose, "run", "--detach", "--entrypoint", "sleep", "prometheus", "600"),
+            env=environ,
+            check=True,
+            capture_output=True,
+        )
+        (monitor,) = labelled("com.docker.compose.project", f"{project}-mon")
+        ask = "import urllib.request as r; r.urlopen('http://server:8000/health/ready')"
+        docker("exec", monitor, "python3", "-c", ask)
+        assert kit("down").stdout == "stopped\n"
+        assert kit.up().returncode == 0
+        wait_until(
+            lambda: not docker("exec", monitor, "python3", "-c", ask, check=False).returncode
+        )
+    finally:
+        for container in labelled("com.docker.compose.project", f"{project}-mon"):
+            docker("rm", "--force", container)
+        subprocess.run(
+            (*compose, "down", "--volumes"), env=environ, capture_output=True, check=True
+        )
+    assert kit("down").returncode == 0
 
 
 def test_restart_takes_a_new_api_key(kit: Kit) -> None:
@@ -187,6 +269,22 @@ def test_restart_takes_a_new_api_key(kit: Kit) -> None:
         assert httpx.post(url, json=body, headers=headers, trust_env=False).status_code == code
     written = "".join(path.read_text() for path in (kit.home / "state").rglob("*.*"))
     assert "-key" not in written
+
+
+def test_a_key_in_a_file_is_not_shown_by_the_engine(kit: Kit, image: str, tmp_path: Path) -> None:
+    file = tmp_path / "api key"
+    file.write_text("very-secret\n")
+    file.chmod(0o600)
+    os.chown(file, 10001, 10001)
+    done = kit.up("--model", "demo", "--no-exercise", KIT_IMAGE=image, KIT_API_KEY_FILE=str(file))
+    assert done.returncode == 0, done.stderr
+    assert f"$(cat '{file}')" in done.stdout
+    (container,) = containers(kit)
+    assert "very-secret" not in docker("inspect", container).stdout
+    url = f"http://127.0.0.1:{kit.port}/v1/models"
+    for key, code in (("wrong", 401), ("very-secret", 200)):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == code
 
 
 def test_killed_in_the_middle_the_same_command_goes_on(kit: Kit, image: str) -> None:
@@ -224,6 +322,16 @@ def test_weights_that_only_root_reads_are_refused_before_the_start(
     assert f"chmod -R a+rX {model_dir}" in done.stderr
 
 
+def test_weights_that_are_links_are_refused_before_the_start(kit: Kit, model_dir: Path) -> None:
+    weights = model_dir / "model.safetensors"
+    weights.rename(model_dir.parent / "blob")
+    weights.symlink_to("../blob")
+    done = kit.up()
+    assert done.returncode == 3
+    assert "which a container does not see" in done.stderr
+    assert not containers(kit)
+
+
 def test_weights_of_one_user_are_read_as_that_user(kit: Kit, model_dir: Path) -> None:
     for path in (model_dir, *model_dir.iterdir()):
         os.chown(path, 12345, 12345)
@@ -252,6 +360,60 @@ def test_a_container_that_nobody_remembers_is_named(kit: Kit) -> None:
     assert (ended.returncode, "not stopped: container" in ended.stdout) == (1, True)
     docker("rm", "--force", name)
     docker("network", "rm", f"{project_name(kit.environ)}_default")
+
+
+def test_instances_run_side_by_side(kit: Kit) -> None:
+    port = free_port()
+    assert kit.up().returncode == 0
+    done = kit.up("--instance", "b", "--port", str(port))
+    assert done.returncode == 0, done.stderr
+    project = project_name(kit.environ)
+    (name,) = names(f"{project}-b")
+    assert name.startswith(f"{project}-b")
+    assert names(project)
+    assert "is gone" not in kit("status", "--instance", "b").stdout
+    assert f":{port}" in kit("status", "--instance", "b").stdout
+    assert kit("down", "--instance", "b").stdout == "stopped\n"
+    assert not names(f"{project}-b")
+    assert status(kit)["state"] == "ready"
+
+
+def test_users_who_share_an_engine_leave_each_other_alone(kit: Kit, tmp_path: Path) -> None:
+    kit.up()
+    before = containers(kit)
+    port = free_port()
+    changes = {"XDG_STATE_HOME": str(tmp_path / "other"), "KIT_PORT": str(port)}
+    other = replace(kit, port=port, environ=kit.environ | changes)
+    assert other("down").stdout == "nothing was running\n"
+    assert "docker rm" not in other("status").stdout
+    done = other.up()
+    assert done.returncode == 3, done.stderr
+    assert f"of the kit with the state folder {tmp_path}/state/spark-kit" in done.stderr
+    assert "docker rm" not in done.stderr
+    assert other("down").returncode == 0
+    assert containers(kit) == before
+    assert status(kit)["state"] == "ready"
+
+
+def test_what_was_stopped_by_hand_is_said_to_be(kit: Kit) -> None:
+    kit.up()
+    (container,) = containers(kit)
+    docker("stop", container)
+    told = kit("status").stdout
+    assert " has ended; " in told
+    assert "stopped" in told
+    assert "did not say why" not in told
+
+
+def test_what_crashes_is_started_again(kit: Kit) -> None:
+    kit.up()
+    (container,) = containers(kit)
+    pid = docker("inspect", "--format", "{{.State.Pid}}", container).stdout.strip()
+    os.kill(int(pid), signal.SIGKILL)
+    wait_until(
+        lambda: docker("inspect", "--format", "{{.RestartCount}}", container).stdout > "0", 60
+    )
+    wait_until(lambda: status(kit)["state"] == "ready", 60)
 
 
 def test_the_demo_in_the_kits_own_image(kit: Kit, image: str) -> None:

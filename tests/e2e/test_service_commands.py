@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from kit_process import Kit, alive, kill, wait_until
+from kit_process import Kit, alive, free_port, kill, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -96,6 +96,28 @@ def test_server_without_a_record_is_not_overlooked(kit: Kit) -> None:
     finally:
         stray.kill()
         stray.wait()
+
+
+def test_instances_are_told_apart(kit: Kit) -> None:
+    """Also where nothing was started: another's server is no stray to be killed."""
+    assert kit.up().returncode == 0
+    first = kit.pid
+    told = kit("status", "--instance", "b")
+    assert (told.returncode, told.stdout) == (1, "not running; start it: kit up\n")
+    assert kit("down", KIT_INSTANCE="b").stdout == "nothing was running\n"
+    done = kit.up("--instance", "b", "--port", str(free_port()))
+    assert done.returncode == 0, done.stderr
+    assert kit("down", "--instance", "b").stdout == "stopped\n"
+    assert kit("status").returncode == 0
+    assert kit.pid == first
+
+
+@pytest.mark.parametrize("name", ["../other", "B", "-b", "a b", ""])
+def test_a_name_that_no_container_can_have_is_refused(kit: Kit, name: str) -> None:
+    done = kit("status", "--instance", name)
+    assert (done.returncode, "cannot be called" in done.stderr) == (
+        (2, True) if name else (1, False)
+    )
 
 
 def test_down_while_up_waits_ends_both(kit: Kit) -> None:

@@ -45,6 +45,7 @@ def hold(
     keep: Annotated[
         bool, typer.Option("--keep", help="Let the service run that was started for this.")
     ] = False,
+    instance: Annotated[str | None, option.Instance] = None,
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Prove what the service takes: fill its context, hold the peaks, write a receipt.

@@ -37,7 +37,7 @@ def plan(
     then the longest context, then the most answers at once that fit.
     """
     from kit.cli.memory.plan_answers import show_fit, show_plan
-    from kit.cli.memory.plan_question import Question, count_shards, find_gpu
+    from kit.cli.memory.plan_question import Question, count_shards, find_gpus
     from kit.weights.catalogue import read_catalogue
     from kit.weights.planned import described, find_planned
 
@@ -64,7 +64,7 @@ def plan(
         engine=engine,
         ranks=1 if engine == "native" else count_shards(target, catalogue),
         dtype_bytes=_DTYPE_BYTES[dtype],
-        gpu=find_gpu(),
+        gpus=find_gpus(),
         max_vram_bytes=parse_size(max_vram) if max_vram else None,
         max_ram_bytes=parse_size(max_ram) if max_ram else None,
         as_json=as_json,

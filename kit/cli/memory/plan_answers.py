@@ -188,7 +188,6 @@ def _pool_table(question: Question, plan: Plan, pool: Pool, lines: list[PlanLine
     table.add_row("peak", format_gib(peak), _LETTERS[phase], "", why, style="bold")
     if pool is Pool.DEVICE and plan.ranks > 1:
         table.add_row("each GPU", format_gib(peak // plan.ranks), "", "", "its share of the peak")
-        return table
     if (neighbours := question.neighbours(pool)) is not None:
         _add(table, neighbours.line)
         left = neighbours.free_bytes - peak

@@ -11,7 +11,7 @@ from kit.memory import nvml
 from kit.memory.converted_shape import Precision
 from kit.memory.fit import CONTEXTS, PRECISIONS, Fitting
 from kit.memory.limits import serving_limits
-from kit.memory.neighbours import Neighbours, on_gpu, on_host
+from kit.memory.neighbours import Neighbours, on_gpus, on_host
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Device, Engine, Plan, Pool, plan_serving
 from kit.memory.shape import ModelShape
@@ -33,7 +33,7 @@ class Question:
     Attributes:
         target: the model as it was named; None: the published one, or one that is only described.
         named: whether that is a name of the catalogue.
-        gpu: of this machine, which CUDA would use first.
+        gpus: of this machine, in CUDA's order.
         dtype_bytes: of one number while it serves.
         ranks: processes that upstream's code shares the checkpoint among.
     """
@@ -45,7 +45,7 @@ class Question:
     wanted_device: Literal["auto", "cpu", "cuda"]
     engine: Engine
     dtype_bytes: int | None
-    gpu: Gpu | None
+    gpus: tuple[Gpu, ...]
     max_vram_bytes: int | None = None
     max_ram_bytes: int | None = None
     ranks: int = 1
@@ -58,7 +58,7 @@ class Question:
         """Where it runs. Who speaks of VRAM means a GPU."""
         if self.wanted_device != "auto":
             return self.wanted_device
-        return "cuda" if self.gpu or self.max_vram_bytes else "cpu"
+        return "cuda" if self.gpus or self.max_vram_bytes else "cpu"
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -123,14 +123,14 @@ class Question:
         found: Neighbours | Unavailable | None = None
         if pool is Pool.HOST:
             found = on_host()
-        elif pool is Pool.DEVICE and self.gpu is not None:
-            found = on_gpu(self.gpu)
+        elif pool is Pool.DEVICE and len(self.gpus) >= self.ranks:
+            found = on_gpus(self.gpus[: self.ranks])
         return None if isinstance(found, Unavailable) else found
 
     def _free_bytes(self) -> int:
         pool = Pool.DEVICE if self.device == "cuda" else Pool.HOST
         found = self.neighbours(pool)
-        if found is None or (pool is Pool.DEVICE and self.ranks > 1):
+        if found is None:
             what = "VRAM" if pool is Pool.DEVICE else "RAM"
             raise EnvironmentNotReady(
                 f"how much {what} is free here cannot be told",
@@ -154,8 +154,7 @@ def count_shards(target: str | None, catalogue: Catalogue) -> int:
     return len(find_checkpoint(path))
 
 
-def find_gpu() -> Gpu | None:
-    """The GPU that CUDA would use; None: there is none, or it does not answer."""
+def find_gpus() -> tuple[Gpu, ...]:
+    """Those that CUDA would use; none where there are none, or they do not answer."""
     found = nvml.gpus()
-    visible = () if isinstance(found, Unavailable) else nvml.visible(found, os.environ)
-    return visible[0] if visible else None
+    return () if isinstance(found, Unavailable) else nvml.visible(found, os.environ)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kit.cli import up_options as option
 from kit.cli.memory import pictures
 from kit.cli.wiring import wiring
 from kit.settings import Settings
@@ -30,6 +31,7 @@ def watch(
     ] = None,
     png: Annotated[Path | None, pictures.Png] = None,
     html: Annotated[Path | None, pictures.Html] = None,
+    instance: Annotated[str | None, option.Instance] = None,
 ) -> None:
     """Watch the memory of the service: that which runs, or the next that `kit up` starts.
 

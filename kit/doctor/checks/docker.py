@@ -1,8 +1,10 @@
 """Area ``docker``: the engine, Compose, and how containers come by the GPU."""
 
+import re
+
 from kit.doctor.check import check, known
 from kit.doctor.checks.words import dotted, many
-from kit.doctor.container_facts import Docker, NoDocker
+from kit.doctor.container_facts import Docker, NoDocker, Toolkit
 from kit.doctor.facts import Facts
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
 from kit.memory.unavailable import Unavailable
@@ -213,8 +215,9 @@ def cgroups(facts: Facts) -> Finding:
         return skipped("there is no NVIDIA Container Toolkit whose GPUs could be lost")
     if docker.cgroup_driver != "systemd":
         return passed(f"cgroup driver {docker.cgroup_driver}")
-    if toolkit.mode == "cdi" or toolkit.device_links:
-        why = "CDI mode" if toolkit.mode == "cdi" else "links in /dev/char"
+    by_cdi = toolkit.mode == "cdi" or _hands_out_by_cdi(docker, toolkit)
+    if by_cdi or toolkit.device_links:
+        why = "CDI" if by_cdi else "links in /dev/char"
         return passed(f"cgroup driver systemd, with {why}")
     return warning(
         "`systemctl daemon-reload` will take the GPU away from running containers",
@@ -223,3 +226,10 @@ def cgroups(facts: Facts) -> Finding:
         remedy="sudo nvidia-ctk system create-dev-char-symlinks --create-all (after every boot), "
         'or "exec-opts": ["native.cgroupdriver=cgroupfs"] in /etc/docker/daemon.json',
     )
+
+
+def _hands_out_by_cdi(docker: Docker, toolkit: Toolkit) -> bool:
+    """From 29.2 on the engine does, where it finds CDI files: systemd knows their devices."""
+    found = re.match(r"(\d+)\.(\d+)", docker.version)
+    new = found is not None and (int(found[1]), int(found[2])) >= (29, 2)
+    return new and bool(docker.cdi_folders) and bool(toolkit.specs)

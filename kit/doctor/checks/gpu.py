@@ -3,8 +3,9 @@
 from kit.doctor.check import check, known
 from kit.doctor.checks.words import cuda, holders, less, many, size
 from kit.doctor.facts import Facts, Machine
-from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.doctor.finding import Evidence, Finding, Status, failure, passed, skipped, warning
 from kit.memory.nvml import Gpu, NoDriver, Nvidia, visible
+from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 
 _EXPECTED = "a driver that answers, 525 or later"
@@ -98,15 +99,27 @@ def may_be_used(facts: Facts) -> Finding:
     requires=["gpu.visible"],
 )
 def memory(facts: Facts) -> Finding:
-    """Free VRAM against the plan; where it is short, who holds the rest."""
+    """Free VRAM against the plan, card by card; where it is short, who holds the rest."""
     serving = known(facts.serving)
-    room = next((room for room in serving.rooms if room.limit == "vram"), None)
-    gpu = serving.gpu
-    if gpu is None or room is None:
-        where = "on the CPU" if serving.plan.device == "cpu" else "by several GPUs"
-        return skipped(f"{serving.name} is served {where}")
-    gpu = _with_processes(known(facts.nvidia), gpu)
-    need = f"{size(room.need_bytes)} planned for {serving.name}"
+    rooms = [room for room in serving.rooms if room.limit == "vram"]
+    if not rooms:
+        return skipped(f"{serving.name} is served on the CPU")
+    nvidia = known(facts.nvidia)
+    cards = zip(serving.gpus, rooms, strict=True)
+    several = len(rooms) > 1
+    what = f"a rank of {serving.name}" if several else serving.name
+    found = [_on_card(nvidia, gpu, room, what, several=several) for gpu, room in cards]
+    for status in (Status.FAIL, Status.WARN):
+        if (first := next((one for one in found if one.status is status), None)) is not None:
+            return first
+    if not several:
+        return found[0]
+    return passed(f"{size(rooms[0].need_bytes)} planned for each of {len(rooms)} GPUs, and free")
+
+
+def _on_card(nvidia: Nvidia, gpu: Gpu, room: Room, what: str, *, several: bool) -> Finding:
+    gpu = _with_processes(nvidia, gpu)
+    need = f"{size(room.need_bytes)} planned for {what}"
     free = f"{size(room.free_bytes)} of {size(gpu.total_bytes)} free"
     if isinstance(room.free_bytes, Unavailable):
         return warning(
@@ -119,7 +132,8 @@ def memory(facts: Facts) -> Finding:
         others = f"; the rest: {holders(gpu)}" if listed else ""
         return passed(f"{free} on {gpu.name}, {need}{others}")
     seen = (Evidence("NVML", free, need), Evidence("NVML, held by", holders(gpu), "nobody else"))
-    if (other := _with_room(known(facts.nvidia), room.need_bytes)) is not None:
+    other = None if several else _with_room(nvidia, room.need_bytes)
+    if other is not None:
         remedy = f"use {other.name}, which has {size(other.free_bytes)} free: KIT_GPU={other.index}"
     elif isinstance(gpu.total_bytes, int) and gpu.total_bytes < room.need_bytes:
         remedy = "a larger GPU, or fewer bits: kit weights convert --precision int8 (or int4)"

@@ -36,14 +36,16 @@ def cgroup(facts: Facts) -> Finding:
     return _judge(room, serving, room.what, f"{size(room.free_bytes)} free")
 
 
-@check("memory.address-space", "the plan fits under ulimit -v", reads=["serving"])
+@check("memory.address-space", "the plan fits under ulimit -v and -d", reads=["serving"])
 def address_space(facts: Facts) -> Finding:
-    """RLIMIT_AS: mapped weights and CUDA's reservations count in full."""
+    """What counts whether used or not: RLIMIT_AS (mapped weights and CUDA's reservations in full),
+    RLIMIT_DATA, and all that the kernel promises where it does not overcommit."""
     serving = known(facts.serving)
-    room = _room(serving, "address space")
-    if room is None:
-        return passed("ulimit -v unlimited")
-    return _judge(room, serving, "ulimit -v", size(room.free_bytes))
+    found = [room for room in serving.rooms if room.limit == "address space"]
+    if not found:
+        return passed("ulimit -v and -d unlimited")
+    room = next((one for one in found if one.problem), found[0])
+    return _judge(room, serving, room.what, size(room.free_bytes))
 
 
 @check("memory.locked", "programs may lock a little memory (ulimit -l)", reads=["memory"])
@@ -88,8 +90,8 @@ def vram_budget(facts: Facts) -> Finding:
             remedy="allow more with --max-vram or KIT_MAX_VRAM; or ask for less: --context, "
             "--max-sequences, or a conversion to int8 or int4",
         )
-    total = serving.gpu.total_bytes if serving.gpu else None  # None: it is cut over several
-    if isinstance(total, int) and total < planned:
+    share = planned // max(1, len(serving.gpus))
+    if any(isinstance(gpu.total_bytes, int) and gpu.total_bytes < share for gpu in serving.gpus):
         return skipped("the card is too small for the plan, see gpu.memory")
     return passed(f"{size(planned)} planned, {size(budget)} allowed")
 

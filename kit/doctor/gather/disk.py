@@ -1,6 +1,7 @@
 """Room for the download, its conversion and the image."""
 
 import os
+from pathlib import Path
 
 from kit.doctor.container_facts import Docker, Image
 from kit.doctor.facts import Disk, Facts
@@ -19,6 +20,10 @@ from kit.weights.partial import arrived_bytes
 
 IMAGE_BYTES = 16 * GIB
 """Assumed: torch with CUDA unpacked takes about 7 GiB, and the build keeps its layers twice."""
+
+
+CONTAINERD = Path("/var/lib/containerd")
+"""Where containerd keeps images; Docker does not tell. A build keeps its layers there, too."""
 
 
 def look(request: Request, facts: Facts) -> Disk:
@@ -55,12 +60,13 @@ def _docker_room(facts: Facts) -> Room | Unavailable | None:
         return None
     if engine.remote or not engine.root.is_absolute():
         return Unavailable("the engine is on another machine")
+    root = CONTAINERD if engine.containerd and CONTAINERD.is_dir() else engine.root
     try:
-        state = os.statvfs(engine.root)
+        state = os.statvfs(root)
     except OSError as error:
-        return Unavailable(f"{engine.root}: {error.strerror}")
+        return Unavailable(f"{root}: {error.strerror}")
     return Room(
-        what=f"disk at {engine.root}",
+        what=f"disk at {root}",
         free_bytes=state.f_bavail * state.f_frsize,
         need_bytes=IMAGE_BYTES,
         remedy="make room: docker system df, docker image prune; or move Docker's data-root",

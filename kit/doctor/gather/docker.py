@@ -39,8 +39,15 @@ def describe(info: Mapping[str, Any], environ: Mapping[str, str], command: str |
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         registries=_registries(info),
         remote=environ.get("DOCKER_HOST", "unix:").partition(":")[0] != "unix",
+        containerd=_stored_by_containerd(info),
         cdi_folders=tuple(Path(folder) for folder in info.get("CDISpecDirs") or ()),
     )
+
+
+def _stored_by_containerd(info: Mapping[str, Any]) -> bool:
+    """As it is by default from Docker 29 on."""
+    told = {str(key): str(value) for key, value in info.get("DriverStatus") or ()}
+    return told.get("driver-type", "").startswith("io.containerd.snapshotter")
 
 
 def _registries(info: Mapping[str, Any]) -> tuple[str, ...]:

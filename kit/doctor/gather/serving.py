@@ -3,15 +3,18 @@
 from kit.doctor.facts import Facts, NotServable, Serving
 from kit.doctor.request import Request
 from kit.errors import KitError
+from kit.memory.fit import PRECISIONS
 from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu, Nvidia, visible
 from kit.memory.plan import Plan, plan_serving
 from kit.memory.torch_build import installed_build
+from kit.stack.intent import first_gpus
 from kit.stack.missing_weights import WEIGHTS, WeightsMissing
 from kit.stack.model import Wish, gpus_of, resolve, shape_of
-from kit.stack.named import fitting
+from kit.stack.named import Fits, fitting
 from kit.stack.preflight import rooms
 from kit.weights.catalogue import read_catalogue
+from kit.weights.planned import architecture_of
 from kit.weights.preflight import serving_plan
 from kit.weights.record import Precision
 
@@ -34,8 +37,8 @@ def look(request: Request, facts: Facts) -> Serving | NotServable:
     """
     if request.decided is not None:
         start = request.decided
-        found = rooms(start.plan, start.build, start.gpu, start.freed)
-        return Serving(start.name, True, start.plan, start.gpu, found, start.runtime)
+        found = rooms(start.plan, start.build, start.gpus, start.freed)
+        return Serving(start.name, True, start.plan, start.gpus, found, start.runtime)
     try:
         return _would_be(request, facts)
     except KitError as error:
@@ -47,9 +50,13 @@ def look(request: Request, facts: Facts) -> Serving | NotServable:
 
 def usable_gpu(facts: Facts) -> Gpu | None:
     """The GPU that CUDA would use first."""
+    return next(iter(_usable_gpus(facts)), None)
+
+
+def _usable_gpus(facts: Facts) -> tuple[Gpu, ...]:
     if not isinstance(facts.nvidia, Nvidia):
-        return None
-    return next(iter(visible(facts.nvidia.gpus, facts.environ)), None)
+        return ()
+    return visible(facts.nvidia.gpus, facts.environ)
 
 
 def _would_be(request: Request, facts: Facts) -> Serving:
@@ -57,6 +64,13 @@ def _would_be(request: Request, facts: Facts) -> Serving:
     visible_gpu = usable_gpu(facts)
     gpu = None if wanted.device == "cpu" else visible_gpu
     data_dir, has_gpu = request.settings.data_dir, visible_gpu is not None
+    fits = fitting(
+        "cpu" if gpu is None else "cuda",
+        () if gpu is None else (gpu,),
+        request.settings.max_vram_bytes,
+        wanted.context,
+        wanted.max_sequences,
+    )
     try:
         wish = Wish(
             wanted.model,
@@ -65,21 +79,18 @@ def _would_be(request: Request, facts: Facts) -> Serving:
             wanted.engine,
             dry=True,
             catalogue=request.settings.weights_catalogue,
-            fits=fitting(
-                "cpu" if gpu is None else "cuda",
-                () if gpu is None else (gpu,),
-                request.settings.max_vram_bytes,
-                wanted.context,
-                wanted.max_sequences,
-            ),
+            fits=fits,
         )
         model = resolve(wish, _Nobody())
     except WeightsMissing:
-        name = f"{WEIGHTS} in {PRECISION}"
-        return _serving(name, _plan_of_catalogue(request, gpu), gpu, real=True)
+        precision, plan = _plan_of_catalogue(request, gpu, fits)
+        cards = () if gpu is None else (gpu,)
+        return _serving(f"{WEIGHTS} in {precision}", plan, cards, real=True)
     shape = shape_of(model, wanted.engine)
     one = 1 if wanted.engine == "megatron" else None  # it generates one answer at a time
     context, sequences = serving_limits(shape, wanted.context, wanted.max_sequences or one)
+    ranks = gpus_of(model, wanted.engine)
+    gpus = () if gpu is None else first_gpus(_usable_gpus(facts), ranks)
     plan = plan_serving(
         shape,
         context=context,
@@ -87,18 +98,23 @@ def _would_be(request: Request, facts: Facts) -> Serving:
         device="cpu" if gpu is None else "cuda",
         build=installed_build(),
         engine=wanted.engine,
-        ranks=gpus_of(model, wanted.engine),
+        ranks=ranks,
     )
-    return _serving(model.name, plan, gpu, real=not model.demo)
+    return _serving(model.name, plan, gpus, real=not model.demo)
 
 
-def _plan_of_catalogue(request: Request, gpu: Gpu | None) -> Plan:
+def _plan_of_catalogue(request: Request, gpu: Gpu | None, fits: Fits) -> tuple[Precision, Plan]:
+    """In the best precision that fits, as `kit up --model NAME` chooses it, else the smallest."""
     weights = read_catalogue(request.settings.weights_catalogue).find(WEIGHTS)
-    plan = serving_plan(weights, PRECISION, on_gpu=gpu is not None)
-    if plan is None:
+    if weights.shape is None:
         raise LookupError(f"the catalogue does not know the shape of {WEIGHTS}")
-    return plan
+    known = architecture_of(weights.shape)
+    found = (each for each in PRECISIONS if fits(known.at(each)))
+    precision = next(found, PRECISIONS[-1])
+    plan = serving_plan(weights, precision, on_gpu=gpu is not None)
+    assert plan is not None  # noqa: S101  (its shape is known)
+    return precision, plan
 
 
-def _serving(name: str, plan: Plan, gpu: Gpu | None, *, real: bool) -> Serving:
-    return Serving(name, real, plan, gpu, rooms(plan, installed_build(), gpu))
+def _serving(name: str, plan: Plan, gpus: tuple[Gpu, ...], *, real: bool) -> Serving:
+    return Serving(name, real, plan, gpus, rooms(plan, installed_build(), gpus))

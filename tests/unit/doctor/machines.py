@@ -53,7 +53,9 @@ def serving(gpu: Gpu | None, *more: Room, **changes: Any) -> Serving:
         what, remedy = f"free VRAM on {gpu.name}", "end the programs that hold it: nvidia-smi"
         rooms.append(Room(what, gpu.free_bytes, 29 * GIB, remedy, "vram"))
     name = "demo" if gpu is None else "spark-13b-chat in bf16"
-    found = Serving(name, gpu is not None, plan(gpu), gpu, (*rooms, *more))
+    found = Serving(
+        name, gpu is not None, plan(gpu), () if gpu is None else (gpu,), (*rooms, *more)
+    )
     return replace(found, **changes)
 
 

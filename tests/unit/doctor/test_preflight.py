@@ -28,7 +28,7 @@ def request_(tmp_path):
 
 
 def about(request, needs_bytes, **changes):
-    decided = Decided("a-model", plan(None, needs_bytes), CPU_BUILD, None, "local")
+    decided = Decided("a-model", plan(None, needs_bytes), CPU_BUILD, (), "local")
     return replace(request, decided=replace(decided, **changes))
 
 
@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_refused_with_evidence_and_remedy(request_):
 
 
 def test_what_the_old_service_frees_counts(request_):
-    request = about(request_, 999 * TIB, freed=Held(1000 * TIB, 0))
+    request = about(request_, 999 * TIB, freed=Held(1000 * TIB, {}))
     assert require(("memory.ram",), request) == ()
 
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_measured_is_a_warning(request_, monkeypatch):
 
 def test_only_the_named_checks_refuse(request_):
     """The GPU's checks are skipped where there is no driver; that alone refuses nothing."""
-    assert require(("torch.driver", "gpu.memory"), about(request_, KIB, gpu=GPU)) == ()
+    assert require(("torch.driver", "gpu.memory"), about(request_, KIB, gpus=(GPU,))) == ()
 
 
 def test_evidence_is_told_where_the_summary_lacks_it(request_):

@@ -42,6 +42,20 @@ def test_v2(tmp_path):
     assert found.free_bytes == 930
 
 
+def test_what_is_throttled_at_a_limit_is_held_to_it(tmp_path):
+    """Past memory.high nobody is killed, and nothing gets on any more."""
+    write_membership(tmp_path, "0::/user.slice/app\n")
+    write_v2(tmp_path, "user.slice/app", "max")
+    write_v2(tmp_path, "user.slice", 1000)
+    high = tmp_path / "sys/fs/cgroup/user.slice/app/memory.high"
+    high.write_text("400\n")
+    assert memory_limit(root=tmp_path) == CgroupMemory(400, 70, str(high))
+    high.write_text("max\n")
+    found = memory_limit(root=tmp_path)
+    assert isinstance(found, CgroupMemory)
+    assert found.limit_bytes == 1000
+
+
 def test_the_tightest_ancestor_counts(tmp_path):
     write_membership(tmp_path, "0::/outer/inner\n")
     write_v2(tmp_path, "outer/inner", "max")

@@ -1,7 +1,13 @@
-from kit.memory import proc
-from kit.memory.neighbours import on_gpu, on_host
+from dataclasses import replace
+
+import pytest
+
+from kit.memory import cgroup, proc
+from kit.memory.cgroup import CgroupMemory
+from kit.memory.neighbours import on_gpu, on_gpus, on_host
 from kit.memory.nvml import Gpu, GpuProcess
 from kit.memory.plan import Basis, Pool
+from kit.memory.torch_build import installed_build
 from kit.memory.unavailable import Unavailable
 from kit.units import GIB
 
@@ -42,10 +48,58 @@ def test_figures_that_are_not_told():
     assert on_gpu(Gpu(0, "GPU-a", "GB10", GIB, HIDDEN, "580")) is HIDDEN
 
 
-def test_host(monkeypatch):
+def test_of_several_gpus_the_fullest_counts():
+    full = replace(L20, index=1, used_bytes=40 * GIB)
+    found = on_gpus((L20, full))
+    assert (found.free_bytes, found.total_bytes) == (2 * 5 * GIB, 2 * 45 * GIB)
+    assert "2 times that of the fullest" in found.what
+    assert on_gpus((L20,)) == on_gpu(L20)
+    assert on_gpus((L20, replace(L20, used_bytes=HIDDEN))) is HIDDEN
+
+
+@pytest.fixture
+def unlimited(monkeypatch):
+    for limit in ("address_space_limit_bytes", "data_limit_bytes", "commit_free_bytes"):
+        monkeypatch.setattr(proc, limit, lambda: None)
+    monkeypatch.setattr(cgroup, "memory_limit", lambda: None)
+
+
+def test_host(monkeypatch, unlimited):
     monkeypatch.setattr(proc, "total_ram_bytes", lambda: 24 * GIB)
     monkeypatch.setattr(proc, "available_ram_bytes", lambda: 20 * GIB)
     found = on_host()
     assert (found.line.size_bytes, found.free_bytes) == (4 * GIB, 20 * GIB)
     monkeypatch.setattr(proc, "total_ram_bytes", lambda: HIDDEN)
     assert on_host() is HIDDEN
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "limit", "what", "free"),
+    [
+        (
+            cgroup,
+            "memory_limit",
+            CgroupMemory(8 * GIB, 2 * GIB, "/g/memory.high"),
+            "memory.high",
+            6,
+        ),
+        (proc, "data_limit_bytes", 5 * GIB, "ulimit -d", 5),
+        (proc, "commit_free_bytes", 3 * GIB, "CommitLimit", 3),
+    ],
+)
+def test_what_a_process_is_held_to_below_what_is_free(
+    monkeypatch, unlimited, where, name, limit, what, free
+):
+    monkeypatch.setattr(proc, "total_ram_bytes", lambda: 24 * GIB)
+    monkeypatch.setattr(proc, "available_ram_bytes", lambda: 20 * GIB)
+    monkeypatch.setattr(where, name, lambda: limit)
+    found = on_host()
+    assert what in found.what
+    assert found.free_bytes == free * GIB
+
+
+def test_the_address_space_holds_libraries_too(monkeypatch, unlimited):
+    monkeypatch.setattr(proc, "available_ram_bytes", lambda: 20 * GIB)
+    monkeypatch.setattr(proc, "address_space_limit_bytes", lambda: 6 * GIB)
+    found = on_host()
+    assert found.free_bytes == 6 * GIB - installed_build().address_space_bytes

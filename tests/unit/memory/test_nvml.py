@@ -81,6 +81,7 @@ def test_two_gpus(driver):
 
 def test_memory_of_a_process(driver):
     assert ask(driver, "nvml.processes_bytes({4711, 1})") == 3 * GIB
+    assert ask(driver, "nvml.processes_bytes_by_gpu({4711, 1})") == {0: 3 * GIB}
 
 
 def test_process_that_is_not_listed(driver):

@@ -83,8 +83,17 @@ def test_a_real_process_that_takes_memory():
     del block
 
 
-def test_address_space_limit_of_a_limited_shell():
-    code = "from kit.memory import proc; print(proc.address_space_limit_bytes())"
-    command = f"ulimit -v 1000000; exec {sys.executable} -c '{code}'"
+@pytest.mark.parametrize(("option", "asked"), [("-v", "address_space"), ("-d", "data")])
+def test_limits_of_a_limited_shell(option, asked):
+    code = f"from kit.memory import proc; print(proc.{asked}_limit_bytes())"
+    command = f"ulimit {option} 1000000; exec {sys.executable} -c '{code}'"
     found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert found.stdout == f"{1000000 * KIB}\n"
+
+
+@pytest.mark.parametrize(("mode", "free"), [("2", 700 * KIB), ("0", None), ("1", None)])
+def test_what_the_kernel_still_promises(tmp_path, mode, free):
+    (tmp_path / "sys/vm").mkdir(parents=True)
+    (tmp_path / "sys/vm/overcommit_memory").write_text(f"{mode}\n")
+    (tmp_path / "meminfo").write_text("CommitLimit:  1000 kB\nCommitted_AS:  300 kB\n")
+    assert proc.commit_free_bytes(proc=tmp_path) == free

@@ -19,6 +19,7 @@ from kit.serve.metrics import MEMORY_LABELS
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "monitoring"
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+MONITORS = yaml.safe_load((MONITORING / "compose.yaml").read_text(encoding="utf-8"))
 DASHBOARD = json.loads(
     (MONITORING / "grafana/dashboards/spark-kit.json").read_text(encoding="utf-8")
 )
@@ -52,16 +53,16 @@ def test_every_panel_asks_the_provisioned_source() -> None:
     asked = [*DASHBOARD["panels"], *(t for panel in DASHBOARD["panels"] for t in panel["targets"])]
     assert {each["datasource"]["uid"] for each in asked} == {source["uid"]}
     assert source["url"] == "http://prometheus:9090"
-    assert "prometheus" in COMPOSE["services"]
+    assert "prometheus" in MONITORS["services"]
 
 
 def test_compose_mounts_what_the_provisioning_names() -> None:
-    grafana = COMPOSE["services"]["grafana"]
+    grafana = MONITORS["services"]["grafana"]
     mounts = dict(reversed(each.split(":")[:2]) for each in grafana["volumes"])
     (provider,) = provisioned("provisioning/dashboards/spark-kit.yml")["providers"]
     folder = mounts[provider["options"]["path"]]
-    assert Path(folder).resolve() == (MONITORING / "grafana/dashboards").resolve()
-    assert mounts["/etc/grafana/provisioning"] == "./monitoring/grafana/provisioning"
+    assert (MONITORING / folder).resolve() == (MONITORING / "grafana/dashboards").resolve()
+    assert mounts["/etc/grafana/provisioning"] == "./grafana/provisioning"
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert (MONITORING / "grafana/dashboards" / home.name).exists()
 
@@ -71,6 +72,8 @@ def test_prometheus_reads_the_service_under_its_alias() -> None:
     (job,) = config["scrape_configs"]
     server = COMPOSE["x-server"]
     (alias,) = server["networks"]["default"]["aliases"]
+    assert "server" in MONITORS["services"]["prometheus"]["networks"]
+    assert MONITORS["networks"]["server"]["name"] == "${KIT_NETWORK:-spark-kit_default}"
     port = COMPOSE["x-environment"]["KIT_PORT"]
     assert job["static_configs"] == [{"targets": [f"{alias}:{port}"]}]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from serve_fakes import MODEL
+from serve_fakes import MODEL, FakeEngine, RunningServer, source
 
-from kit.errors import EnvironmentNotReady
-from kit.serve.server import bind
+from kit.errors import EnvironmentNotReady, IntegrityError, KitError, ServiceError
+from kit.serve.server import ServerOptions, bind, refused
 
 MAIN = Path(__file__).with_name("fake_server_main.py")
 ROOT = Path(__file__).parents[3]
@@ -171,3 +171,40 @@ def test_an_address_of_another_machine_cannot_be_bound() -> None:
         bind("192.0.2.1", 0)
     with pytest.raises(EnvironmentNotReady, match=r"nowhere\.invalid"):
         bind("nowhere.invalid", 0)
+
+
+def until_failed(server: RunningServer) -> dict[str, object]:
+    deadline = time.monotonic() + 20
+    while (told := server.ready().json())["status"] != "failed":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return dict(told)
+
+
+@pytest.mark.parametrize("error", [IntegrityError, EnvironmentNotReady])
+def test_what_would_fail_again_may_stay_and_say_why(
+    error: type[KitError], capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine()
+    engine.load_error = error("something is wrong", hint="mend it")
+    server = RunningServer(source(engine), ServerOptions(port=0, stays=True))
+    told = until_failed(server)
+    assert (told["error"], told["exit_code"]) == ("something is wrong", error.exit_code)
+    assert "error: something is wrong\nhint: mend it\n" in capfd.readouterr().err
+    server.end()
+    assert server.load_error is None
+
+
+def test_what_was_refused_before_it_was_loaded_stays_too() -> None:
+    reason = EnvironmentNotReady("there is no model", hint="mount one")
+    server = RunningServer(refused(reason), ServerOptions(port=0, stays=True))
+    assert until_failed(server)["error"] == "there is no model"
+    server.end()
+
+
+def test_what_may_go_well_the_next_time_ends_in_any_case() -> None:
+    engine = FakeEngine()
+    engine.load_error = ServiceError("bad luck", hint="again")
+    server = RunningServer(source(engine), ServerOptions(port=0, stays=True))
+    server.wait_until_ended()
+    assert server.load_error is engine.load_error

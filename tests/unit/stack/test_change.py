@@ -1,10 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from kit.memory.hold import default_ram_budget
 from kit.memory.plan import Pool
 from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.settings import Settings
 from kit.stack.change import Wishes, options_after
 from kit.stack.intent import Intent
@@ -53,6 +55,14 @@ def test_a_budget_that_was_asked_for_stays_one_by_the_plan_follows_it():
     assert options_after(Wishes(), old(max_ram_bytes=GIB)).settings.max_ram_bytes == GIB
     wishes = Wishes(max_ram_bytes=2 * GIB)
     assert options_after(wishes, old(max_ram_bytes=GIB)).settings.max_ram_bytes == 2 * GIB
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("build", [CPU_BUILD, CUDA_BUILD])
+def test_a_budget_by_the_plan_is_known_though_the_image_is_gone(device, build):
+    made = replace(old(device=device), build=build).with_budget()
+    forgotten = replace(made, build=CUDA_BUILD)
+    assert options_after(Wishes(), forgotten).settings.max_ram_bytes is None
 
 
 def test_the_demo_stays_the_demo_of_this_version():

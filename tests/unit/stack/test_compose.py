@@ -122,6 +122,8 @@ def test_a_failure_is_explained(bin_dir, said, kind):
 
 def test_the_project_is_the_users_or_ours():
     assert project_name({"COMPOSE_PROJECT_NAME": "theirs"}) == "theirs"
+    assert project_name({"KIT_INSTANCE": "b"}) == "spark-kit-b"
+    assert project_name({"KIT_INSTANCE": "b", "COMPOSE_PROJECT_NAME": "theirs"}) == "theirs-b"
     assert project_name({"COMPOSE_PROJECT_NAME": ""}) == project_name({}) == "spark-kit"
 
 

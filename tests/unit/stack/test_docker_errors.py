@@ -29,6 +29,11 @@ LACKING = [
     ),
     ("docker: 'compose' is not a docker command.", "docker-compose-plugin"),
     (
+        "nvidia-container-runtime-hook: invoking the NVIDIA Container Runtime Hook directly (e.g. "
+        "specifying the docker --gpus flag) is not supported.",
+        "nvidia-container-runtime.mode=legacy",
+    ),
+    (
         'Error response from daemon: could not select device driver "nvidia" with capabilities: '
         "[[compute gpu utility]]",
         "NVIDIA Container Toolkit",

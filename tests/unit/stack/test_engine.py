@@ -25,6 +25,7 @@ INSPECTED = {
         "Labels": {
             "com.docker.compose.project": "spark-kit",
             "com.docker.compose.service": "spark-cpu",
+            "spark-kit.state-dir": "0123:/home/a/state",
         }
     },
 }
@@ -41,6 +42,7 @@ def test_a_running_container():
     )  # fmt: skip
     assert (found.running, found.pid, found.restarts) == (True, 4711, 2)
     assert (found.health, found.memory_limit_bytes) == ("starting", 512 << 20)
+    assert found.owner == "0123:/home/a/state"
     assert found.started_at == pytest.approx(100.123456)
 
 

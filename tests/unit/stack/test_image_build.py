@@ -27,6 +27,11 @@ NO_BASE = """\
 ------
 failed to solve: failed to do request: no such host
 """
+FULL = """\
+#11 2.1 ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device
+#11 ERROR: executor failed running [/bin/sh -c kit-pip install]: exit code: 1
+executor failed running [/bin/sh -c kit-pip install]: exit code: 1
+"""
 NO_PACKAGE = """\
 #11 2.1 ERROR: No matching distribution found for torch==2.10.0
 #11 ERROR: executor failed running [/bin/sh -c kit-pip install]: exit code: 1
@@ -46,6 +51,13 @@ def test_a_base_that_cannot_be_pulled_is_named_as_the_cause() -> None:
     assert isinstance(error, EnvironmentNotReady)
     assert "base image" in error.message
     assert "BASE_IMAGE" in error.hint
+
+
+def test_a_full_disk_is_told_in_the_kits_words() -> None:
+    error = explain(FULL.splitlines())
+    assert isinstance(error, EnvironmentNotReady)
+    assert "Docker's disk is full (" in error.message
+    assert "docker builder prune" in error.hint
 
 
 def test_any_other_failure_ends_with_what_docker_said_last() -> None:

@@ -12,7 +12,7 @@ IMAGE = [
     {
         "Id": "sha256:1234",
         "Created": "2026-11-26T15:38:00Z",
-        "Size": 760_000_000,
+        "Size": 990_000_000,  # as containerd counts: what was packed, and unpacked
         "Config": {"Labels": {"spark-kit.upstream.commit": "10f3"}},
     }
 ]

@@ -144,6 +144,14 @@ def test_the_address_space(code, log):
     assert "ulimit -v unlimited" in error.hint
 
 
+def test_the_limit_on_private_memory():
+    error = died(1, ["MemoryError"], bounds=Bounds(data_bytes=2 * GIB))
+    assert type(error) is ServiceError
+    assert "at the limit on its private memory (ulimit -d), 2.00 GiB" in error.message
+    assert "ulimit -d unlimited" in error.hint
+    assert "it crashed" in died(139, bounds=Bounds(data_bytes=2 * GIB)).message
+
+
 def test_a_crash_far_from_the_limit_is_a_crash():
     far = replace(LIVED, address_space_peak_bytes=GIB)
     error = died(139, bounds=LIMITED, lived=far)

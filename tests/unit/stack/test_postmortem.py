@@ -59,6 +59,8 @@ def test_what_the_server_said_is_passed_on(code, kind):
         (1, ["Traceback", "RuntimeError: boom", ""], "RuntimeError: boom"),
         (1, ["boom"], "did not say why"),
         (EARLIER, [], "did not say why"),
+        (0, [], "it was stopped from outside (docker stop, or the engine ended)"),
+        (255, [], "the Docker engine ended"),
     ],
 )
 def test_cause(code, log, cause):

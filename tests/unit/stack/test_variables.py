@@ -26,8 +26,9 @@ SPEC = ServeSpec(
 
 
 def test_everything_that_a_spec_decides():
-    assert variables(SPEC, image="spark-kit:cuda", api_key="k") == {
+    assert variables(SPEC, image="spark-kit:cuda", owner="m:/state", api_key="k") == {
         "KIT_IMAGE": "spark-kit:cuda",
+        "KIT_OWNER": "m:/state",
         "KIT_MODEL_DIR": "/models/it's spark",
         "KIT_MODEL_NAME": "星火",
         "KIT_HOST": "127.0.0.1",
@@ -39,24 +40,31 @@ def test_everything_that_a_spec_decides():
         "KIT_MAX_VRAM": "32212254720B",
         "KIT_MEMORY_LIMIT": "6442450944",
         "KIT_API_KEY": "k",
+        "KIT_API_KEY_FILE": "/dev/null",
         "KIT_GPU": "GPU-1,GPU-2",
         "KIT_USER": "1000:1000",
     }
 
 
 def test_what_it_leaves_open_is_the_files():
-    found = variables(replace(SPEC, gpu=None, user=None, max_ram_bytes=None), image="x")
+    found = variables(replace(SPEC, gpu=None, user=None, max_ram_bytes=None), image="x", owner="")
     assert "KIT_GPU" not in found
     assert "KIT_USER" not in found
     assert (found["KIT_MAX_RAM"], found["KIT_API_KEY"]) == ("", "")
     assert found["KIT_MEMORY_LIMIT"] == str(40 * GIB)
 
 
+def test_a_key_in_a_file_is_in_no_variable():
+    file = Path("/run/keys/api key")
+    found = variables(SPEC, image="x", owner="", api_key="k", api_key_file=file)
+    assert (found["KIT_API_KEY"], found["KIT_API_KEY_FILE"]) == ("", str(file))
+
+
 def test_every_variable_is_one_of_the_file():
     text = bundled("compose.yaml").read_text(encoding="utf-8")
     known = set(re.findall(r"\$\{(KIT_\w+)", text))
     others = {name for name in known if "PROMETHEUS" in name or "GRAFANA" in name}
-    assert set(variables(SPEC, image="x")) == known - others - {
+    assert set(variables(SPEC, image="x", owner="")) == known - others - {
         "KIT_RESTART",
         "KIT_ON_BREACH",
         "KIT_MAX_WAITING",

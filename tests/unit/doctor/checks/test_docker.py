@@ -211,3 +211,26 @@ def test_the_daemon_reload_trap(driver, changes, status):
         toolkit=replace(TOOLKIT, **changes),
     )
     assert docker.cgroups.judge(facts).status == status
+
+
+@pytest.mark.parametrize(
+    ("version", "folders", "specs", "status"),
+    [
+        ("29.2.0", True, True, "pass"),
+        ("30.0.1", True, True, "pass"),
+        ("29.1.4", True, True, "warn"),
+        ("29.2.0", False, True, "warn"),
+        ("29.2.0", True, False, "warn"),
+        ("of our own", True, True, "warn"),
+    ],
+)
+def test_what_is_handed_out_by_cdi_survives_a_reload(version, folders, specs, status):
+    engine = replace(
+        ENGINE,
+        version=version,
+        cgroup_driver="systemd",
+        cdi_folders=(Path("/etc/cdi"),) if folders else (),
+    )
+    toolkit = replace(TOOLKIT, device_links=False, specs=(STALE,) if specs else ())
+    finding = docker.cgroups.judge(replace(WORKSTATION, docker=engine, toolkit=toolkit))
+    assert finding.status == status

@@ -157,6 +157,27 @@ def test_unknown_memory_is_a_warning():
     assert (finding.status, finding.summary) == ("warn", "free VRAM on Stub 48 is unknown")
 
 
+@pytest.mark.parametrize("free", [Unavailable("silent"), GIB])
+def test_each_of_several_cards_has_to_have_room_for_its_rank(free):
+    second = replace(GPU, index=1, uuid="GPU-bbbb", processes=TENANTS)
+    enough = Room("free VRAM on Stub 48 (GPU 0)", 40 * GIB, 15 * GIB, "end them", "vram")
+    facts = replace(
+        WORKSTATION,
+        nvidia=replace(DRIVER, gpus=(GPU, second)),
+        serving=replace(serving(GPU), gpus=(GPU, second), rooms=(enough, enough)),
+    )
+    assert gpu.memory.judge(facts).summary == "15.00 GiB planned for each of 2 GPUs, and free"
+    short = replace(enough, what="free VRAM on Stub 48 (GPU 1)", free_bytes=free)
+    facts = replace(facts, serving=replace(facts.serving, rooms=(enough, short)))
+    finding = gpu.memory.judge(facts)
+    if isinstance(free, Unavailable):
+        assert finding.status is Status.WARN
+    else:
+        assert finding.summary.startswith("not enough free VRAM on Stub 48 (GPU 1)")
+        assert "ollama" in finding.evidence[1].observed
+        assert "KIT_GPU" not in finding.remedy  # no one card takes them all
+
+
 def test_on_the_cpu_no_vram_is_needed():
     facts = replace(WORKSTATION, serving=serving(None))
     assert gpu.memory.judge(facts).status is Status.SKIP

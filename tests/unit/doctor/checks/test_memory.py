@@ -38,9 +38,17 @@ def test_rooms(check, limit):
     assert check.judge(enough).status is Status.PASS
 
 
+def test_of_several_limits_on_what_is_asked_for_the_one_that_is_short_counts():
+    rooms = (short("address space", 2 * GIB), replace(short("address space"), what="ulimit -d"))
+    finding = memory.address_space.judge(
+        replace(LAPTOP, serving=replace(serving(None), rooms=rooms))
+    )
+    assert finding.summary.startswith("not enough ulimit -d")
+
+
 def test_no_limits():
     assert memory.cgroup.judge(LAPTOP).summary == "no memory limit on this control group"
-    assert memory.address_space.judge(LAPTOP).summary == "ulimit -v unlimited"
+    assert memory.address_space.judge(LAPTOP).summary == "ulimit -v and -d unlimited"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def test_vram_budget(used, budget, status):
 
 
 def test_vram_budget_of_several_gpus():
-    several = replace(serving(GPU), gpu=None)
+    several = replace(serving(GPU), gpus=(GPU, GPU))
     for budget, status in ((30 * GIB, "pass"), (10 * GIB, "fail")):
         facts = replace(WORKSTATION, serving=several, budgets=Budgets(budget, None))
         assert memory.vram_budget.judge(facts).status == status

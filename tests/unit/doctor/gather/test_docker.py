@@ -44,6 +44,12 @@ def test_an_ordinary_engine():
         ({}, {"DOCKER_HOST": "tcp://10.0.0.7:2376"}, {"remote": True}),
         ({}, {"DOCKER_HOST": "ssh://gpu.example"}, {"remote": True}),
         ({}, {"DOCKER_HOST": "unix:///run/user/1000/docker.sock"}, {"remote": False}),
+        (
+            {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]},
+            {},
+            {"containerd": True},
+        ),
+        ({"DriverStatus": [["Backing Filesystem", "extfs"]]}, {}, {"containerd": False}),
         ({"CDISpecDirs": ["/etc/cdi"]}, {}, {"cdi_folders": (Path("/etc/cdi"),)}),
         (
             {"RegistryConfig": {"Mirrors": ["https://mirror.example/"]}},

@@ -40,6 +40,13 @@ def request_(tmp_path):
 ON_GPU = Facts(nvidia=Nvidia("580.65.06", (13, 0), (GPU,)))
 
 
+def test_where_containerd_keeps_images_is_where_room_is_needed(request_, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "CONTAINERD", tmp_path)
+    engine = Docker("29", root=Path("/no/such/folder"), containerd=True)
+    room = disk.look(request_, Facts(docker=engine)).docker
+    assert (room.what, room.free_bytes > 0) == (f"disk at {tmp_path}", True)
+
+
 def test_settings_that_can_be_understood():
     settings, problem = read_settings({"HOME": "/h", "KIT_PORT": "9000"})
     assert (settings.port, settings.data_dir, problem) == (
@@ -195,7 +202,7 @@ def test_a_damaged_demo(request_, monkeypatch, tmp_path):
 
 def test_the_demo_is_served_without_a_gpu(request_):
     found = serving.look(request_, Facts())
-    assert (found.name, found.real, found.gpu) == ("demo", False, None)
+    assert (found.name, found.real, found.gpus) == ("demo", False, ())
     assert 0 < found.plan.peak_bytes(Pool.HOST) < 2 * GIB
     assert found.rooms[0].limit == "ram"
 
@@ -209,17 +216,28 @@ def test_the_catalogues_chat_model_on_a_gpu(request_):
     assert vram[0].free_bytes == GPU.free_bytes
 
 
+@pytest.mark.parametrize(
+    ("card", "budget", "precision"),
+    [(24, 30, "int8"), (48, 20, "int8"), (16, 30, "int4"), (4, 30, "int4"), (48, 30, "bf16")],
+)
+def test_a_smaller_card_is_planned_for_in_what_fits_it(request_, card, budget, precision):
+    nvidia = replace(ON_GPU.nvidia, gpus=(replace(GPU, total_bytes=card * GIB),))
+    settings = replace(request_.settings, max_vram_bytes=budget * GIB)
+    found = serving.look(replace(request_, settings=settings), replace(ON_GPU, nvidia=nvidia))
+    assert found.name == f"spark-13b-chat in {precision}"
+
+
 def test_a_directory_that_is_named(request_, make_model):
     directory = make_model()
     found = serving.look(replace(request_, wanted=Wanted(str(directory))), ON_GPU)
-    assert (found.name, found.real, found.gpu) == (directory.name, True, GPU)
+    assert (found.name, found.real, found.gpus) == (directory.name, True, (GPU,))
 
 
 def test_what_kit_up_would_be_asked_for(request_):
     wanted = Wanted("demo", context=512, max_sequences=3, device="cpu")
     found = serving.look(replace(request_, wanted=wanted), ON_GPU)
     plan = found.plan
-    assert (found.gpu, plan.device, plan.context, plan.max_sequences) == (None, "cpu", 512, 3)
+    assert (found.gpus, plan.device, plan.context, plan.max_sequences) == ((), "cpu", 512, 3)
 
 
 def test_upstreams_engine_reads_the_demo_as_it_comes(request_):
@@ -252,9 +270,9 @@ def test_more_context_than_the_model_has(request_):
 
 
 def test_what_has_been_decided(request_):
-    decided = Decided("spark", plan(GPU), CPU_BUILD, GPU, "container")
+    decided = Decided("spark", plan(GPU), CPU_BUILD, (GPU,), "container")
     found = serving.look(replace(request_, decided=decided), Facts())
-    assert (found.name, found.gpu, found.runtime) == ("spark", GPU, "container")
+    assert (found.name, found.gpus, found.runtime) == ("spark", (GPU,), "container")
     assert found.plan == plan(GPU)
 
 

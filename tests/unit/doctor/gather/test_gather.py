@@ -92,7 +92,7 @@ def test_needed_adapters_come_with_what_they_build_on():
 
 def test_no_container_is_started_for_what_is_served_on_the_cpu(request_):
     """A literal GPU and engine, and a PATH with no docker on it: there is no image, then."""
-    decided = Decided("demo", plan(None), CPU_BUILD, None, "container")
+    decided = Decided("demo", plan(None), CPU_BUILD, (), "container")
     (probe,) = (each for each in ADAPTERS if each.fact == "probe")
     asked = replace(request_, decided=decided, environ={"PATH": "/nowhere"})
     assert probe.look(asked, WORKSTATION) == Unavailable("it is to be served on the CPU")

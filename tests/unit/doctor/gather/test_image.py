@@ -61,7 +61,7 @@ def test_without_a_gpu_it_is_the_one_for_the_cpu(request_, images):
 
 
 def test_what_has_been_decided_comes_first(request_, images):
-    decided = Decided("demo", plan(None), CPU_BUILD, None, "container")
+    decided = Decided("demo", plan(None), CPU_BUILD, (), "container")
     asked = replace(request_, decided=decided)
     assert "-cpu-" in image.look(asked, ON_GPU).wanted
     named = replace(asked, environ={"KIT_IMAGE": "spark-kit:0.1.0-cuda-0123456789ab"})
