@@ -1,15 +1,20 @@
 """Bodies of requests: how long one may be, or take to come, and how much all may hold together."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from kit.serve.errors import ApiError
+from kit.serve.errors import ApiError, bad_request
 from kit.serve.heap import tidy
 from kit.units import KIB, MIB
 
@@ -19,6 +24,10 @@ SMALL_BYTES = 64 * KIB
 """Nearly every conversation is shorter. What large bodies hold does not keep them out."""
 _LOOK_SECONDS = 0.5
 _TIDY_SECONDS = 1.0
+_ANY_CONTEXT = 32768
+"""Tokens, of a model that is not loaded yet: the longest context that there is."""
+_PROMPTS = 64
+_SPARE = 1000
 _CLOSE = {"Connection": "close"}
 """For who sends nothing more. A client that goes on sending would lose its answer by that."""
 
@@ -147,3 +156,53 @@ def _split(size_bytes: int) -> tuple[int, int]:
     """The small part of a size, and the rest."""
     small_bytes = min(size_bytes, SMALL_BYTES)
     return small_bytes, size_bytes - small_bytes
+
+
+class BoundedRoute(APIRoute):
+    """A route whose body is counted before Python makes objects of it.
+
+    A body of 4 MB can hold a million empty objects, which take seventy times as much, and leave
+    holes in Python's heap for as long as the server lives.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's, behind the count."""
+        handle = super().get_route_handler()
+
+        async def count_and_handle(request: Request) -> Response:
+            with contextlib.suppress(ClientDisconnect):  # which FastAPI meets again, and answers
+                body = await request.body()
+                if len(body) > SMALL_BYTES:
+                    loaded = request.app.state.readiness.loaded
+                    context = loaded.info.context_length if loaded else _ANY_CONTEXT
+                    await asyncio.to_thread(require_few_values, body, context)
+            return await handle(request)
+
+        return count_and_handle
+
+
+def require_few_values(body: bytes, context: int) -> None:
+    """Return when JSON holds no more values than a request that fits the context can need.
+
+    A message, which takes a token at least, is one object, or three with a part of content in a
+    list; a prompt is as many numbers as the context has tokens.
+
+    Args:
+        body: need not be JSON.
+        context: in tokens.
+
+    Raises:
+        ApiError: it holds more.
+    """
+    import numpy as np
+
+    text = np.frombuffer(body.replace(rb"\\", b"").replace(rb"\"", b""), dtype=np.uint8)
+    outside = np.bitwise_xor.accumulate(text == ord('"')) == 0
+    containers = np.count_nonzero(outside & ((text == ord("{")) | (text == ord("["))))
+    values = np.count_nonzero(outside & (text == ord(",")))
+    if containers > 3 * context + _SPARE or values > _PROMPTS * context + _SPARE:
+        raise bad_request(
+            f"The body holds {containers} lists and objects and {values} further values, more than "
+            f"any request that fits this model's context of {context} tokens.",
+            code="context_length_exceeded",
+        )

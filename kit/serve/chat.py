@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from jinja2 import TemplateError
 
 from kit.serve.answer import Chunk, ScoredToken
+from kit.serve.bodies import BoundedRoute
 from kit.serve.errors import bad_request
 from kit.serve.exchange import Exchange, ready_model
 from kit.serve.logprobs import chat_logprobs
@@ -18,7 +19,7 @@ from kit.serve.schema import ChatRequest, Message
 from kit.serve.sse import Events, EventStream, while_connected
 from kit.serve.tokenizer import InContextDecoder, Tokenizer
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=BoundedRoute)
 
 
 @router.post("/chat/completions")

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from kit.serve.answer import Chunk, ScoredToken
+from kit.serve.bodies import BoundedRoute
 from kit.serve.engine import FinishReason
 from kit.serve.exchange import Exchange, ready_model
 from kit.serve.generation import Choice
@@ -20,7 +21,7 @@ from kit.serve.sse import Events, EventStream, while_connected
 DEFAULT_MAX_TOKENS = 16
 """What OpenAI's endpoint generates when the request does not say."""
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=BoundedRoute)
 
 
 @router.post("/completions")

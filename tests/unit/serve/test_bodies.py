@@ -11,8 +11,9 @@ import httpx
 import pytest
 from serve_fakes import CONTEXT, FakeEngine, RunningServer
 
-from kit.serve.bodies import SMALL_BYTES, BodyBudget
+from kit.serve.bodies import SMALL_BYTES, BodyBudget, require_few_values
 from kit.serve.connection import Connection
+from kit.serve.errors import ApiError
 from kit.units import MIB
 
 Start = Callable[..., RunningServer]
@@ -145,3 +146,37 @@ def test_a_prompt_that_cannot_fit(server: RunningServer, engine: FakeEngine) -> 
     response = httpx.post(f"{server.url}/v1/completions", json=body, trust_env=False)
     assert response.json()["error"]["code"] == "context_length_exceeded"
     assert engine.submissions == []
+
+
+@pytest.mark.parametrize(
+    "value", ["{}", "[]", '{"role":"user"}', '"}{",[[]]', '"\\\\",{},[]', '"\\"",{},[]']
+)
+def test_more_objects_than_messages_can_be_are_counted_before_they_are_made(value: str) -> None:
+    context = 100
+    least = 3 * context + 1000
+    with pytest.raises(ApiError, match="more than any request"):
+        require_few_values(f"[{','.join([value] * (least + 1))}]".encode(), context)
+
+
+def test_more_numbers_than_prompts_can_have_are_counted_before_they_are_made() -> None:
+    with pytest.raises(ApiError, match="more than any request"):
+        require_few_values(b"[" + b"7," * (64 * 100 + 1001) + b"7]", 100)
+
+
+@pytest.mark.parametrize("text", ["{[,", '\\"{', "\\\\", '\\\\\\"[,'])
+def test_what_stands_in_a_text_is_not_counted(text: str) -> None:
+    require_few_values(f'{{"prompt": "{text * 100_000}"}}'.encode(), 100)
+
+
+def test_a_body_of_too_many_objects_is_refused_by_both_routes(server: RunningServer) -> None:
+    body = b'{"messages": [' + b"{}," * 30_000 + b"{}]}"
+    for route in ("chat/completions", "completions"):
+        answer = httpx.post(
+            f"{server.url}/v1/{route}",
+            content=body,
+            headers={"Content-Type": "application/json"},
+            timeout=20,
+            trust_env=False,
+        )
+        assert answer.status_code == 400
+        assert "30003 lists and objects" in answer.json()["error"]["message"]
