@@ -35,7 +35,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from kit.memory.proc import ProcessMemory, descendants, process_memory
-from kit.stack.model import DEMO, Wish, resolve
+from kit.service.model import DEMO, Wish, resolve
 from kit.units import MIB
 
 MAX_GROWTH_BYTES = 64 * MIB

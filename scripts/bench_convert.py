@@ -27,13 +27,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.memory.fresh_process import Measured, measure, run_job
+from kit.bench.fresh_process import Measured, measure, run_job
 from kit.memory.pagecache import evict
 from kit.settings import bundled
 from kit.units import MIB
 
 if TYPE_CHECKING:
-    from kit.serve.loading import Loader
+    from kit.bench.loaders import Loader
 
 PIECE_BYTES = 16 * MIB
 CHECKPOINT = "mp_rank_00_model_states.pt"
@@ -155,7 +155,7 @@ def upstream_trees() -> "dict[Loader, Path]":
 
     "stock" is upstream's own loading, made to run on any device.
     """
-    from kit.serve.loading import make_trees
+    from kit.bench.loaders import make_trees
     from kit.settings import Settings
     from kit.upstream.fetch import fetch
 
@@ -168,7 +168,7 @@ def upstream_trees() -> "dict[Loader, Path]":
 
 def run_upstream(source: Path) -> Measured:
     """Upstream's own code builds its model in bf16 and loads the checkpoint. Nothing is written."""
-    from kit.serve.loading import Sources, measure_load
+    from kit.bench.loaders import Sources, measure_load
 
     sources = Sources(source.parent, bundled("demo") / "tokenizer", upstream_trees())
     return measure_load(sources, "stock", device="cpu", dtype="bfloat16")

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import kit.spark  # noqa: F401  (makes the Auto classes know Spark)
+from kit.bench.fresh_process import Measured, measure, run_job
 from kit.checkpoint.buffers import Buffer
 from kit.checkpoint.direct import SourceReader
-from kit.memory.fresh_process import Measured, measure, run_job
 from kit.memory.pagecache import evict
 from kit.serve.loader import load_model
 from kit.serve.staging import BUFFER_BYTES, Ring

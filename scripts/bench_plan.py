@@ -34,8 +34,8 @@ from kit.memory.proc import tree_peak_bytes
 from kit.memory.shape import read_shape
 from kit.memory.torch_build import installed_build
 from kit.memory.unavailable import Unavailable
-from kit.stack.exercise import fill_context
-from kit.stack.service import Ready, Service
+from kit.proof.exercise import fill_context
+from kit.runtime.client import Ready, Service
 from kit.units import GIB, format_gib
 
 SIZES = {

@@ -18,8 +18,8 @@ from kit.checkpoint.encoding import Stored
 from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
 from kit.memory.converted_shape import DTYPES, Precision
+from kit.proof.simulate.files import mappings
 from kit.settings import bundled
-from kit.simulate.files import mappings
 from kit.units import MIB
 from kit.weights.export import write_support_files
 from kit.weights.facts import model_config

@@ -1,7 +1,8 @@
 """A receipt of numbers that are easy to follow."""
 
-from kit.memory.hold import Verdict
-from kit.memory.receipt import (
+from kit.memory.budget import Verdict
+from kit.memory.unavailable import Unavailable
+from kit.proof.receipt import (
     MeasuredMachine,
     MeasuredModel,
     MeasuredService,
@@ -10,7 +11,6 @@ from kit.memory.receipt import (
     Receipt,
     phase_results,
 )
-from kit.memory.unavailable import Unavailable
 from kit.units import GIB
 from tests.timelines import TIMELINE
 

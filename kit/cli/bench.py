@@ -11,7 +11,7 @@ import typer
 from kit.errors import UsageError
 
 if TYPE_CHECKING:
-    from kit.serve.loading_receipt import Comparison
+    from kit.bench.loaders_receipt import Comparison
 
 app = typer.Typer(
     help="Measure on this machine, side by side.", no_args_is_help=True, rich_markup_mode=None
@@ -63,7 +63,7 @@ def loaders(
     Markdown table of time and peak memory. The checkpoint is converted once for the native engine,
     in a hidden folder beside its files, which is removed again.
     """
-    from kit.stack.packages import require_native_packages
+    from kit.runtime.packages import require_native_packages
 
     require_native_packages()
     if simulate:
@@ -71,7 +71,7 @@ def loaders(
         return
     if checkpoint is None:
         raise UsageError("there is no CHECKPOINT to load", hint="name its folder, or --simulate")
-    from kit.serve.loading_receipt import table, write_picture, write_receipt
+    from kit.bench.loaders_receipt import table, write_picture, write_receipt
 
     found = _compare(checkpoint, upstream, device, precision, rounds)
     print(table(found))
@@ -85,10 +85,10 @@ def _simulated(
     checkpoint: Path | None, upstream: str | None, precision: Literal["bf16", "fp32"]
 ) -> str:
     """The table of loading as ``kit memory simulate`` has it; the shortest context is served."""
+    from kit.proof.simulate.report import loading_table
+    from kit.proof.simulate.run import ENGINES, Job, make_trees, simulate_all
+    from kit.runtime.packages import require_megatron_packages
     from kit.settings import Settings
-    from kit.simulate.report import loading_table
-    from kit.simulate.run import ENGINES, Job, make_trees, simulate_all
-    from kit.stack.packages import require_megatron_packages
     from kit.upstream.fetch import fetch
     from kit.weights.catalogue import read_catalogue
     from kit.weights.planned import find_planned
@@ -122,8 +122,8 @@ def _compare(
 ) -> "Comparison":
     import torch
 
-    from kit.serve.loading import Sources, compare_loaders, make_trees
-    from kit.serve.loading_receipt import Comparison
+    from kit.bench.loaders import Sources, compare_loaders, make_trees
+    from kit.bench.loaders_receipt import Comparison
     from kit.settings import Settings, bundled
     from kit.upstream.fetch import fetch
     from kit.upstream.tree import pinned

@@ -12,7 +12,7 @@ from kit.settings import Settings
 
 if TYPE_CHECKING:
     from kit.cli.terminal import Terminal
-    from kit.stack.report import UpReport
+    from kit.service.report import UpReport
 
 _Model = typer.Option(metavar="demo|NAME|DIR", help="Another model.")
 _Name = typer.Option(metavar="NAME", help="Another name in the API.")
@@ -40,8 +40,8 @@ def restart(
 
     A new KIT_API_KEY takes effect with it.
     """
-    from kit.stack.change import restart as run
-    from kit.stack.proof import Proof
+    from kit.proof.assertion import Proof
+    from kit.service.change import restart as run
 
     settings = Settings.from_environ()
     runtimes = wiring(context).runtimes(settings)
@@ -71,9 +71,9 @@ def upgrade(
     What is not named stays as it is. The new service has to be ready, answer and stay within
     its budget; where it does not, the old one is started again and the exit code says why.
     """
-    from kit.stack.change import Wishes
-    from kit.stack.change import upgrade as run
-    from kit.stack.proof import Proof
+    from kit.proof.assertion import Proof
+    from kit.service.change import Wishes
+    from kit.service.change import upgrade as run
 
     settings = Settings.from_environ()
     named_by = context.get_parameter_source("image")
@@ -102,8 +102,8 @@ def rollback(
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Go back to the service that ran well before the present one, image and settings alike."""
-    from kit.stack.change import rollback as run
-    from kit.stack.proof import Proof
+    from kit.proof.assertion import Proof
+    from kit.service.change import rollback as run
 
     settings = Settings.from_environ()
     runtimes = wiring(context).runtimes(settings)
@@ -116,7 +116,7 @@ def rollback(
 def _report(change: "Callable[[Terminal], UpReport]", as_json: bool) -> None:
     from kit.cli import up_report
     from kit.cli.terminal import Terminal
-    from kit.memory.hold import require
+    from kit.memory.budget import require
 
     with Terminal() as terminal:
         report = change(terminal)

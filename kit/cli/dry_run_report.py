@@ -12,14 +12,14 @@ from rich.console import Console
 from kit.cli.output import print_record
 from kit.cli.terminal import Terminal
 from kit.memory.plan import Pool
-from kit.stack.dry_run import DryRun, dry_run
-from kit.stack.record import spec_record
-from kit.stack.runtime import Launch
+from kit.runtime.protocol import Launch
+from kit.runtime.record import spec_record
+from kit.service.dry_run import DryRun, dry_run
 from kit.units import format_gib
 
 if TYPE_CHECKING:
-    from kit.stack.intent import UpOptions
-    from kit.stack.runtime import Runtime, RuntimeName
+    from kit.runtime.protocol import Runtime, RuntimeName
+    from kit.service.intent import UpOptions
 
 
 def show(options: "UpOptions", runtimes: "Mapping[RuntimeName, Runtime]", *, as_json: bool) -> None:

@@ -11,8 +11,8 @@ from kit.cli.output import print_record
 from kit.units import format_gib
 
 if TYPE_CHECKING:
-    from kit.stack.image import BuildOptions
-    from kit.stack.image_info import ImageInfo
+    from kit.containers.image import BuildOptions
+    from kit.containers.image_info import ImageInfo
 
 app = typer.Typer(
     help="Build the container images, and look at them.",
@@ -73,9 +73,9 @@ def build(
     Takes Python's packages from ./wheelhouse and upstream's repository from ./upstream where they
     are there, else from pip's index and from gitee. Prints the image's tag and size.
     """
-    from kit.stack.image import checkout
-    from kit.stack.image_build import build as run
-    from kit.stack.image_info import inspect
+    from kit.containers.build import build as run
+    from kit.containers.image import checkout
+    from kit.containers.image_info import inspect
 
     options = replace(
         _options(target),
@@ -99,8 +99,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show an image's size, layer by layer, and its labels."""
-    from kit.stack.image import checkout, image_tag
-    from kit.stack.image_info import inspect
+    from kit.containers.image import checkout, image_tag
+    from kit.containers.image_info import inspect
 
     if image is None:
         image = image_tag(replace(_options(target), base_image=base_image), checkout())
@@ -124,8 +124,8 @@ def wheelhouse(
 
     pip's own settings say from where (PIP_INDEX_URL, PIP_FIND_LINKS).
     """
-    from kit.stack.image import checkout
-    from kit.stack.wheelhouse import default_python, fill
+    from kit.containers.image import checkout
+    from kit.containers.wheelhouse import default_python, fill
 
     root = checkout()
     python = python or default_python(root / "docker/Dockerfile", base_image)
@@ -136,9 +136,9 @@ def wheelhouse(
 
 
 def _options(target: Literal["cpu", "cuda"] | None) -> "BuildOptions":
+    from kit.containers.image import BuildOptions
     from kit.memory import nvml
     from kit.memory.unavailable import Unavailable
-    from kit.stack.image import BuildOptions
 
     if target is None:
         found = nvml.gpus()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kit.stack.missing_weights import WEIGHTS, WeightsMissing, lines_of, look_for
-from kit.stack.up import up
+from kit.service.missing_weights import WEIGHTS, WeightsMissing, lines_of, look_for
+from kit.service.up import up
 
 if TYPE_CHECKING:
     from kit.cli.terminal import Terminal
-    from kit.stack.intent import UpOptions
-    from kit.stack.report import UpReport
-    from kit.stack.runtime import Runtime, RuntimeName
+    from kit.runtime.protocol import Runtime, RuntimeName
+    from kit.service.intent import UpOptions
+    from kit.service.report import UpReport
 
 
 def up_or_offer(

@@ -10,9 +10,9 @@ import typer
 
 from kit import units
 from kit.errors import KitError, UsageError
-from kit.memory.hold import Budget
+from kit.memory.budget import Budget
+from kit.runtime.packages import require_megatron_packages, require_native_packages
 from kit.settings import Settings
-from kit.stack.packages import require_megatron_packages, require_native_packages
 
 if TYPE_CHECKING:
     from kit.serve.model import ModelSource
@@ -161,8 +161,8 @@ def _directory(model: str, engine: EngineName, settings: Settings, serving: Serv
     """
     from kit.memory import nvml
     from kit.memory.unavailable import Unavailable
-    from kit.stack.model import Wish, require_servable, servable
-    from kit.stack.named import fitting
+    from kit.service.model import Wish, require_servable, servable
+    from kit.service.named import fitting
 
     found = nvml.gpus()
     gpus = () if isinstance(found, Unavailable) else nvml.visible(found, os.environ)

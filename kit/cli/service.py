@@ -13,8 +13,8 @@ from kit.settings import Settings
 
 if TYPE_CHECKING:
     from kit.memory.unavailable import Unavailable
-    from kit.stack.details import Details
-    from kit.stack.runtime import Running, Runtime
+    from kit.runtime.protocol import Running, Runtime
+    from kit.service.details import Details
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -28,7 +28,7 @@ def down(
 
     Exit code 1: nothing was stopped, but a server of the kit listens on the port.
     """
-    from kit.stack.runtime import find_stray
+    from kit.runtime.protocol import find_stray
 
     settings = Settings.from_environ()
     if wiring(context).runtime(settings).stop():
@@ -47,9 +47,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
-    from kit.stack.details import details
-    from kit.stack.runtime import find_stray
-    from kit.stack.status import status as inspect
+    from kit.runtime.protocol import find_stray
+    from kit.service.details import details
+    from kit.service.status import status as inspect
 
     settings = Settings.from_environ()
     runtimes, runtime = wiring(context).runtimes(settings), wiring(context).runtime(settings)
@@ -77,7 +77,7 @@ def logs(
     instance: Annotated[str | None, option.Instance] = None,
 ) -> None:
     """Print the server's log."""
-    from kit.stack import state
+    from kit.runtime import state
 
     settings = Settings.from_environ()
     runtime, empty = wiring(context).runtime(settings), True
@@ -105,9 +105,9 @@ def health(
 
     Without --host and --port it asks the service that `kit up` started, wherever it listens.
     """
-    from kit.stack import state
-    from kit.stack.service import base_url
-    from kit.stack.status import health as probe
+    from kit.runtime import state
+    from kit.runtime.client import base_url
+    from kit.service.status import health as probe
 
     settings = Settings.from_environ()
     running = state.read(settings.state_dir / state.FILE_NAME)
@@ -119,7 +119,7 @@ def health(
 
 def _record(runtime: "Runtime", running: "Running", more: "Details | None") -> dict[str, Any]:
     from kit.memory.unavailable import Unavailable
-    from kit.stack.service import base_url
+    from kit.runtime.client import base_url
 
     def known(value: "int | Unavailable | None") -> int | None:
         return None if isinstance(value, Unavailable) else value

@@ -30,7 +30,7 @@ def support_bundle(
     from kit.cli.doctor_report import as_record
     from kit.doctor.examine import examine
     from kit.doctor.request import Request, read_settings
-    from kit.stack.support_bundle import parts_of, write_bundle
+    from kit.service.support_bundle import parts_of, write_bundle
 
     settings, problem = read_settings(os.environ)
     runtimes = wiring(context).runtimes(settings)

@@ -11,8 +11,8 @@ from kit.cli.wiring import wiring
 from kit.settings import Settings
 
 if TYPE_CHECKING:
-    from kit.stack.change import Runtimes
-    from kit.stack.intent import UpOptions
+    from kit.service.change import Runtimes
+    from kit.service.intent import UpOptions
 
 
 def up(
@@ -44,7 +44,7 @@ def up(
     context, and holds the peak of host RAM and VRAM against the budget. Run again, it changes
     nothing that already runs as asked.
     """
-    from kit.stack.proof import Proof
+    from kit.proof.assertion import Proof
 
     options = option.options_of(
         replace(Settings.from_environ(), host=host, port=port),
@@ -75,7 +75,7 @@ def _bring_up(options: "UpOptions", runtimes: "Runtimes", *, as_json: bool) -> N
     from kit.cli import up_report
     from kit.cli.offer import up_or_offer
     from kit.cli.terminal import Terminal
-    from kit.memory.hold import require
+    from kit.memory.budget import require
 
     with Terminal() as terminal:
         report = up_or_offer(options, runtimes, terminal)

@@ -11,8 +11,8 @@ from kit import units
 from kit.settings import Settings, instance_name
 
 if TYPE_CHECKING:
-    from kit.stack.intent import UpOptions
-    from kit.stack.proof import Proof
+    from kit.proof.assertion import Proof
+    from kit.service.intent import UpOptions
 
 
 class Device(StrEnum):
@@ -113,7 +113,7 @@ def options_of(
     Raises:
         UsageError: a size cannot be understood.
     """
-    from kit.stack.intent import UpOptions
+    from kit.service.intent import UpOptions
 
     budgeted = replace(
         settings,

@@ -9,7 +9,7 @@ import typer
 from kit.settings import Settings
 
 if TYPE_CHECKING:
-    from kit.stack.runtime import Runtime, RuntimeName
+    from kit.runtime.protocol import Runtime, RuntimeName
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Wiring:
 
     def runtimes(self, settings: Settings) -> "dict[RuntimeName, Runtime]":
         """Every runtime that `kit up` may choose from. They keep their state in one folder."""
-        from kit.stack.container import ContainerRuntime
-        from kit.stack.local import SERVER_COMMAND, LocalRuntime
+        from kit.containers.runtime import ContainerRuntime
+        from kit.runtime.local import SERVER_COMMAND, LocalRuntime
 
         command = self.server_command or SERVER_COMMAND
         local = LocalRuntime(settings.state_dir, server_command=command)
@@ -33,7 +33,7 @@ class Wiring:
 
     def runtime(self, settings: Settings) -> "Runtime":
         """The runtime of the service that was started; the local one where none was."""
-        from kit.stack.state import FILE_NAME, read
+        from kit.runtime.state import FILE_NAME, read
 
         state = read(settings.state_dir / FILE_NAME)
         return self.runtimes(settings)[state.runtime if state else "local"]

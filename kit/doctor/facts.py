@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from kit.containers.compose import ComposeProgram
 from kit.doctor.container_facts import (
     NOT_ASKED,
     Docker,
@@ -24,8 +25,7 @@ from kit.memory.nvml import Gpu, Nvidia
 from kit.memory.plan import Plan
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
-from kit.stack.compose import ComposeProgram
-from kit.stack.runtime import RuntimeName
+from kit.runtime.protocol import RuntimeName
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from kit.errors import KitError, UsageError
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Plan
 from kit.memory.torch_build import TorchBuild
+from kit.runtime.protocol import EngineName, Runtime, RuntimeName
+from kit.service.preflight import NOTHING, Held
 from kit.settings import Settings
-from kit.stack.preflight import NOTHING, Held
-from kit.stack.runtime import EngineName, Runtime, RuntimeName
 
 
 @dataclass(frozen=True)

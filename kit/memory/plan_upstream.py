@@ -2,8 +2,8 @@
 
 As it is it works on a whole prompt at once, rewritten on a chunk of it; for one sequence at a time,
 with a KV cache of the whole context. What it wastes beyond that was read from its code, and is held
-against a run of it without data (``kit.simulate``); the figures of a CPU were measured. They are
-those of all ranks together: weights, KV cache and heads are cut over them (LayerNorms and some
+against a run of it without data (``kit.proof.simulate``); the figures of a CPU were measured. They
+are those of all ranks together: weights, KV cache and heads are cut over them (LayerNorms and some
 biases apart, which are too small to count), the rest each has for itself.
 """
 

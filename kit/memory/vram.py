@@ -5,7 +5,7 @@ across a container's border and under WSL2. Then what the GPU holds more than be
 started is its VRAM, and where nobody looked before, the proof cannot be had.
 """
 
-from kit.memory.hold import MeasuredBy
+from kit.memory.budget import MeasuredBy
 from kit.memory.plan import CUDA_CONTEXT_BYTES
 from kit.memory.unavailable import Unavailable
 

@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 
 import kit
-from kit.memory.hold import Budget
+from kit.memory.budget import Budget
 from kit.serve import about, chat, completions, health
 from kit.serve.bodies import BODY_SECONDS
 from kit.serve.budget import OnBreach

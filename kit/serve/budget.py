@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from kit.errors import BudgetExceeded, UsageError
-from kit.memory.hold import Budget, Verdict, hold
+from kit.memory.budget import Budget, Verdict, hold
 from kit.serve.footprint import Footprint, Parts
 from kit.serve.readiness import Breach, Readiness
 from kit.units import MIB, format_gib

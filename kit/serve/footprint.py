@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, fields
 
 from kit.memory import nvml
-from kit.memory.hold import Measured
+from kit.memory.budget import Measured
 from kit.memory.proc import ProcessMemory, descendants, process_memory, tree_peak_bytes
 from kit.memory.unavailable import Unavailable
 from kit.memory.vram import estimated_peak

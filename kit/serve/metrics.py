@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kit.memory.hold import Budget
+from kit.memory.budget import Budget
 from kit.serve.footprint import measured_peaks, memory_figures
 from kit.serve.generation import OnToken
 from kit.serve.model import Model

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from kit.containers.build import require_buildkit
+from kit.containers.image import INPUTS, checkout
 from kit.errors import KitError
 from kit.settings import bundled
-from kit.stack.image import INPUTS, checkout
-from kit.stack.image_build import require_buildkit
 from kit.weights.convert import convert_checkpoint
 from tests.container.containers import Container, docker, started
 from tests.container.kit_up import kit, model_dir, stand_in_image  # noqa: F401  (fixtures)

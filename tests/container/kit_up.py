@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.stack.compose import project_name
+from kit.containers.compose import project_name
 from tests.container.containers import docker, labelled
 from tests.container.stand_in import build_stand_in
 from tests.e2e.kit_process import REPOSITORY, Kit, free_port, write_tiny_model

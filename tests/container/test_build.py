@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.stack.image import BuildOptions, build_command, build_variables
+from kit.containers.image import BuildOptions, build_command, build_variables
 from tests.container.conftest import kit_in
 from tests.container.containers import docker
 

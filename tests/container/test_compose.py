@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kit.stack.image import checkout
+from kit.containers.image import checkout
 from tests.container.conftest import missing
 from tests.container.containers import Container, labelled
 

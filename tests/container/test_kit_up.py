@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kit.stack.compose import find_compose, project_name
-from kit.stack.engine import kept_name
+from kit.containers.compose import find_compose, project_name
+from kit.containers.docker import kept_name
 from tests.container.containers import docker, labelled
 from tests.container.kit_up import containers, identity, running_image, status
 from tests.container.stand_in import REWRITES, build_stand_in

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.containers.compose import project_name
+from kit.containers.docker import PROJECT_LABEL, SERVICE_LABEL, Engine
 from kit.memory.unavailable import Unavailable
-from kit.stack.compose import project_name
-from kit.stack.engine import PROJECT_LABEL, SERVICE_LABEL, Engine
 from tests import nvml_driver
 from tests.container.containers import docker
 from tests.container.kit_up import containers, status

@@ -1,4 +1,4 @@
-"""What kit/stack/runtime.py promises to `kit up`: by a local process and by a container."""
+"""What kit/runtime/protocol.py promises to `kit up`: by a local process and by a container."""
 
 import os
 import sys
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from kit.containers.docker import Engine
+from kit.containers.runtime import ContainerRuntime
 from kit.memory.proc import process_memory
 from kit.memory.unavailable import Unavailable
-from kit.stack import state as states
-from kit.stack.container import ContainerRuntime
-from kit.stack.engine import Engine
-from kit.stack.local import LocalRuntime
-from kit.stack.runtime import ImageRef, Running, Runtime, ServeSpec
+from kit.runtime import state as states
+from kit.runtime.local import LocalRuntime
+from kit.runtime.protocol import ImageRef, Running, Runtime, ServeSpec
 from kit.units import MIB
 from tests.container.conftest import context, engine, image  # noqa: F401  (fixtures)
 from tests.container.stand_in import build_stand_in

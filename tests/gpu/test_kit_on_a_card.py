@@ -199,7 +199,7 @@ COMPARE = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from kit.serve.loading import LOADERS, Sources, compare_loaders
+from kit.bench.loaders import LOADERS, Sources, compare_loaders
 checkpoint, converted, tree = map(Path, sys.argv[1:])
 trees = {loader: tree for loader, groups in LOADERS.items() if groups}
 sources = Sources(checkpoint, converted, trees)

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from kit.cli.main import app
-from kit.stack.image import checkout
+from kit.containers.image import checkout
 
 PAGES = sorted(
     [*checkout().glob("README*.md"), checkout() / "CONTRIBUTING.md", *checkout().glob("docs/*.md")]

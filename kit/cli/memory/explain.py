@@ -20,9 +20,9 @@ def explain(
     html: Annotated[Path | None, pictures.Html] = None,
 ) -> None:
     """Say where the memory peak of a kept timeline came from, in words and numbers."""
-    from kit.memory.explain import explain as in_words
     from kit.memory.timeline import read_timeline
-    from kit.stack.evidence import latest_timeline
+    from kit.proof.evidence import latest_timeline
+    from kit.proof.explain import explain as in_words
 
     path = file or latest_timeline(Settings.from_environ().state_dir)
     timeline = read_timeline(path)

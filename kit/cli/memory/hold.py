@@ -13,7 +13,7 @@ from kit.cli.wiring import wiring
 from kit.settings import Settings
 
 if TYPE_CHECKING:
-    from kit.stack.intent import UpOptions
+    from kit.service.intent import UpOptions
 
 _NOT_OF_THE_SERVICE = {"timeout", "preflight", "receipt", "keep", "as_json"}
 
@@ -54,7 +54,7 @@ def hold(
     options, and stops it afterwards. Exit code 5: a peak passed its budget, or could not be
     measured.
     """
-    from kit.stack.proof import Proof
+    from kit.proof.assertion import Proof
 
     options = option.options_of(
         replace(Settings.from_environ(), host=host, port=port),
@@ -78,8 +78,8 @@ def hold(
 def _hold(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: bool) -> None:
     from kit.cli.memory import hold_report
     from kit.cli.terminal import Terminal
-    from kit.memory.hold import require
-    from kit.stack.hold import hold_service
+    from kit.memory.budget import require
+    from kit.service.assert_memory import hold_service
 
     runtimes = wiring(context).runtimes(options.settings)
     with Terminal() as terminal:

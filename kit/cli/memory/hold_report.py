@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kit.cli.output import print_record
-from kit.memory.explain import ratio_remark
+from kit.proof.explain import ratio_remark
 from kit.records import read_object
-from kit.stack.hold import HoldReport
+from kit.service.assert_memory import HoldReport
 from kit.units import format_gib
 
 _OUTCOMES = {

@@ -19,7 +19,7 @@ def draw(timeline: "Timeline", png: Path | None, html: Path | None) -> tuple[Pat
         EnvironmentNotReady: matplotlib is not installed, or a file cannot be written.
     """
     from kit.errors import EnvironmentNotReady
-    from kit.memory.plot import write_html, write_png
+    from kit.proof.picture import write_html, write_png
 
     try:
         if png is not None:

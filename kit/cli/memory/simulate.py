@@ -12,7 +12,7 @@ from kit.errors import EnvironmentNotReady
 if TYPE_CHECKING:
     from kit.memory.converted_shape import Architecture, Precision
     from kit.memory.plan import Engine
-    from kit.simulate.run import Job, Simulated
+    from kit.proof.simulate.run import Job, Simulated
     from kit.weights.planned import Planned
 
 EngineOption = Annotated[
@@ -51,11 +51,11 @@ def simulate(
 
     from kit.cli.memory.plan import require_one_shape
     from kit.cli.output import print_record
+    from kit.proof.simulate.picture import write_picture
+    from kit.proof.simulate.report import record, table
+    from kit.proof.simulate.run import simulate_all
+    from kit.runtime.packages import require_megatron_packages, require_native_packages
     from kit.settings import Settings
-    from kit.simulate.picture import write_picture
-    from kit.simulate.report import record, table
-    from kit.simulate.run import simulate_all
-    from kit.stack.packages import require_megatron_packages, require_native_packages
     from kit.weights.catalogue import read_catalogue
     from kit.weights.planned import described, find_planned
 
@@ -90,7 +90,7 @@ def simulate(
 def _engines(
     engine: "Engine | None", precision: "Precision | None", max_sequences: int | None
 ) -> "tuple[Engine, ...]":
-    from kit.simulate.run import ENGINES
+    from kit.proof.simulate.run import ENGINES
 
     if engine is not None:
         return (engine,)
@@ -107,7 +107,7 @@ def _jobs(
     folder: Path,
 ) -> "list[Job]":
     from kit.memory.limits import serving_limits
-    from kit.simulate.run import Job, make_trees
+    from kit.proof.simulate.run import Job, make_trees
 
     try:
         trees = make_trees(engines, folder)

@@ -12,8 +12,8 @@ from kit.cli.wiring import wiring
 from kit.settings import Settings
 
 if TYPE_CHECKING:
-    from kit.stack.recorder import Recorder
-    from kit.stack.runtime import Running, Runtime
+    from kit.proof.recorder import Recorder
+    from kit.runtime.protocol import Running, Runtime
 
 
 def watch(
@@ -40,11 +40,11 @@ def watch(
     """
     from kit.cli.memory.live import Live
     from kit.cli.terminal import Terminal
-    from kit.memory.explain import explain
-    from kit.stack.evidence import TIMELINES, new_path
-    from kit.stack.recorder import recording
-    from kit.stack.service import Service, base_url
-    from kit.stack.watch import await_service, run_of_service
+    from kit.proof.evidence import TIMELINES, new_path
+    from kit.proof.explain import explain
+    from kit.proof.recorder import recording
+    from kit.runtime.client import Service, base_url
+    from kit.service.watch import await_service, run_of_service
 
     settings = Settings.from_environ()
     with Terminal() as terminal:
@@ -86,7 +86,7 @@ def _wait(recorder: "Recorder", seconds: float | None) -> bool:
 
 def _end(runtime: "Runtime", started: "Running", recorder: "Recorder") -> str:
     """How the service ended."""
-    from kit.stack.ready import cause_of_death
+    from kit.runtime.ready import cause_of_death
 
     now = runtime.status()
     deadline = time.monotonic() + _DOWN_SECONDS

@@ -31,7 +31,7 @@ def run(
     Every file of the tree is held against kit.lock first. Options of this command come before
     SCRIPT, all that follows is the script's. Paths are relative to the current folder.
     """
-    from kit.stack.packages import require_megatron_packages
+    from kit.runtime.packages import require_megatron_packages
 
     require_megatron_packages()
     from kit.serve.gpu import named_device

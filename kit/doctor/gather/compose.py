@@ -1,8 +1,8 @@
 """Docker Compose."""
 
+from kit.containers.compose import ComposeProgram, find_compose
 from kit.doctor.facts import Facts
 from kit.doctor.request import Request
-from kit.stack.compose import ComposeProgram, find_compose
 
 
 def look(request: Request, facts: Facts) -> ComposeProgram:

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kit.containers.docker import Engine
 from kit.doctor.container_facts import Docker, NoDocker
 from kit.doctor.facts import Facts
 from kit.doctor.request import Request
 from kit.errors import KitError
-from kit.stack.engine import Engine
-from kit.stack.runtime import docker_engine_found
+from kit.runtime.protocol import docker_engine_found
 
 
 def look(request: Request, facts: Facts) -> Docker | NoDocker:

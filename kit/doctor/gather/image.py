@@ -1,14 +1,14 @@
 """The kit's container image: whether the engine has it, and what it was made of."""
 
+from kit.containers.docker import Engine
+from kit.containers.image import REPOSITORY, Target
+from kit.containers.wanted_image import wanted_image
 from kit.doctor.container_facts import Docker, Image, Torch
 from kit.doctor.facts import Facts
 from kit.doctor.gather.serving import usable_gpu
 from kit.doctor.gather.torch import published
 from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
-from kit.stack.container_image import wanted_image
-from kit.stack.engine import Engine
-from kit.stack.image import REPOSITORY, Target
 from kit.upstream.selection import rewrite_digest, select
 
 VERSION_LABEL = "org.opencontainers.image.version"

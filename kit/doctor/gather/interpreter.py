@@ -5,7 +5,7 @@ import sys
 from kit.doctor.facts import Facts, Interpreter
 from kit.doctor.request import Request
 from kit.errors import KitError
-from kit.stack.packages import require_native_packages
+from kit.runtime.packages import require_native_packages
 
 
 def look(request: Request, facts: Facts) -> Interpreter:

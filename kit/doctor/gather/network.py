@@ -20,7 +20,7 @@ from kit.doctor.gather.commands import ran
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.memory.unavailable import Unavailable
-from kit.stack.missing_weights import WEIGHTS
+from kit.service.missing_weights import WEIGHTS
 from kit.weights.catalogue import Source, read_catalogue
 
 SECONDS = 3.0

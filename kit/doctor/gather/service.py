@@ -3,9 +3,9 @@
 from kit.doctor.facts import Facts, ServiceState
 from kit.doctor.request import Request
 from kit.errors import KitError
-from kit.stack.port import require_free
-from kit.stack.service import Ready
-from kit.stack.status import Status, status
+from kit.runtime.client import Ready
+from kit.runtime.port import require_free
+from kit.service.status import Status, status
 
 
 def look(request: Request, facts: Facts) -> ServiceState:

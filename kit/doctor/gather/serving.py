@@ -8,11 +8,11 @@ from kit.memory.limits import serving_limits
 from kit.memory.nvml import Gpu, Nvidia, visible
 from kit.memory.plan import Plan, plan_serving
 from kit.memory.torch_build import installed_build
-from kit.stack.intent import first_gpus
-from kit.stack.missing_weights import WEIGHTS, WeightsMissing
-from kit.stack.model import Wish, gpus_of, resolve, shape_of
-from kit.stack.named import Fits, fitting
-from kit.stack.preflight import rooms
+from kit.service.intent import first_gpus
+from kit.service.missing_weights import WEIGHTS, WeightsMissing
+from kit.service.model import Wish, gpus_of, resolve, shape_of
+from kit.service.named import Fits, fitting
+from kit.service.preflight import rooms
 from kit.weights.catalogue import read_catalogue
 from kit.weights.planned import architecture_of
 from kit.weights.preflight import serving_plan

@@ -6,8 +6,8 @@ from kit.doctor.facts import Facts, WeightsFolder
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.lock import read_lock
+from kit.service.model import DEMO
 from kit.settings import bundled
-from kit.stack.model import DEMO
 from kit.weights.catalogue import read_catalogue
 from kit.weights.layers import read_layers
 from kit.weights.listing import SetState, list_sets, read_records

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kit.memory.fresh_process import measure
+from kit.bench.fresh_process import measure
 from kit.memory.pagecache import evict
 
 CHILD = """
@@ -103,7 +103,7 @@ import sys
 from pathlib import Path
 from kit.checkpoint.convert import Conversion, convert_tensors
 from kit.checkpoint.model import read_model
-from kit.memory.fresh_process import run_job
+from kit.bench.fresh_process import run_job
 
 def job():
     model = read_model([Path(sys.argv[1])])

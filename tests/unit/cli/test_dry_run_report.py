@@ -1,7 +1,7 @@
 import pytest
 
 from kit.cli.dry_run_report import _command
-from kit.stack.runtime import Launch
+from kit.runtime.protocol import Launch
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from kit.cli.memory.hold_report import print_json, print_text
-from kit.memory.receipt import write_receipt
 from kit.memory.unavailable import Unavailable
-from kit.stack.hold import HoldReport
+from kit.proof.receipt import write_receipt
+from kit.service.assert_memory import HoldReport
 from kit.units import GIB
 from tests.receipts import receipt
 

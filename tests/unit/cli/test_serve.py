@@ -4,7 +4,7 @@ import pytest
 
 from kit.cli.serve import Serving, native_source, server_options
 from kit.errors import UsageError
-from kit.memory.hold import Budget
+from kit.memory.budget import Budget
 from kit.settings import Settings
 
 

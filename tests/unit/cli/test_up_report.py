@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from kit.cli.up_report import print_json, print_text
-from kit.memory.hold import Budget, Measured, hold
+from kit.memory.budget import Budget, Measured, hold
 from kit.memory.plan import Pool, plan_serving
-from kit.memory.receipt import MeasuredWork
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
-from kit.stack.model import Model
-from kit.stack.report import UpReport
-from kit.stack.runtime import ServeSpec
-from kit.stack.service import Ready
+from kit.proof.receipt import MeasuredWork
+from kit.runtime.client import Ready
+from kit.runtime.protocol import ServeSpec
+from kit.service.model import Model
+from kit.service.report import UpReport
 from kit.units import GIB
 
 SHAPE = ModelShape(40, 5120, 14336, 60000, 32768, 8192, 2, 26_627_072_000)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import kit
+from kit.containers.compose import ComposeProgram
 from kit.doctor.container_facts import CdiSpec, Docker, Image, NoDocker, ProbeRun, Toolkit, Torch
 from kit.doctor.facts import (
     Budgets,
@@ -26,7 +27,6 @@ from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia
 from kit.memory.plan import Basis, Phase, Plan, PlanLine, Pool
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
-from kit.stack.compose import ComposeProgram
 from kit.units import GIB, MIB
 
 WHEEL = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")

@@ -11,8 +11,8 @@ from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady
 from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
+from kit.service.preflight import Held
 from kit.settings import Settings
-from kit.stack.preflight import Held
 from kit.units import GIB, KIB
 from tests.unit.doctor.machines import GPU, plan
 

@@ -9,7 +9,7 @@ import pytest
 from serve_fakes import FakeEngine, RunningServer, source
 
 from kit.errors import UsageError
-from kit.memory.hold import Budget, Measured
+from kit.memory.budget import Budget, Measured
 from kit.memory.unavailable import Unavailable
 from kit.serve.budget import BudgetWatch, OnBreach, read_on_breach
 from kit.serve.footprint import Footprint, Parts

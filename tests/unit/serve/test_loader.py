@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kit.bench.fresh_process import measure
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory.fresh_process import measure
 from kit.serve.loader import load_model
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 import torch
-from kit.memory.fresh_process import run_job
+from kit.bench.fresh_process import run_job
 from kit.serve.loader import load_model
 
 def job():

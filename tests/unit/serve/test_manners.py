@@ -9,11 +9,11 @@ import httpx
 import pytest
 from serve_fakes import MODEL, FakeEngine, RunningServer, source
 
+from kit.runtime.client import base_url
 from kit.serve import sse
 from kit.serve.app import AppOptions
 from kit.serve.middleware import own_hosts
 from kit.serve.server import ServerOptions
-from kit.stack.service import base_url
 
 Start = Callable[..., RunningServer]
 GET_ROUTES = (

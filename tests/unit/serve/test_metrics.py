@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from kit.memory.hold import Budget
+from kit.memory.budget import Budget
 from kit.memory.plan import CUDA_CONTEXT_BYTES
 from kit.serve.metrics import Metrics
 from kit.units import GIB

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from kit.bench.fresh_process import measure
 from kit.errors import IntegrityError
-from kit.memory.fresh_process import measure
 from kit.memory.pagecache import cached_bytes, evict
 from kit.serve import staging
 from kit.serve.staging import Ring, stage
@@ -86,7 +86,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
-from kit.memory.fresh_process import run_job
+from kit.bench.fresh_process import run_job
 from kit.serve.staging import Ring, stage
 
 def job():

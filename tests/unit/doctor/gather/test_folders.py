@@ -18,8 +18,8 @@ from kit.memory.nvml import Nvidia
 from kit.memory.plan import Pool
 from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
+from kit.service.missing_weights import WEIGHTS
 from kit.settings import Settings
-from kit.stack.missing_weights import WEIGHTS
 from kit.units import GIB
 from kit.upstream.fetch import fetch
 from kit.upstream.render import render, write_rendered
@@ -77,9 +77,9 @@ def test_interpreter_here(request_):
 
 
 def test_what_is_missing_is_said_as_kit_serve_says_it(request_, monkeypatch):
-    import kit.stack.packages
+    import kit.runtime.packages
 
-    monkeypatch.setattr(kit.stack.packages, "NATIVE_PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(kit.runtime.packages, "NATIVE_PACKAGES", ("no_such_package",))
     lacking = interpreter.look(request_, Facts()).lacking
     assert lacking is not None
     assert lacking.message.endswith("not installed: no_such_package")

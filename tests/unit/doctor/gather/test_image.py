@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from kit.containers import docker as engine
 from kit.doctor.container_facts import Docker
 from kit.doctor.facts import Facts
 from kit.doctor.gather import image
@@ -11,7 +12,6 @@ from kit.memory.nvml import Nvidia
 from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
-from kit.stack import engine
 from tests.unit.doctor.machines import GPU, plan
 
 LABELS = {VERSION_LABEL: "0.1.0", REWRITES_LABEL: "abc"}

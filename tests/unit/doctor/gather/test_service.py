@@ -6,8 +6,8 @@ import pytest
 from kit.doctor.facts import Facts
 from kit.doctor.gather import service
 from kit.doctor.request import Request
+from kit.runtime.local import LocalRuntime
 from kit.settings import Settings
-from kit.stack.local import LocalRuntime
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from kit.simulate.files import write_checkpoint
+from kit.proof.simulate.files import write_checkpoint
 from kit.upstream.added.checkpoints import Unread, load_tensors
 from kit.weights.catalogue import read_catalogue
 from kit.weights.locate import CHECKPOINT_NAME

@@ -1,0 +1,1 @@
+"""Measurements side by side: loaders, each in a fresh process."""

@@ -1,0 +1,193 @@
+"""Loading the same checkpoint in different ways, side by side: time and memory of each.
+
+Upstream's stock loading, the published fix, the kit's stream (all of them upstream's code, with
+different rewrites), and the native engine's loading of the converted directory. Every run is a
+process of its own with nothing of the files in the page cache, and rounds are interleaved.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from kit.bench.fresh_process import Measured, measure
+from kit.errors import EnvironmentNotReady
+from kit.memory.pagecache import evict
+from kit.memory.unavailable import Unavailable
+from kit.serve.megatron.arguments import DType, upstream_arguments
+from kit.serve.megatron.folder import read_folder
+from kit.serve.megatron.launch import environment
+from kit.settings import Settings
+from kit.upstream.render import MEGATRON, render, write_rendered
+from kit.upstream.selection import rewrite_digest, select
+from kit.upstream.tree import pinned, read_pristine
+
+Loader = Literal["stock", "cpu-first", "stream", "native"]
+LOADERS: dict[Loader, tuple[str, ...]] = {
+    "stock": ("portability",),
+    "cpu-first": ("portability", "loading-cpu-first"),
+    "stream": ("portability", "loading-stream"),
+    "native": (),
+}
+"""The groups of rewrites that each loader is; the native one is the kit's own code."""
+_CONTEXT = 2048
+"""Nothing is generated; upstream wants to know."""
+
+
+@dataclass(frozen=True)
+class LoadRun:
+    """What one load took, in bytes and seconds.
+
+    Attributes:
+        weights_bytes: of the loaded model.
+        host_bytes: peak of private host memory (anonymous and shared) over the prepared process;
+            on the CPU the weights are in it unless they are mapped.
+        device_allocated_bytes, device_reserved_bytes: peaks of torch's live tensors and of its
+            pool; None on the CPU.
+        device_kept_bytes: the pool afterwards.
+        device_used_bytes: peak of what NVML counts for the process, its CUDA context included.
+    """
+
+    loader: Loader
+    seconds: float
+    cpu_seconds: float
+    weights_bytes: int
+    host_bytes: int
+    device_allocated_bytes: int | None
+    device_reserved_bytes: int | None
+    device_kept_bytes: int | None
+    device_used_bytes: int | Unavailable | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process is to load.
+
+    Attributes:
+        directory: a converted directory, for the native loader.
+        tree: the rewritten upstream tree; None for the native loader.
+        arguments: upstream's command line, which names the checkpoint.
+        device: "cpu" or "cuda".
+        dtype: of the native loader's weights.
+    """
+
+    directory: str
+    tree: str | None
+    arguments: tuple[str, ...]
+    device: str
+    dtype: DType
+
+    def json(self) -> str:
+        """As the process's argument."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is loaded.
+
+    Attributes:
+        checkpoint: a folder in upstream's format, of one shard.
+        converted: the same checkpoint, converted in the precision that is loaded.
+        trees: the rewritten upstream tree of each loader but the native.
+    """
+
+    checkpoint: Path
+    converted: Path
+    trees: Mapping[Loader, Path]
+
+
+def make_trees(settings: Settings, folder: Path) -> tuple[dict[Loader, Path], dict[Loader, str]]:
+    """Render upstream for each loader below ``folder``; the trees, and their rewrites' digests.
+
+    Raises:
+        EnvironmentNotReady: `kit upstream fetch` comes first.
+        IntegrityError: the pristine tree has drifted.
+    """
+    pristine, lock = read_pristine(settings), pinned(settings)
+    trees: dict[Loader, Path] = {}
+    digests: dict[Loader, str] = {}
+    for loader, groups in LOADERS.items():
+        if groups:
+            rewrites = select(groups)
+            write_rendered(render(pristine, rewrites, lock), folder / loader)
+            trees[loader], digests[loader] = folder / loader / MEGATRON, rewrite_digest(rewrites)
+    return trees, digests
+
+
+def compare_loaders(
+    sources: Sources,
+    *,
+    device: str,
+    dtype: DType,
+    rounds: int,
+    on_run: Callable[[LoadRun], None] = lambda run: None,
+) -> list[LoadRun]:
+    """Load with every loader in turn, ``rounds`` times.
+
+    Raises:
+        EnvironmentNotReady: files of the checkpoint stay in the page cache.
+        KitError: a load failed; its messages are on stderr.
+    """
+    runs: list[LoadRun] = []
+    for _ in range(rounds):
+        for loader in LOADERS:
+            runs.append(load_once(sources, loader, device=device, dtype=dtype))
+            on_run(runs[-1])
+    return runs
+
+
+def load_once(sources: Sources, loader: Loader, *, device: str, dtype: DType) -> LoadRun:
+    """One load in a process of its own, on a cold page cache.
+
+    Raises:
+        EnvironmentNotReady: files of the checkpoint stay in the page cache.
+        KitError: it failed; its messages are on stderr.
+    """
+    return load_run(loader, measure_load(sources, loader, device=device, dtype=dtype))
+
+
+def measure_load(sources: Sources, loader: Loader, *, device: str, dtype: DType) -> Measured:
+    """The same, as it was measured. Raises what ``load_once`` raises."""
+    tree = sources.trees.get(loader)
+    arguments: tuple[str, ...] = ()
+    if tree is not None:
+        folder = read_folder(sources.checkpoint, sources.converted)
+        arguments = upstream_arguments(folder, context=_CONTEXT, dtype=dtype, device=device)
+    files = sources.converted if tree is None else sources.checkpoint
+    _drop_cached(files)
+    job = Job(str(sources.converted), None if tree is None else str(tree), arguments, device, dtype)
+    return measure(
+        [sys.executable, "-m", "kit.bench.load_once", job.json()],
+        files,
+        environ=environment(1, device, os.environ),
+        watch_device=device == "cuda",
+    )
+
+
+def load_run(loader: Loader, measured: Measured) -> LoadRun:
+    """The figures of a measured process."""
+    facts = measured.facts
+    return LoadRun(
+        loader=loader,
+        seconds=measured.seconds,
+        cpu_seconds=measured.cpu_seconds,
+        weights_bytes=facts["weights_bytes"],
+        host_bytes=measured.growth_bytes,
+        device_allocated_bytes=facts.get("allocated_peak_bytes"),
+        device_reserved_bytes=facts.get("reserved_peak_bytes"),
+        device_kept_bytes=facts.get("reserved_bytes"),
+        device_used_bytes=measured.device_bytes,
+    )
+
+
+def _drop_cached(folder: Path) -> None:
+    for path in (*folder.glob("*.pt"), *folder.glob("*.safetensors")):
+        if resident := evict(path):
+            raise EnvironmentNotReady(
+                f"{resident} bytes of {path} stay in the page cache",
+                hint="another program has it mapped; stop that, or copy the file elsewhere",
+            )

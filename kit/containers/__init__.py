@@ -1,0 +1,1 @@
+"""Docker and Compose: images, and the runtime that starts the server in a container."""

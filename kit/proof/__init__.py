@@ -1,0 +1,1 @@
+"""Measured memory: recorded, asserted, explained; and simulated where there is no GPU."""

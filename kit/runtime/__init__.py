@@ -1,0 +1,1 @@
+"""What runs a server and how it is talked to: the protocol, the local process, the HTTP client."""

@@ -1,0 +1,278 @@
+"""Bring up what was decided: start it unless it runs, wait, ask it, measure it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kit.containers.runtime import ContainerRuntime
+from kit.containers.variables import service_name
+from kit.containers.wanted_image import build_image, require_image
+from kit.errors import KitError, ServiceError
+from kit.memory.budget import hold
+from kit.proof.assertion import Held
+from kit.proof.device_use import DeviceUse
+from kit.proof.measure import look_again
+from kit.runtime import postmortem
+from kit.runtime.client import Failed, Ready
+from kit.runtime.listener import Listener
+from kit.runtime.out_of_memory import Lived, refused_request
+from kit.runtime.port import require_free
+from kit.runtime.protocol import Running, Runtime, RuntimeName, current, differences
+from kit.runtime.ready import LivedSoFar, require_alive, require_no_death, wait_ready
+from kit.service import history
+from kit.service.checks import require_start
+from kit.service.intent import Intent
+from kit.service.measured_run import measured_run
+from kit.service.report import UpReport
+
+_ANSWER_SECONDS = 300.0
+_ANSWER_TOKENS = {True: 64, False: 32}  # of the demo; of a model that may be slow here
+BUILD_LOG = "image-build.log"
+
+
+@dataclass(frozen=True)
+class Up:
+    """A service that is ready.
+
+    Attributes:
+        answer: to the first question; None: it was too busy to be asked.
+        held: its peaks, where it was started here.
+    """
+
+    running: Running
+    ready: Ready
+    answer: str | None
+    held: Held | None = None
+
+
+def bring_up(
+    intent: Intent,
+    runtimes: Mapping[RuntimeName, Runtime],
+    listener: Listener,
+    *,
+    anew: bool = False,
+) -> UpReport:
+    """Let the service of ``intent`` run, prove itself, and be remembered; whoever calls it holds
+    the lock of the state folder.
+
+    Args:
+        anew: start it also where it already runs as decided.
+
+    Raises:
+        EnvironmentNotReady: no free memory, no free port, no image. A service that ran before
+            goes on.
+        BudgetExceeded: its container was killed at its memory limit.
+        ServiceError: the service died, hangs, gave no answer, or was not ready in time.
+    """
+    begin = time.monotonic()
+    old = current(runtimes)
+    runtime = runtimes[intent.runtime]
+    kept = None if anew else _keep(intent, old, runtime, listener)
+    if kept is None:
+        intent = _prepare(intent, old, runtime, listener)
+    try:
+        up = kept or _start(intent, old, runtime, listener)
+        running = require_alive(runtime, up.running, listener)
+        held = up.held or _held(intent, runtime)
+        seconds = time.monotonic() - begin
+        report = report_of(intent, up, running, held, seconds, is_new=kept is None)
+    except (KitError, KeyboardInterrupt):
+        if runtime.stop():
+            listener.say("stopped the service")
+        raise
+    if report.within_budget:
+        _remember(intent, runtime, listener)
+    else:
+        runtime.stop()
+        listener.say(f"stopped the service: {report.failure}")
+    return report
+
+
+def _remember(intent: Intent, runtime: Runtime, listener: Listener) -> None:
+    history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
+    if isinstance(runtime, ContainerRuntime):
+        try:
+            runtime.keep_image(intent.spec)
+        except KitError as error:  # it runs; what is lost is a way back
+            listener.say(f"warning: a rollback may not find its image: {error.message}")
+
+
+def _keep(
+    intent: Intent,
+    old: tuple[Runtime, Running] | None,
+    runtime: Runtime,
+    listener: Listener,
+) -> Up | None:
+    """A service that runs as decided; None: it has to be started.
+
+    One that has no room for a question now is kept without an answer: it is at work.
+    """
+    if old is None:
+        return None
+    running = old[1]
+    reason = reason_to_restart(running, old[0].name, intent)
+    if reason is None:
+        listener.say(f"already running ({running.where})")
+        try:
+            ready = _ready(intent, running, runtime, listener)
+            return Up(running, ready, _ask_if_free(intent, ready, listener))
+        except KitError as error:
+            reason = error.message
+    listener.say(f"{reason}; starting it again")
+    return None
+
+
+def reason_to_restart(running: Running, runtime: RuntimeName, intent: Intent) -> str | None:
+    """Why a service in ``runtime`` is not what was decided; None: it is."""
+    if not running.alive:
+        return f"the service had died ({running.where} {running.fate})"
+    changed = differences(running.spec, intent.spec)
+    if runtime != intent.runtime:
+        changed = ("runtime", *changed)
+    if changed:
+        return f"the running service has other settings ({', '.join(changed)})"
+    return None
+
+
+def _prepare(
+    intent: Intent, old: tuple[Runtime, Running] | None, runtime: Runtime, listener: Listener
+) -> Intent:
+    """Refuse what cannot start, and get the image, while ``old``, to be replaced, still runs."""
+    try:
+        require_start(intent, old[1] if old else None, listener)
+        if isinstance(runtime, ContainerRuntime):
+            runtime.require_own_project()
+        intent = _with_image(intent, runtime, listener)
+        if isinstance(runtime, ContainerRuntime):
+            runtime.require_image_runs(intent.spec)
+        return intent
+    except KitError:
+        if old is not None and old[1].alive:
+            listener.say(f"the service that was running goes on ({old[1].where})")
+        raise
+
+
+def _with_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
+    wanted = intent.image
+    if wanted is None or intent.spec.image is not None or not isinstance(runtime, ContainerRuntime):
+        return intent
+    if wanted.named:
+        return pull_image(intent, runtime, listener)
+    listener.say(f"image {wanted.name} is not here: building it, which takes minutes")
+    log = intent.settings.state_dir / BUILD_LOG
+    build_image(wanted, log, lambda line: listener.progress(line, None))
+    return intent.with_image(require_image(runtime.engine, wanted.name))
+
+
+def pull_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
+    """Bring the image from its registry, also where one of its name is here."""
+    wanted = intent.image
+    if wanted is None or not isinstance(runtime, ContainerRuntime):
+        return intent
+    listener.say(f"pulling image {wanted.name}")
+    compose = runtime.compose(intent.spec, image=wanted.name)
+    command = compose.pull_command(service_name(intent.spec))
+    compose.run(command, "docker compose pull", lambda line: listener.progress(line, None))
+    return intent.with_image(require_image(runtime.engine, wanted.name))
+
+
+def _start(
+    intent: Intent, old: tuple[Runtime, Running] | None, runtime: Runtime, listener: Listener
+) -> Up:
+    if old is not None:
+        listener.progress(f"stopping {old[1].where}", None)
+        old[0].stop()
+    require_free(intent.spec.host, intent.spec.port)
+    listener.progress("starting the server", None)
+    uuids = [gpu.uuid for gpu in intent.gpus]
+    device_use = DeviceUse.before_start(uuids) if uuids else None
+    running = runtime.start(intent.spec)
+    with measured_run(intent, runtime, running, device_use) as run:
+        lived = run.recorder.lived
+        ready = _ready(intent, running, runtime, listener, lived)
+        try:
+            answer = _ask(intent, ready, listener)
+        except ServiceError as error:
+            require_no_death(runtime, running, intent.service(), listener, lived)
+            raise refused_request(error.message, running, lived()) or error from None
+        return Up(running, ready, answer, run.prove(ready, listener))
+
+
+def _ready(
+    intent: Intent,
+    running: Running,
+    runtime: Runtime,
+    listener: Listener,
+    lived: LivedSoFar = Lived,
+) -> Ready:
+    ready = wait_ready(runtime, running, intent.service(), intent.timeout_seconds, listener, lived)
+    require_alive(runtime, running, listener, lived)
+    if ready.model != intent.spec.name:
+        raise ServiceError(
+            f"port {intent.spec.port} answers as {ready.model!r}, not {intent.spec.name!r}",
+            hint="another server holds the port: choose one with --port",
+        )
+    return ready
+
+
+def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None:
+    service = intent.service()
+    if service.is_busy(ready.max_sequences):
+        return None
+    try:
+        return _ask(intent, ready, listener)
+    except KitError:
+        if service.is_busy(ready.max_sequences):  # others came first
+            return None
+        raise
+
+
+def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
+    listener.progress("asking a first question", None)
+    try:
+        return intent.service().ask(
+            ready.model,
+            intent.model.question,
+            max_tokens=min(_ANSWER_TOKENS[intent.model.demo], max(1, ready.context_length // 4)),
+            timeout_seconds=_ANSWER_SECONDS,
+        )
+    except ServiceError:
+        health = intent.service().health()
+        if isinstance(health, Failed):  # since it was ready; it knows better why
+            raise postmortem.refusal(health) from None
+        raise
+
+
+def report_of(
+    intent: Intent, up: Up, running: Running, held: Held, seconds: float, *, is_new: bool
+) -> UpReport:
+    """The report of a service that is up.
+
+    Args:
+        running: the service as it is now.
+        seconds: that it took.
+        is_new: it was started for this.
+    """
+    return UpReport(
+        model=intent.model,
+        spec=intent.spec,
+        plan=intent.plan,
+        ready=up.ready,
+        where=running.where,
+        pid=running.pid,
+        started=is_new,
+        seconds=seconds,
+        question=intent.model.question,
+        answer=up.answer,
+        measured=held.measured,
+        verdicts=held.verdicts,
+        work=held.work,
+        skipped=held.skipped,
+        receipt=held.receipt,
+    )
+
+
+def _held(intent: Intent, runtime: Runtime) -> Held:
+    """The peaks so far of a service that already ran, whatever it has done."""
+    measured = look_again(runtime, intent.service(), intent.spec.device)
+    return Held(measured, hold(intent.spec.budget, measured), None, "it was running already")

@@ -1,0 +1,166 @@
+"""What helps to find out from afar what is wrong: one archive, with nothing private in it."""
+
+import io
+import json
+import os
+import platform
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import kit
+from kit.containers.compose import find_compose
+from kit.containers.runtime import ContainerRuntime
+from kit.errors import KitError
+from kit.files import writing
+from kit.memory import nvml
+from kit.memory.unavailable import Unavailable
+from kit.runtime import state
+from kit.runtime.protocol import Runtime, RuntimeName, current
+from kit.service import history
+from kit.service.bring_up import BUILD_LOG
+from kit.service.details import details
+from kit.service.history import Proven
+from kit.service.recall import recall
+from kit.service.redact import is_secret, redactor
+from kit.service.status import status
+from kit.settings import Settings, bundled
+
+_LOG_LINES = 2000
+Part = Callable[[], str]
+"""Makes the text of one file."""
+
+
+def write_bundle(
+    path: Path, parts: Mapping[str, Part], environ: Mapping[str, str] = os.environ
+) -> dict[str, int]:
+    """Write ``parts`` as a .tar.gz that only its owner may read; returns their sizes in bytes.
+
+    A part that cannot be had is replaced by the reason.
+
+    Raises:
+        EnvironmentNotReady: it cannot be written.
+    """
+    redact = redactor(environ)
+    texts = {name: redact(_text(part)) for name, part in parts.items()}
+    texts = {"contents.txt": _contents(texts), **texts}
+    folder = path.name.removesuffix(".gz").removesuffix(".tar")
+    with writing(path, hint="choose another --output"):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            with tarfile.open(fileobj=file, mode="w:gz") as archive:
+                for name, text in texts.items():
+                    _add(archive, f"{folder}/{name}", text.encode("utf-8", "replace"))
+    return {name: len(text.encode("utf-8", "replace")) for name, text in texts.items()}
+
+
+def parts_of(
+    settings: Settings, runtimes: Mapping[RuntimeName, Runtime], environ: Mapping[str, str]
+) -> dict[str, Part]:
+    """What there is to tell about the service and what it runs on."""
+    found = state.read(settings.state_dir / state.FILE_NAME)
+    runtime = runtimes[found.runtime if found else "local"]
+    parts: dict[str, Part] = {
+        "versions.json": lambda: _json(_versions(runtimes, environ)),
+        "settings.json": lambda: _json(_settings(environ)),
+        "status.json": lambda: _json(_status(settings, runtimes, runtime)),
+        "log.txt": lambda: "\n".join(runtime.logs(_LOG_LINES)),
+        "kit.lock": lambda: bundled("kit.lock").read_text(encoding="utf-8"),
+    }
+    for name in (state.FILE_NAME, history.FILE_NAME, BUILD_LOG):
+        if (settings.state_dir / name).exists():
+            parts[name] = _reader(settings.state_dir / name)
+    if found is not None:
+        proven = Proven(found.runtime, found.spec)
+        parts["plan.json"] = lambda: _json(asdict(recall(proven, settings, environ).plan))
+    if found is not None and isinstance(runtime, ContainerRuntime):
+        compose = runtime.compose(found.spec, project=found.project)
+        parts["compose.yaml"] = compose.config
+    return parts
+
+
+def _versions(
+    runtimes: Mapping[RuntimeName, Runtime], environ: Mapping[str, str]
+) -> dict[str, object]:
+    container = runtimes.get("container")
+    engine: object = "not asked"
+    if isinstance(container, ContainerRuntime):
+        engine = _attempt(container.engine.version)
+    driver = nvml.probe()
+    return {
+        "kit": kit.__version__,
+        "python": sys.version,
+        "platform": platform.platform(),
+        "docker engine": engine,
+        "compose": _attempt(lambda: asdict(find_compose(environ))),
+        "nvidia": str(driver) if isinstance(driver, Unavailable) else asdict(driver),
+    }
+
+
+def _settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Everything of the environment that the kit or its libraries go by; of secrets, the names."""
+    ours = ("KIT_", "COMPOSE_", "DOCKER_", "CUDA_", "NVIDIA_", "XDG_", "HF_", "PIP_")
+    return {
+        name: f"<{name}>" if is_secret(name) else value
+        for name, value in sorted(environ.items())
+        if name.startswith(ours)
+    }
+
+
+def _status(
+    settings: Settings, runtimes: Mapping[RuntimeName, Runtime], runtime: Runtime
+) -> dict[str, object]:
+    found = status(runtime, settings.port)
+    service = current(runtimes)
+    more = details(*service) if service is not None else None
+    return {
+        "state": found.state,
+        "detail": found.detail,
+        "details": _plain(asdict(more)) if more is not None else None,
+    }
+
+
+def _attempt(question: Callable[[], object]) -> object:
+    try:
+        return question()
+    except KitError as error:
+        return f"{error.message} ({error.hint})"
+
+
+def _plain(record: object) -> object:
+    """JSON cannot hold Unavailable; asdict has made dicts of it."""
+    return json.loads(json.dumps(record, default=str))
+
+
+def _reader(path: Path) -> Part:
+    return lambda: path.read_text(encoding="utf-8", errors="replace")
+
+
+def _text(part: Part) -> str:
+    try:
+        return part()
+    except KitError as error:
+        return f"could not be had: {error.message} ({error.hint})\n"
+    except OSError as error:
+        return f"could not be had: {error}\n"
+
+
+def _contents(texts: Mapping[str, str]) -> str:
+    lines = [f"spark-kit support bundle, {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"]
+    lines.append("Keys, tokens, addresses, names of users and machines were taken out.\n")
+    lines += [f"{len(text.encode('utf-8', 'replace')):>9}  {name}" for name, text in texts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _json(record: object) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
+    archive.addfile(entry, io.BytesIO(content))
