@@ -27,11 +27,10 @@ from typing import Any
 from make_checkpoint import Sizes
 from make_model import write_model
 
-from kit.memory.converted_shape import DTYPES, Precision
 from kit.memory.limits import serving_limits
 from kit.memory.plan import Pool, plan_serving
 from kit.memory.proc import tree_peak_bytes
-from kit.memory.shape import read_shape
+from kit.memory.shape import DTYPES, Precision, read_shape
 from kit.memory.torch_build import installed_build
 from kit.memory.unavailable import Unavailable
 from kit.proof.exercise import fill_context

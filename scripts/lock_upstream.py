@@ -13,7 +13,7 @@ from pathlib import Path
 from kit.errors import KitError
 from kit.lock import Lock, read_lock, write_lock
 from kit.settings import bundled
-from kit.upstream.pin import pin
+from kit.upstream.git import pin
 
 
 def main() -> int:

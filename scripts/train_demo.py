@@ -35,7 +35,7 @@ from kit.spark.tokenization_spark import SPACED_MARKS
 from kit.spark.upstream_format import upstream_arguments, upstream_state
 from kit.weights.convert import convert_checkpoint
 from kit.weights.export import SPARK_SOURCE
-from kit.weights.lock import lock_files, update_weights
+from kit.weights.layers import lock_files, update_weights
 
 CONFIG = SparkConfig(
     vocab_size=1536,

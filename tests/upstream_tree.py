@@ -22,7 +22,7 @@ from pathlib import Path
 
 from kit.lock import Lock, read_lock, write_lock
 from kit.settings import bundled
-from kit.upstream.pin import pin
+from kit.upstream.git import pin
 from kit.upstream.render import MEGATRON
 from kit.upstream.rewrite import Definition, Edit, Rewrite, Text, find_drift
 from kit.upstream.selection import all_rewrites

@@ -15,8 +15,7 @@ import numpy as np
 from kit.checkpoint.cast import NUMPY, Array
 from kit.checkpoint.chunks import Block, wanted
 from kit.checkpoint.convert import DEFAULT_CHUNK_BYTES
-from kit.checkpoint.file_reader import FileReader
-from kit.checkpoint.gather import Gatherer, requests
+from kit.checkpoint.gather import FileReader, Gatherer, requests
 from kit.checkpoint.layout import Mapping, Part
 from kit.checkpoint.safetensors_index import index_directory
 from kit.checkpoint.source import SourceFile

@@ -14,8 +14,7 @@ import numpy as np
 
 from kit.checkpoint.cast import NUMPY, Array, cast_into, count_nonfinite
 from kit.checkpoint.chunks import Block, share_of
-from kit.checkpoint.file_reader import FileReader
-from kit.checkpoint.gather import Gatherer
+from kit.checkpoint.gather import FileReader, Gatherer
 from kit.checkpoint.layout import Dimensions, Part, expected_tensors, matrix_shape, refuse
 from kit.checkpoint.sweep import Progress
 from kit.checkpoint.tensor_parallel import regions, rule_of, share_shape

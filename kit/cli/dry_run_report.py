@@ -13,7 +13,7 @@ from kit.cli.output import print_record
 from kit.cli.terminal import Terminal
 from kit.memory.plan import Pool
 from kit.runtime.protocol import Launch
-from kit.runtime.record import spec_record
+from kit.runtime.state import spec_record
 from kit.service.dry_run import DryRun, dry_run
 from kit.units import format_gib
 

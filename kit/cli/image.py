@@ -11,8 +11,8 @@ from kit.cli.output import print_record
 from kit.units import format_gib
 
 if TYPE_CHECKING:
+    from kit.containers.build import ImageInfo
     from kit.containers.image import BuildOptions
-    from kit.containers.image_info import ImageInfo
 
 app = typer.Typer(
     help="Build the container images, and look at them.",
@@ -74,8 +74,8 @@ def build(
     are there, else from pip's index and from gitee. Prints the image's tag and size.
     """
     from kit.containers.build import build as run
+    from kit.containers.build import inspect
     from kit.containers.image import checkout
-    from kit.containers.image_info import inspect
 
     options = replace(
         _options(target),
@@ -99,8 +99,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show an image's size, layer by layer, and its labels."""
+    from kit.containers.build import inspect
     from kit.containers.image import checkout, image_tag
-    from kit.containers.image_info import inspect
 
     if image is None:
         image = image_tag(replace(_options(target), base_image=base_image), checkout())

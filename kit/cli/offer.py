@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kit.service.bring_up import up
 from kit.service.missing_weights import WEIGHTS, WeightsMissing, lines_of, look_for
-from kit.service.up import up
 
 if TYPE_CHECKING:
     from kit.cli.terminal import Terminal

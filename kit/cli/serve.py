@@ -161,8 +161,7 @@ def _directory(model: str, engine: EngineName, settings: Settings, serving: Serv
     """
     from kit.memory import nvml
     from kit.memory.unavailable import Unavailable
-    from kit.service.model import Wish, require_servable, servable
-    from kit.service.named import fitting
+    from kit.service.model import Wish, fitting, require_servable, servable
 
     found = nvml.gpus()
     gpus = () if isinstance(found, Unavailable) else nvml.visible(found, os.environ)

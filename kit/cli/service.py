@@ -14,7 +14,7 @@ from kit.settings import Settings
 if TYPE_CHECKING:
     from kit.memory.unavailable import Unavailable
     from kit.runtime.protocol import Running, Runtime
-    from kit.service.details import Details
+    from kit.service.status import Details
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -48,7 +48,7 @@ def status(
 ) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
     from kit.runtime.protocol import find_stray
-    from kit.service.details import details
+    from kit.service.status import details
     from kit.service.status import status as inspect
 
     settings = Settings.from_environ()

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from kit.memory.converted_shape import Architecture
 from kit.memory.fit import PRECISIONS, Fitting, Option, options
-from kit.memory.shape import ModelShape
+from kit.memory.shape import Architecture, ModelShape
 from kit.memory.torch_build import CUDA_BUILD
 from kit.units import GIB, MIB
 

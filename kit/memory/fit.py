@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kit.memory.converted_shape import Precision
 from kit.memory.limits import DEFAULT_CONTEXT
 from kit.memory.plan import Device, Engine, Plan, plan_serving
 from kit.memory.plan_line import Pool
-from kit.memory.shape import ModelShape
+from kit.memory.shape import ModelShape, Precision
 from kit.memory.torch_build import TorchBuild
 
 CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024, 512)

@@ -1,8 +1,8 @@
 """What the native engine takes: its KV cache is a ring, its prompts are read in chunks."""
 
 from kit.errors import UsageError
+from kit.memory.allocator import pinned_bytes, rounded_bytes
 from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
-from kit.memory.pool_rounding import pinned_bytes, rounded_bytes
 from kit.memory.shape import ModelShape
 from kit.units import MIB
 

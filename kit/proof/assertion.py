@@ -11,9 +11,8 @@ from kit.proof.measure import measure
 from kit.proof.receipt import MeasuredWork
 from kit.proof.recorder import Recorder
 from kit.runtime.client import Failed, Ready, Service
-from kit.runtime.listener import Listener
 from kit.runtime.out_of_memory import refused_request
-from kit.runtime.protocol import Running, Runtime
+from kit.runtime.protocol import Listener, Running, Runtime
 from kit.runtime.ready import require_no_death
 
 EXERCISE_SECONDS = 120.0

@@ -12,7 +12,7 @@ from kit.memory import nvml
 from kit.memory.proc import ProcessMemory, descendants, process_memory
 from kit.memory.timeline import Run, Sample, Timeline, TimelineWriter
 from kit.memory.unavailable import Unavailable
-from kit.proof.device_use import DeviceUse
+from kit.proof.measure import DeviceUse
 from kit.runtime.client import Failed, Health, Loading, Ready, Service
 from kit.runtime.out_of_memory import Lived
 from kit.runtime.protocol import Runtime

@@ -11,6 +11,19 @@ from kit.memory.unavailable import Unavailable
 from kit.runtime.bounds import NO_BOUNDS, Bounds
 from kit.runtime.stray import Stray
 
+
+class Listener(Protocol):
+    """Receives what happens, as it happens."""
+
+    def say(self, text: str) -> None:
+        """One line of what was done or found."""
+        ...
+
+    def progress(self, phase: str, fraction: float | None) -> None:
+        """``phase`` is under way; ``fraction`` of it is done, from 0.0 to 1.0, if that is known."""
+        ...
+
+
 RuntimeName = Literal["local", "container"]
 EngineName = Literal["native", "megatron"]
 _BUDGET = {"max_ram_bytes": "RAM budget", "max_vram_bytes": "VRAM budget"}

@@ -8,9 +8,8 @@ from kit.memory.proc import process_stat
 from kit.memory.unavailable import Unavailable
 from kit.runtime import postmortem
 from kit.runtime.client import Failed, Loading, Ready, Service, Silent
-from kit.runtime.listener import Listener
 from kit.runtime.out_of_memory import Lived
-from kit.runtime.protocol import Running, Runtime
+from kit.runtime.protocol import Listener, Running, Runtime
 
 LivedSoFar = Callable[[], Lived]
 POLL_SECONDS = 0.1

@@ -11,10 +11,8 @@ from jinja2 import TemplateError
 from kit.serve.answer import Chunk, ScoredToken
 from kit.serve.bodies import BoundedRoute
 from kit.serve.errors import bad_request
-from kit.serve.exchange import Exchange, ready_model
-from kit.serve.logprobs import chat_logprobs
-from kit.serve.params import choices_for
-from kit.serve.prompt import require_short, tokenise
+from kit.serve.exchange import Exchange, chat_logprobs, ready_model
+from kit.serve.params import choices_for, require_short, tokenise
 from kit.serve.schema import ChatRequest, Message
 from kit.serve.sse import Events, EventStream, while_connected
 from kit.serve.tokenizer import InContextDecoder, Tokenizer

@@ -9,12 +9,10 @@ from fastapi.responses import JSONResponse
 from kit.serve.answer import Chunk, ScoredToken
 from kit.serve.bodies import BoundedRoute
 from kit.serve.engine import FinishReason
-from kit.serve.exchange import Exchange, ready_model
+from kit.serve.exchange import Exchange, completion_logprobs, ready_model
 from kit.serve.generation import Choice
-from kit.serve.logprobs import completion_logprobs
 from kit.serve.model import Model
-from kit.serve.params import choices_for
-from kit.serve.prompt import require_short, tokenise
+from kit.serve.params import choices_for, require_short, tokenise
 from kit.serve.schema import CompletionRequest
 from kit.serve.sse import Events, EventStream, while_connected
 

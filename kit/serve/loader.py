@@ -1,6 +1,9 @@
 """A converted directory becomes a model: built on the meta device, every tensor assigned once."""
 
-from collections.abc import Iterator
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -10,12 +13,46 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.memory import cgroup, proc
+from kit.memory.unavailable import Unavailable
 from kit.serve.engine import Progress
 from kit.serve.quantised import Int4Linear, quantise_linears
-from kit.serve.read_ahead import read_ahead
 from kit.serve.staging import Ring, stage
 from kit.spark import SparkConfig, SparkForCausalLM
 from kit.spark.rotary_spark import SparkRotaryEmbedding
+from kit.units import MIB
+
+_STEP_BYTES = MIB // 2
+"""A larger request is cut by the kernel: it would read only the start (mm/readahead.c)."""
+
+
+def read_ahead(files: Sequence[Path]) -> threading.Thread | None:
+    """Begin to read ``files`` in their order, in a thread that nobody has to wait for.
+
+    None where they are larger than the memory that is free: they would drive each other out.
+    """
+    total_bytes = sum(path.stat().st_size for path in files)
+    if not hasattr(os, "posix_fadvise") or total_bytes > _free_bytes():
+        return None
+    thread = threading.Thread(target=_advise, args=(files,), name="read-ahead", daemon=True)
+    thread.start()
+    return thread
+
+
+def _advise(files: Sequence[Path]) -> None:
+    for path in files:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            for offset in range(0, path.stat().st_size, _STEP_BYTES):
+                os.posix_fadvise(file.fileno(), offset, _STEP_BYTES, os.POSIX_FADV_WILLNEED)
+
+
+def _free_bytes() -> int:
+    """What the page cache can take; 0 where that is not known."""
+    available, group = proc.available_ram_bytes(), cgroup.memory_limit()
+    if isinstance(available, Unavailable) or isinstance(group, Unavailable):
+        return 0
+    return available if group is None else min(available, group.free_bytes)
+
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 

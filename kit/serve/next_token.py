@@ -10,9 +10,73 @@ from dataclasses import dataclass
 import torch
 
 from kit.errors import ServiceError
-from kit.serve import sampling
-from kit.serve.engine import Logprobs
+from kit.serve.engine import Logprobs, SamplingParams
 from kit.serve.sequence import EngineSequence
+
+LARGEST_SCORE = 1e30
+"""A score beyond it comes of broken weights. Below it, no temperature gives an infinity."""
+
+
+def usable(scores: torch.Tensor) -> torch.Tensor:
+    """Whether all scores of a row ``[B, vocab]`` are numbers to choose by, bool ``[B]``."""
+    return scores.abs().amax(dim=-1) < LARGEST_SCORE  # which a NaN is not
+
+
+def penalise(
+    scores: torch.Tensor, counts: torch.Tensor, presence: torch.Tensor, frequency: torch.Tensor
+) -> torch.Tensor:
+    """Scores less the penalties of tokens already generated, as OpenAI defines them.
+
+    Args:
+        scores: fp32 ``[B, vocab]``.
+        counts: how often each token was generated so far, ``[B, vocab]``, integer.
+        presence: subtracted once where the count is not 0, fp32 ``[B, 1]``.
+        frequency: subtracted once per occurrence, fp32 ``[B, 1]``.
+    """
+    return scores - presence * (counts > 0) - frequency * counts
+
+
+def keep_top(scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Scores ``[B, vocab]`` with what top-k, then top-p drop at -inf.
+
+    Of top-k, ties with the k-th highest stay. Of top-p, tokens stay, most probable first, until
+    their probabilities sum to more than p; the one that crosses p stays too. p = 1 keeps all;
+    upstream then drops a few of the least probable, by rounding of the sum.
+
+    Args:
+        scores: fp32.
+        top_k: int64 ``[B, 1]``, from 1 to the vocabulary's size, which keeps all.
+        top_p: fp32 ``[B, 1]``.
+    """
+    ordered, order = torch.sort(scores, dim=-1, descending=True, stable=True)
+    lowest = ordered.gather(-1, top_k - 1)
+    ordered = ordered.masked_fill(ordered < lowest, -torch.inf)
+    passed = torch.softmax(ordered, dim=-1).cumsum(dim=-1) > top_p
+    passed &= top_p < 1
+    dropped = torch.cat((torch.zeros_like(passed[:, :1]), passed[:, :-1]), dim=-1)
+    dropped = torch.zeros_like(dropped).scatter(-1, order, dropped) | (scores < lowest)
+    return scores.masked_fill(dropped, -torch.inf)
+
+
+def draw(scores: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """One token id a row, int64 ``[B]``, by the softmax of its scores ``[B, vocab]``.
+
+    Each row draws from its own generator, so that a seed gives the same in any company: the
+    probability over an exponentially distributed number is the highest for each token as often as
+    it is to be chosen. ``torch.multinomial`` does the same, but ends the process on a GPU when a
+    row has no probabilities.
+    """
+    noise = torch.empty_like(scores)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    noise.clamp_min_(torch.finfo(noise.dtype).tiny)  # 0 over 0 would be chosen
+    return torch.softmax(scores, dim=-1).div_(noise).argmax(dim=-1)
+
+
+def is_filtered(params: SamplingParams) -> bool:
+    """Whether top-k or top-p may drop something."""
+    return params.top_k > 0 or params.top_p < 1
+
 
 _NO_TOKEN = -1
 
@@ -58,7 +122,7 @@ class Wanted:
         """What these sequences ask for."""
         params = [sequence.params for sequence in sequences]
         sampled = [row for row, sequence in enumerate(sequences) if sequence.generator is not None]
-        filtered = [row for row in sampled if sampling.is_filtered(params[row])]
+        filtered = [row for row in sampled if is_filtered(params[row])]
         scored = [row for row, each in enumerate(params) if each.top_logprobs is not None]
         return cls(sequences, sampled, filtered, scored, vocab_size)
 
@@ -123,11 +187,11 @@ class Chooser:
             raw: the model's scores, fp32 ``[B, vocab]``.
             counts: how often each token was generated so far, int32 ``[B, vocab]``; is updated.
         """
-        usable = sampling.usable(raw)
-        chosen = self._choose(torch.where(usable[:, None], raw, 0.0), counts)
+        finite = usable(raw)
+        chosen = self._choose(torch.where(finite[:, None], raw, 0.0), counts)
         column = chosen[:, None]
         counts.scatter_add_(1, column, torch.ones_like(column, dtype=counts.dtype))
-        told = [torch.where(usable, chosen, _NO_TOKEN).double(), *self._logprobs(raw, chosen)]
+        told = [torch.where(finite, chosen, _NO_TOKEN).double(), *self._logprobs(raw, chosen)]
         tokens, *scored = _read(told)
         logprobs = self._by_row(scored)
         for row, (sequence, token) in enumerate(zip(self._wanted.sequences, tokens, strict=True)):
@@ -138,7 +202,7 @@ class Chooser:
 
     def _choose(self, raw: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Token ids, int64 ``[B]``: the highest score, the lowest id among equals, or drawn."""
-        scores = sampling.penalise(raw, counts, self._presence, self._frequency)
+        scores = penalise(raw, counts, self._presence, self._frequency)
         end = scores[:, self._end]
         scores[:, self._end] = torch.where(self._early, -torch.inf, end)
         chosen = scores.argmax(dim=-1)
@@ -146,10 +210,10 @@ class Chooser:
         if sampled:
             drawn = scores[self._sampled] / self._temperature
             if self._wanted.filtered:
-                kept = sampling.keep_top(drawn[self._filtered], self._top_k[:, None], self._top_p)
+                kept = keep_top(drawn[self._filtered], self._top_k[:, None], self._top_p)
                 drawn[self._filtered] = kept
             generators = [sequences[row].generator for row in sampled]
-            chosen[self._sampled] = sampling.draw(drawn, [each for each in generators if each])
+            chosen[self._sampled] = draw(drawn, [each for each in generators if each])
         return chosen
 
     def _logprobs(self, raw: torch.Tensor, chosen: torch.Tensor) -> list[torch.Tensor]:

@@ -11,12 +11,10 @@ from kit.memory.timeline import read_timeline
 from kit.proof.evidence import RECEIPTS, new_path, now, run_of
 from kit.proof.picture import write_html, write_png
 from kit.runtime.client import Ready
-from kit.runtime.listener import Listener
-from kit.runtime.protocol import Running, Runtime, RuntimeName, current
-from kit.service.bring_up import Up, bring_up, reason_to_restart, report_of
+from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
+from kit.service.bring_up import Up, bring_up, exclusive, reason_to_restart, report_of
 from kit.service.history import Proven
 from kit.service.intent import Intent, UpOptions, decide
-from kit.service.lock import exclusive
 from kit.service.measured_run import measured_run
 from kit.service.recall import recall
 from kit.service.report import UpReport

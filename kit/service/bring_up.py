@@ -1,29 +1,84 @@
 """Bring up what was decided: start it unless it runs, wait, ask it, measure it."""
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
 
 from kit.containers.runtime import ContainerRuntime
 from kit.containers.variables import service_name
 from kit.containers.wanted_image import build_image, require_image
 from kit.errors import KitError, ServiceError
+from kit.files import unwritable, writing
 from kit.memory.budget import hold
 from kit.proof.assertion import Held
-from kit.proof.device_use import DeviceUse
-from kit.proof.measure import look_again
+from kit.proof.measure import DeviceUse, look_again
 from kit.runtime import postmortem
 from kit.runtime.client import Failed, Ready
-from kit.runtime.listener import Listener
 from kit.runtime.out_of_memory import Lived, refused_request
 from kit.runtime.port import require_free
-from kit.runtime.protocol import Running, Runtime, RuntimeName, current, differences
+from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current, differences
 from kit.runtime.ready import LivedSoFar, require_alive, require_no_death, wait_ready
 from kit.service import history
-from kit.service.checks import require_start
-from kit.service.intent import Intent
+from kit.service.intent import Intent, UpOptions, decide
 from kit.service.measured_run import measured_run
+from kit.service.preflight import require_start
 from kit.service.report import UpReport
+
+
+def up(
+    options: UpOptions,
+    runtimes: Mapping[RuntimeName, Runtime],
+    listener: Listener,
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> UpReport:
+    """Start the service unless it already runs as asked; ask it one question; measure it.
+
+    Raises:
+        EnvironmentNotReady: no model, no free memory, no free port, or something is not installed.
+            A service that ran before goes on.
+        IntegrityError: the demo's or the model's files are damaged.
+        ServiceError: the service died, hangs, gave no answer, or was not ready in time.
+    """
+    with exclusive(options.settings.state_dir, options.timeout_seconds, listener):
+        intent = decide(options, runtimes, listener, environ)
+        return bring_up(intent, runtimes, listener)
+
+
+@contextmanager
+def exclusive(state_dir: Path, timeout_seconds: float, listener: Listener) -> Iterator[None]:
+    """Hold the lock of ``state_dir``, at first waiting for another `kit up` to end.
+
+    Raises:
+        EnvironmentNotReady: ``state_dir`` cannot be written.
+        ServiceError: the other one took longer than ``timeout_seconds``.
+    """
+    lock = filelock.FileLock(state_dir / "up.lock")
+    try:
+        with writing(state_dir):
+            state_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        listener.say("another kit up is at work; waiting for it to end")
+        try:
+            lock.acquire(timeout=timeout_seconds)
+        except filelock.Timeout as error:
+            raise ServiceError(
+                f"another kit up did not end within {timeout_seconds:.0f} s",
+                hint="see kit status and kit logs; kit down ends what it started",
+            ) from error
+    except OSError as error:
+        raise unwritable(state_dir, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 _ANSWER_SECONDS = 300.0
 _ANSWER_TOKENS = {True: 64, False: 32}  # of the demo; of a model that may be slow here

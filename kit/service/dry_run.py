@@ -7,11 +7,19 @@ from dataclasses import dataclass, replace
 from kit.containers.runtime import ContainerRuntime
 from kit.containers.variables import service_name
 from kit.errors import KitError
-from kit.runtime.listener import Listener
-from kit.runtime.protocol import ImageRef, Launch, Running, Runtime, RuntimeName, ServeSpec, current
+from kit.runtime.protocol import (
+    ImageRef,
+    Launch,
+    Listener,
+    Running,
+    Runtime,
+    RuntimeName,
+    ServeSpec,
+    current,
+)
 from kit.service.bring_up import reason_to_restart
-from kit.service.checks import require_start
 from kit.service.intent import Intent, UpOptions, decide
+from kit.service.preflight import require_start
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kit.records import read_object
 from kit.runtime.protocol import RuntimeName, ServeSpec
-from kit.runtime.record import read_spec, spec_record, write_record
+from kit.runtime.state import read_spec, spec_record, write_record
 
 FILE_NAME = "history.json"
 _VERSION = 1

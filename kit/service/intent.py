@@ -21,19 +21,18 @@ from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import PROOF, Proof
 from kit.runtime.client import Service, base_url
-from kit.runtime.listener import Listener
 from kit.runtime.protocol import (
     EngineName,
     HostFacts,
     ImageRef,
+    Listener,
     Runtime,
     RuntimeName,
     ServeSpec,
     choose_runtime,
     docker_engine_found,
 )
-from kit.service.model import Model, Wish, gpus_of, resolve, shape_of
-from kit.service.named import fitting
+from kit.service.model import Model, Wish, fitting, gpus_of, resolve, shape_of
 from kit.settings import Settings, api_key_file
 
 

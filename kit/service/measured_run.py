@@ -1,24 +1,180 @@
 """A run of the service that is recorded from its start and ends in a receipt."""
 
-from collections.abc import Iterator
+import os
+import platform
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kit.containers.runtime import ContainerRuntime
 from kit.errors import BudgetExceeded
-from kit.memory.budget import hold
+from kit.lock import read_lock
+from kit.memory.budget import Verdict, hold
+from kit.memory.nvml import Gpu
 from kit.memory.plan import Pool
+from kit.memory.proc import total_ram_bytes
+from kit.memory.timeline import Timeline
+from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import Answering, Held, prove
-from kit.proof.device_use import DeviceUse
 from kit.proof.evidence import RECEIPTS, new_path, now, run_of
-from kit.proof.measure import measure
-from kit.proof.receipt import write_receipt
+from kit.proof.measure import DeviceUse, measure
+from kit.proof.receipt import (
+    MeasuredMachine,
+    MeasuredModel,
+    MeasuredService,
+    PoolResult,
+    Receipt,
+    phase_results,
+    write_receipt,
+)
 from kit.proof.recorder import Recorder, recording
 from kit.runtime.client import Ready, Service
-from kit.runtime.listener import Listener
-from kit.runtime.protocol import Running, Runtime
+from kit.runtime.protocol import Listener, Running, Runtime
 from kit.service.intent import Intent
-from kit.service.receipt import breached, receipt_of
+from kit.service.model import DEMO
+from kit.service.status import COMMIT_LABEL, REWRITES_LABEL
+from kit.settings import bundled
+
+UNKNOWN = "unknown"
+_POOLS = {"host RAM": Pool.HOST, "VRAM": Pool.DEVICE}
+
+
+def receipt_of(
+    intent: Intent,
+    runtime: Runtime,
+    held: Held,
+    timeline: Timeline,
+    ready: Ready | None,
+    version: Mapping[str, str | None],
+) -> Receipt:
+    """Of a measured run.
+
+    Args:
+        ready: what the service said of itself; None: it never came so far.
+        version: its answer to ``/version``.
+    """
+    return Receipt(
+        date=timeline.run.started,
+        model=_model(intent, ready),
+        service=_service(intent, runtime, ready, version),
+        machine=machine_of(intent.gpus),
+        work=held.work,
+        pools={_POOLS[v.what].value: _pool(v, intent) for v in held.verdicts},
+        phases=phase_results(timeline),
+    )
+
+
+def breached(receipt: Receipt, pool: Pool) -> Receipt:
+    """The same, where ``pool`` was refused what it asked for: its peak never passed the budget."""
+    return replace(
+        receipt,
+        pools={
+            name: replace(result, passed=result.passed and name != pool.value)
+            for name, result in receipt.pools.items()
+        },
+    )
+
+
+def machine_of(gpus: tuple[Gpu, ...]) -> MeasuredMachine:
+    """This machine, and the first of the GPUs that serve."""
+    ram = total_ram_bytes()
+    machine = MeasuredMachine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpus=os.cpu_count() or 1,
+        ram_bytes=ram if isinstance(ram, int) else None,
+    )
+    if not gpus:
+        return machine
+    gpu = gpus[0]
+    capability = gpu.capability
+    return replace(
+        machine,
+        gpu=gpu.name,
+        gpu_bytes=gpu.total_bytes if isinstance(gpu.total_bytes, int) else None,
+        gpu_capability=None
+        if isinstance(capability, Unavailable)
+        else ".".join(map(str, capability)),
+        driver=gpu.driver,
+        simulated=gpu.simulated,
+    )
+
+
+def digests_of(intent: Intent) -> dict[str, str]:
+    """Of the files that the weights come from: by kit.lock, else by the conversion's record."""
+    from kit.weights.record import sound_record
+
+    if intent.model.demo:
+        locked = read_lock(bundled("kit.lock")).weights[DEMO]
+        return {name: f"sha256:{file.sha256}" for name, file in sorted(locked.items())}
+    record = sound_record(intent.model.directory)
+    if record is None:
+        return {}
+    adapter = record.lora.sources if record.lora else ()
+    return {source.name: source.digest for source in (*record.sources, *adapter)}
+
+
+def _model(intent: Intent, ready: Ready | None) -> MeasuredModel:
+    return MeasuredModel(
+        name=intent.spec.name,
+        dtype=ready.dtype if ready else UNKNOWN,
+        weights_bytes=(ready.weights_bytes if ready else 0) or intent.shape.weights_bytes,
+        digests=digests_of(intent),
+    )
+
+
+def _service(
+    intent: Intent, runtime: Runtime, ready: Ready | None, version: Mapping[str, str | None]
+) -> MeasuredService:
+    from kit import __version__
+
+    spec = intent.spec
+    service = MeasuredService(
+        engine=spec.engine,
+        runtime=intent.runtime,
+        device=ready.device if ready else spec.device,
+        context_length=ready.context_length if ready else spec.context,
+        max_sequences=ready.max_sequences if ready else spec.max_sequences,
+        kit_version=version.get("version") or __version__,
+        torch=version.get("torch"),
+    )
+    if isinstance(runtime, ContainerRuntime) and spec.image is not None:
+        return _in_container(service, intent, runtime)
+    if spec.engine == "megatron":
+        return _by_upstream(service, intent)
+    return service
+
+
+def _in_container(
+    service: MeasuredService, intent: Intent, runtime: ContainerRuntime
+) -> MeasuredService:
+    """The image's digest as its registry knows it, else of its configuration; upstream's labels."""
+    spec = intent.spec
+    if spec.image is None:
+        return service
+    image = runtime.engine.image(spec.image.identity)
+    labels = image.labels if image and spec.engine == "megatron" else {}
+    return replace(
+        service,
+        image=spec.image.name,
+        image_digest=next(iter(image.digests), image.identity) if image else spec.image.identity,
+        upstream_commit=labels.get(COMMIT_LABEL),
+        rewrite_digest=labels.get(REWRITES_LABEL),
+    )
+
+
+def _by_upstream(service: MeasuredService, intent: Intent) -> MeasuredService:
+    from kit.upstream.manifest import read_manifest
+    from kit.upstream.tree import rewritten_dir
+
+    manifest = read_manifest(rewritten_dir(intent.settings))
+    if manifest is None:
+        return service
+    return replace(service, upstream_commit=manifest.commit, rewrite_digest=manifest.digest)
+
+
+def _pool(verdict: Verdict, intent: Intent) -> PoolResult:
+    return PoolResult.of(verdict, intent.plan.peak_bytes(_POOLS[verdict.what]))
 
 
 @dataclass(frozen=True)

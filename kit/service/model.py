@@ -2,23 +2,128 @@
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit.commands import command
-from kit.errors import EnvironmentNotReady, KitError
+from kit.errors import EnvironmentNotReady, KitError, UsageError
 from kit.lock import read_lock
-from kit.memory.shape import ModelShape, read_shape
+from kit.memory import cgroup, proc
+from kit.memory.fit import PRECISIONS
+from kit.memory.limits import serving_limits
+from kit.memory.nvml import Gpu
+from kit.memory.plan import Device, Pool, plan_serving
+from kit.memory.shape import ModelShape, Precision, read_shape
+from kit.memory.torch_build import TorchBuild, installed_build
+from kit.memory.unavailable import Unavailable
 from kit.records import read_object
-from kit.runtime.listener import Listener
-from kit.runtime.protocol import EngineName
+from kit.runtime.protocol import EngineName, Listener
 from kit.service.missing_weights import WEIGHTS, WeightsMissing
 from kit.settings import bundled
+from kit.weights.catalogue import WeightSet, read_catalogue
+from kit.weights.folder import checkpoint_dir, converted_dir
+from kit.weights.record import read_record
 
 if TYPE_CHECKING:
-    from kit.service.named import Fits
     from kit.weights.record import ConversionRecord
+
+
+Fits = Callable[[ModelShape], bool]
+"""Whether a model of that shape can be served on this machine."""
+
+_SERVED: tuple[Precision, ...] = (*PRECISIONS, "fp32")
+"""The best one first; fp32 only where there is nothing else."""
+_SHARDS = "mp_rank_*.pt"
+
+
+def find_set(name: str, catalogue: Path | None) -> WeightSet | None:
+    """The set of that name in the catalogue; None: there is none.
+
+    Raises:
+        UsageError: the user's own catalogue cannot be read.
+    """
+    return read_catalogue(catalogue).weights.get(name)
+
+
+def find_here(name: str, data_dir: Path, engine: EngineName, fits: Fits) -> Path | None:
+    """The directory of set ``name`` that the engine serves; None: there is none.
+
+    Of several precisions it is the first of bf16, int8 and int4 that fits; where none does, the
+    smallest, so that the preflight says what lacks.
+    """
+    if engine == "megatron":
+        directory = checkpoint_dir(data_dir, name)
+        return directory if any(directory.glob(_SHARDS)) else None
+    places = [converted_dir(data_dir, name, precision) for precision in _SERVED]
+    found = [place for place in places if read_record(place) is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    shapes = {place: read_shape(place) for place in found}
+    fitting = (place for place in found if fits(shapes[place]))
+    return next(fitting, min(found, key=lambda place: shapes[place].weights_bytes))
+
+
+def require_here(weights: WeightSet, data_dir: Path, engine: EngineName, fits: Fits) -> Path:
+    """The same, of a set that was asked for.
+
+    Raises:
+        UsageError: it is nothing that the engine could serve.
+        EnvironmentNotReady: it was not fetched or not converted; the hint has the command.
+    """
+    name, checkpoint = weights.name, weights.checkpoint
+    if checkpoint is None:
+        raise UsageError(f"{name} holds no model", hint="kit weights list shows what does")
+    if engine == "megatron" and not Path(checkpoint).match(_SHARDS):
+        raise UsageError(
+            f"the megatron engine serves upstream's own checkpoints, which {name} is not",
+            hint="serve its conversion with --engine native",
+        )
+    directory = find_here(name, data_dir, engine, fits)
+    if directory is not None:
+        return directory
+    here = all((checkpoint_dir(data_dir, name) / file).is_file() for file in weights.files)
+    command = f"kit weights fetch {name}" + (" --convert" if engine == "native" else "")
+    raise EnvironmentNotReady(
+        f"{name} is here, but not converted" if here else f"{name} is not here ({data_dir})",
+        hint=f"get it: {command}",
+    )
+
+
+def fitting(
+    device: Device,
+    gpus: Sequence[Gpu],
+    max_vram_bytes: int | None = None,
+    context: int | None = None,
+    max_sequences: int | None = None,
+) -> Fits:
+    """Whether the plan fits into the memory that the first GPU, or else this machine, has in all.
+
+    Not into what is free now: that the same command finds the same model while that is served.
+    """
+
+    def fits(shape: ModelShape) -> bool:
+        build = installed_build()
+        known = _ram_bytes(build) if device == "cpu" else [gpus[0].total_bytes, max_vram_bytes]
+        length, sequences = serving_limits(shape, context, max_sequences)
+        plan = plan_serving(
+            shape, context=length, max_sequences=sequences, device=device, build=build
+        )
+        need = plan.peak_bytes(Pool.HOST if device == "cpu" else Pool.DEVICE)
+        return all(need <= size for size in known if isinstance(size, int))
+
+    return fits
+
+
+def _ram_bytes(build: TorchBuild) -> list[int | Unavailable | None]:
+    """The machine's, and what the kernel holds a process to; None: no limit."""
+    group = cgroup.memory_limit()
+    limit = None if group is None or isinstance(group, Unavailable) else group.limit_bytes
+    space = proc.address_space_limit_bytes()
+    space = None if space is None else max(0, space - build.address_space_bytes)
+    return [proc.total_ram_bytes(), limit, space, proc.data_limit_bytes()]
+
 
 DEMO = "demo"
 WEIGHTS_URL = "https://gitee.com/iflytekopensource/i-flytek-spark-13-b-model-gpu"
@@ -100,7 +205,6 @@ def servable(model: str, wish: Wish) -> Path:
     directory = Path(model).expanduser().absolute()
     if directory.exists() or "/" in model:
         return directory
-    from kit.service.named import find_set, require_here
 
     weights = find_set(model, wish.catalogue)
     if weights is None:
@@ -139,7 +243,6 @@ def gpus_of(model: Model, engine: EngineName) -> int:
 
 def _fetched(wish: Wish) -> Path:
     """Where `kit weights fetch` has put the weights, or `--convert` their conversion."""
-    from kit.service.named import find_here
 
     found = find_here(WEIGHTS, wish.data_dir, wish.engine, wish.fits)
     if found is None:
@@ -196,8 +299,8 @@ def _require_converted(directory: Path) -> None:
 def _demo(wish: Wish, listener: Listener) -> Model:
     """The demo as its engine reads it: as it comes, or converted at the first call."""
     from kit.weights.convert import convert_checkpoint
+    from kit.weights.layers import verify_files
     from kit.weights.locate import CHECKPOINT_NAME
-    from kit.weights.lock import verify_files
     from kit.weights.record import RECORD_NAME, sound_record
 
     locked = read_lock(bundled("kit.lock")).weights[DEMO]

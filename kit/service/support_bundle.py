@@ -22,11 +22,10 @@ from kit.runtime import state
 from kit.runtime.protocol import Runtime, RuntimeName, current
 from kit.service import history
 from kit.service.bring_up import BUILD_LOG
-from kit.service.details import details
 from kit.service.history import Proven
 from kit.service.recall import recall
 from kit.service.redact import is_secret, redactor
-from kit.service.status import status
+from kit.service.status import details, status
 from kit.settings import Settings, bundled
 
 _LOG_LINES = 2000

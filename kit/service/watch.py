@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from kit.errors import KitError, ServiceError
 from kit.memory.timeline import Run
 from kit.proof.evidence import now, run_of
-from kit.runtime.listener import Listener
-from kit.runtime.protocol import Running, Runtime, RuntimeName, current
+from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
 from kit.service.history import Proven
 from kit.service.recall import recall_plan
 

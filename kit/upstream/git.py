@@ -1,14 +1,39 @@
 """Reading one commit out of a git repository: the one place of this room that starts git."""
 
+import hashlib
+import io
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from kit.errors import EnvironmentNotReady
+from kit.lock import Lock
+
+TOPS = ("LICENSE", "LICENSE_MODEL.md", "deepspeed-megatron")
+"""What the kit takes of the repository."""
+
+
+def pin(lock: Lock, clone: str, commit: str) -> Lock:
+    """The lock with ``commit`` pinned, whose files are read out of ``clone``.
+
+    Raises:
+        EnvironmentNotReady: git cannot read it.
+    """
+    tar = read_commit(clone, commit, TOPS)
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        files = {
+            member.name: hashlib.sha256(data.read()).hexdigest()
+            for member in archive
+            if member.isreg() and (data := archive.extractfile(member))
+        }
+    return replace(lock, commit=commit, upstream_files=files)
+
 
 _TIMEOUT_S = 600.0
 _FROM_ANOTHER = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kit.errors import KitError, UsageError
-from kit.weights.paths import inner_path
+from kit.files import inner_path
 
 SHIPPED = Path(__file__).with_name("catalogue.toml")
 _TABLES = ("shapes", "licences", "sources", "weights")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
-from kit.checkpoint.disk import full_disk_explained
 from kit.checkpoint.journal import JOURNAL_NAME, write_durably
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model
 from kit.checkpoint.sweep import Progress
 from kit.errors import IntegrityError
-from kit.memory.converted_shape import DTYPES
+from kit.files import full_disk_explained
+from kit.memory.shape import DTYPES
 from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file
 from kit.weights.exclusive import exclusive

@@ -8,8 +8,8 @@ from kit.checkpoint.pages import PageRelease, read_into
 from kit.checkpoint.source import open_source
 from kit.errors import IntegrityError
 from kit.weights.blocks import Identity
+from kit.weights.digest import FollowingDigest
 from kit.weights.exclusive import exclusive
-from kit.weights.follow import FollowingDigest
 from kit.weights.partial import BLOCK_BYTES, Partial
 from kit.weights.transfer import (
     Arrived,

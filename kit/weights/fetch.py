@@ -1,5 +1,6 @@
 """Fetch a set of weights into its folder: verified, recorded, resumable."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -7,10 +8,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from kit.checkpoint.disk import full_disk_explained
+from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.lock import LockedFile
-from kit.weights import arriving, folder, layers
+from kit.files import full_disk_explained
+from kit.lock import LockedFile, locked_entry, read_entry
+from kit.records import read_object
+from kit.weights import folder, layers
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.copy import copy_file
 from kit.weights.download import download
@@ -21,6 +24,33 @@ from kit.weights.sources import Offer, Offers
 from kit.weights.sources.https import local_path
 from kit.weights.sources.resolve import mirror_offers, source_offers
 from kit.weights.transfer import Arrived, Expected, Keep, Watch, require_size
+
+ARRIVING_NAME = ".arriving.json"
+
+
+def arrived_from(directory: Path, source: str) -> dict[str, LockedFile]:
+    """Files of an unfinished set that ``source`` has sent, by path in ``directory``."""
+    try:
+        content = read_object(directory / ARRIVING_NAME)
+        if content["source"] != source:
+            return {}
+        return {str(file): read_entry(entry) for file, entry in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def add(directory: Path, source: str, files: Mapping[str, LockedFile]) -> None:
+    """Keep what ``files`` from ``source`` turned out to be. Those of another source are dropped."""
+    known = arrived_from(directory, source) | dict(files)
+    entries = {file: locked_entry(entry) for file, entry in known.items()}
+    content = {"source": source, "files": entries}
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_durably(directory / ARRIVING_NAME, text.encode())
+
+
+def clear(directory: Path) -> None:
+    """Forget it all: the set is in the lock."""
+    (directory / ARRIVING_NAME).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -116,7 +146,7 @@ def fetch(
                 before(sum(errand.left_bytes for errand in errands.values()))
                 _run(order, source, errands, watching)
             locked = _lock_whole(order, source, locked)
-        arriving.clear(directory)
+        clear(directory)
         return Fetched(
             name, directory, source, {file: locked[file] for file in order.weights.files}
         )
@@ -144,14 +174,14 @@ def _record(order: Order, source: str, file: str, offer: Offer, arrived: Arrived
             layers.record(order.data_dir, order.weights.name, {file: entry})
     else:
         with full_disk_explained(order.directory, KEPT):
-            arriving.add(order.directory, source, {file: entry})
+            add(order.directory, source, {file: entry})
 
 
 def _finished(order: Order, source: str, locked: Mapping[str, LockedFile]) -> set[str]:
     """Files that an interrupted fetch from ``source`` has brought, and that no lock knows yet."""
     return {
         file
-        for file, entry in arriving.arrived_from(order.directory, source).items()
+        for file, entry in arrived_from(order.directory, source).items()
         if file not in locked
         and (order.directory / file).is_file()
         and folder.digest_of(order.directory, file) == entry.sha256
@@ -162,7 +192,7 @@ def _lock_whole(
     order: Order, source: str, locked: Mapping[str, LockedFile]
 ) -> Mapping[str, LockedFile]:
     """Every file is there: what the lock did not know enters it. Returns its entries."""
-    arrived = arriving.arrived_from(order.directory, source)
+    arrived = arrived_from(order.directory, source)
     new = {file: entry for file, entry in arrived.items() if file not in locked}
     with full_disk_explained(order.data_dir, KEPT):
         layers.record(order.data_dir, order.weights.name, new)

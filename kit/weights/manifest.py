@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from kit.errors import IntegrityError, printable
+from kit.files import inner_path
 from kit.lock import LockedFile, locked_entry, read_entry
 from kit.records import parse_object
 from kit.weights.folder import SETS_FOLDER
 from kit.weights.layers import OWN_NAME
 from kit.weights.licence import RECORD_NAME as ACCEPTED_NAME
 from kit.weights.licence import TEXT_FOLDER
-from kit.weights.paths import inner_path
 from kit.weights.record import RECORD_NAME
 
 MANIFEST_NAME = "MANIFEST.json"

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from kit.checkpoint.disk import FULL, full_disk_explained
 from kit.checkpoint.journal import sync_directory
 from kit.checkpoint.pages import write_at
+from kit.files import FULL, full_disk_explained
 from kit.units import MIB
 from kit.weights.blocks import (
     Blocks,

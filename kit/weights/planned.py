@@ -4,19 +4,58 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kit.checkpoint.buffers import ROOM_BYTES
+from kit.checkpoint.convert import DEFAULT_CHUNK_BYTES, OUTPUT_BUFFERS
 from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.model import read_model
+from kit.checkpoint.sweep import BUFFERS
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory.converted_shape import Architecture, Precision
 from kit.memory.fit import PRECISIONS
-from kit.memory.plan import Plan, PlanLine
-from kit.memory.plan_convert import conversion_lines, stored_line
-from kit.memory.shape import ModelShape, read_shape
+from kit.memory.plan import Plan
+from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool
+from kit.memory.shape import Architecture, ModelShape, Precision, read_shape
 from kit.settings import bundled
+from kit.units import MIB
 from kit.weights.catalogue import Catalogue, Shape, WeightSet
 from kit.weights.facts import HEAD_DIM, find_arguments, model_config
 from kit.weights.folder import checkpoint_dir, converted_dir
 from kit.weights.locate import find_checkpoint
+
+PROGRAM_BYTES = 56 * MIB
+"""The kit's process with numpy, as seen for every precision on x86-64."""
+
+
+def conversion_lines(source_bytes: int, output_bytes: int, what: str) -> tuple[PlanLine, ...]:
+    """Lines of converting a checkpoint of ``source_bytes``.
+
+    ``what`` says what the source is. Neither its size nor that of a tensor changes the memory.
+    """
+    converting = (Phase.CONVERT,)
+    count = OUTPUT_BUFFERS + BUFFERS
+    buffers_bytes = count * (DEFAULT_CHUNK_BYTES + ROOM_BYTES)
+    each = (DEFAULT_CHUNK_BYTES + ROOM_BYTES) // MIB
+    buffers = f"{count} of {each} MiB, whatever the size of a tensor"
+    program = "the kit with numpy, as seen on x86-64"
+    disk, computed = Pool.DISK, Basis.COMPUTED
+    return (
+        PlanLine("buffers", Pool.HOST, converting, buffers_bytes, computed, buffers),
+        PlanLine("program", Pool.HOST, converting, PROGRAM_BYTES, Basis.MEASURED, program),
+        PlanLine("checkpoint", disk, converting, source_bytes, computed, what),
+        PlanLine(
+            "converted copy",
+            disk,
+            (Phase.CONVERT, *LOADED),
+            output_bytes,
+            computed,
+            "once complete, the checkpoint may go",
+        ),
+    )
+
+
+def stored_line(size_bytes: int, why: str) -> PlanLine:
+    """The line of weights that are on disk already."""
+    return PlanLine("files", Pool.DISK, LOADED, size_bytes, Basis.COMPUTED, why)
+
 
 DEMO = "demo"
 PUBLISHED = "spark-13b-chat"

@@ -10,9 +10,9 @@ from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile, unreadable
 from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
+from kit.files import inner_path
 from kit.records import MAX_BYTES, MAX_FILE_BYTES, NotAFileError, parse_object, read_plain
 from kit.weights.digest import has_digest
-from kit.weights.paths import inner_path
 
 RECORD_NAME = "conversion.json"
 Precision = Literal["bf16", "fp32", "int8", "int4"]

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.checkpoint.disk import full_disk_explained
 from kit.checkpoint.journal import sync_directory, write_durably
 from kit.checkpoint.pages import PageRelease, read_into, write_at
 from kit.errors import IntegrityError
+from kit.files import full_disk_explained
 from kit.records import read_object
 from kit.units import MIB
 from kit.weights.blocks import journal_path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kit.checkpoint.source import open_source
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError, printable
+from kit.files import inner_path
 from kit.lock import LockedFile
 from kit.records import MAX_BYTES
 from kit.weights import folder, layers
@@ -21,7 +22,6 @@ from kit.weights.manifest import (
     parse_manifest,
     require_places,
 )
-from kit.weights.paths import inner_path
 from kit.weights.transfer import Expected, Watch
 
 _MOST_MANIFEST_BYTES = MAX_BYTES

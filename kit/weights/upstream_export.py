@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from kit.checkpoint.disk import full_disk_explained, require_space
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.safetensors_index import index_directory
@@ -17,6 +16,7 @@ from kit.checkpoint.shard_export import export_shards, upstream_tensors
 from kit.checkpoint.sweep import Progress
 from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry, index_checkpoint
 from kit.errors import IntegrityError, KitError, UsageError
+from kit.files import full_disk_explained, require_space
 from kit.records import read_object
 from kit.weights.digest import sha256_file
 from kit.weights.exclusive import exclusive

@@ -6,17 +6,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from blake3 import blake3
 
+from kit.checkpoint.compare import compare
+from kit.checkpoint.model import read_model
 from kit.checkpoint.pages import PageRelease, read_into
-from kit.errors import EnvironmentNotReady, IntegrityError, printable
+from kit.commands import command
+from kit.errors import EnvironmentNotReady, IntegrityError, KitError, UsageError, printable
 from kit.lock import LockedFile
 from kit.records import MAX_BYTES, open_plain, parse_object
 from kit.units import MIB
-from kit.weights import folder
+from kit.weights import folder, layers
 from kit.weights.digest import Progress, sha256_file
-from kit.weights.record import RECORD_NAME, ConversionRecord
+from kit.weights.folder import checkpoint_dir
+from kit.weights.listing import read_records
+from kit.weights.locate import find_checkpoint
+from kit.weights.record import RECORD_NAME, ConversionRecord, Precision, read_record
 from kit.weights.transfer import Watch
 
 _CHUNK_BYTES = 4 * MIB
@@ -220,3 +227,102 @@ def _blake3_of(path: Path, extent: range) -> str:
             digest.update(buffer[:count])
             release.passed(offset, wanted)
     return digest.hexdigest()
+
+
+def require_provable(precision: Precision, lora: Path | None) -> None:
+    """Raise UsageError where a converted tensor is more than its source in another float type."""
+    if precision not in ("bf16", "fp32") or lora is not None:
+        raise UsageError(
+            "--verify compares bf16 and fp32 conversions without an adapter",
+            hint="leave out --verify; `kit weights verify OUTPUT` holds any conversion against "
+            "the sums that were taken while it was written",
+        )
+
+
+def prove_conversion(source: Path, output: Path, progress: Progress | None = None) -> int:
+    """Compare every tensor of ``output`` with ``source``, bit for bit, after rounding.
+
+    Args:
+        source: as for ``convert_checkpoint``.
+        output: the converted directory.
+        progress: called as ``progress(done_bytes, total_bytes)`` of the source.
+
+    Returns:
+        How many tensors were compared and found equal.
+
+    Raises:
+        UsageError: ``output`` is in less than 16 bits, or an adapter was merged into it.
+        EnvironmentNotReady: there is no conversion at ``output``.
+        IntegrityError: a tensor differs, or a file is damaged.
+    """
+    record = read_record(output)
+    if record is None:
+        raise EnvironmentNotReady(
+            f"{output} holds no conversion", hint=command("kit weights convert", source, output)
+        )
+    require_provable(record.precision, output if record.lora else None)
+    model = read_model(find_checkpoint(source))
+    dtype: Literal["bfloat16", "float32"] = "bfloat16" if record.precision == "bf16" else "float32"
+    return compare(model.files, model.mappings, output, dtype, progress=progress)
+
+
+def verify_one(name: str, path: Path, data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
+    """Verify the set ``name``, or the folder ``path``, or that folder of the data folder.
+
+    A folder is a converted directory, or one that holds a set's files (``fetch --to``).
+
+    Raises:
+        EnvironmentNotReady: there is no such thing here, or the lock does not know it; or the
+            conversion's record cannot be read.
+        IntegrityError: the conversion's record is damaged.
+    """
+    locked = layers.read_layers(data_dir).weights
+    if name in locked and checkpoint_dir(data_dir, name).is_dir():
+        return verify_set(checkpoint_dir(data_dir, name), locked[name], watch.progress)
+    for directory in (path, data_dir / name):
+        record = read_record(directory)
+        if record is not None:
+            return verify_conversion(directory, record, watch.progress)
+    for files in locked.values():
+        if path.is_dir() and files and all((path / file).is_file() for file in files):
+            return verify_set(path, files, watch.progress)
+    raise EnvironmentNotReady(
+        f"{name} is neither a set that was fetched nor a converted directory",
+        hint="kit weights list shows what is here; what the lock does not know cannot be verified: "
+        "take it in with kit weights import",
+    )
+
+
+def verify_all(data_dir: Path, watch: Watch) -> tuple[Checked, ...]:
+    """Verify every fetched set and every converted directory in the data folder.
+
+    Raises:
+        EnvironmentNotReady: there is nothing.
+    """
+    jobs = [
+        (sum(entry.size_bytes for entry in files.values()), partial(verify_set, directory, files))
+        for name, files in layers.read_layers(data_dir).weights.items()
+        if (directory := checkpoint_dir(data_dir, name)).is_dir()
+    ]
+    results: list[Checked] = []
+    for directory, record in read_records(data_dir).items():
+        if isinstance(record, KitError):
+            results.append(_unusable(directory, record))
+        else:
+            size_bytes = sum(record.files.values())
+            jobs.append((size_bytes, partial(verify_conversion, directory, record)))
+    total_bytes, done_bytes = sum(size_bytes for size_bytes, _ in jobs), 0
+    for size_bytes, verify in jobs:
+        results += verify(progress=watch.part(done_bytes, total_bytes).progress)
+        done_bytes += size_bytes
+    if not results:
+        raise EnvironmentNotReady(
+            f"there are no weights in {data_dir}", hint="kit weights fetch gets some"
+        )
+    return tuple(results)
+
+
+def _unusable(directory: Path, error: KitError) -> Checked:
+    path = directory / RECORD_NAME
+    problem = error.message.removeprefix(f"{path} ")
+    return Checked(path, 0, problem, readable=not isinstance(error, EnvironmentNotReady))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kit_process import REPOSITORY, Kit
 
-from kit.weights.lock import lock_files, update_weights
+from kit.weights.layers import lock_files, update_weights
 
 pytestmark = pytest.mark.e2e
 

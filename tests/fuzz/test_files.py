@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.checkpoint.mindspore import index_mindspore
-from kit.checkpoint.mindspore_layout import map_parameters
+from kit.checkpoint.model import map_parameters
 from kit.checkpoint.safetensors_index import index_directory
 from kit.checkpoint.torchfile import index_checkpoint
 from kit.checkpoint.unpickle import read_pickle

@@ -2,7 +2,7 @@
 
 import torch
 
-from kit.serve.sampling import keep_top
+from kit.serve.next_token import keep_top
 
 
 def test_filters(golden):

@@ -8,13 +8,12 @@ from typing import Literal
 
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory import nvml
-from kit.memory.converted_shape import Precision
 from kit.memory.fit import CONTEXTS, PRECISIONS, Fitting
 from kit.memory.limits import serving_limits
 from kit.memory.neighbours import Neighbours, on_gpus, on_host
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Device, Engine, Plan, Pool, plan_serving
-from kit.memory.shape import ModelShape
+from kit.memory.shape import ModelShape, Precision
 from kit.memory.torch_build import CUDA_BUILD, TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.units import parse_size

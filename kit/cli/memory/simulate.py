@@ -10,8 +10,8 @@ from kit.cli.memory import plan_options as options
 from kit.errors import EnvironmentNotReady
 
 if TYPE_CHECKING:
-    from kit.memory.converted_shape import Architecture, Precision
     from kit.memory.plan import Engine
+    from kit.memory.shape import Architecture, Precision
     from kit.proof.simulate.run import Job, Simulated
     from kit.weights.planned import Planned
 
@@ -129,7 +129,7 @@ def _jobs(
 
 def _architecture(planned: "Planned") -> "Architecture":
     from kit.checkpoint.layout import Dimensions
-    from kit.memory.converted_shape import Architecture
+    from kit.memory.shape import Architecture
 
     if planned.architecture is not None:
         return planned.architecture

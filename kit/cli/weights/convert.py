@@ -88,7 +88,7 @@ def convert(
     from kit.settings import Settings
     from kit.weights.convert import convert_checkpoint
     from kit.weights.folder import checked_digest
-    from kit.weights.proof import prove_conversion, require_provable
+    from kit.weights.verify import prove_conversion, require_provable
 
     if verify:
         require_provable(precision, lora)

@@ -47,7 +47,7 @@ def verify(
 
 
 def _results(what: str | None, settings: "Settings", watch: "Watch") -> "tuple[Checked, ...]":
-    from kit.weights.everything import verify_all, verify_one
+    from kit.weights.verify import verify_all, verify_one
 
     if what is None:
         return verify_all(settings.data_dir, watch)

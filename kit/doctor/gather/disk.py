@@ -10,8 +10,7 @@ from kit.doctor.request import Request
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 from kit.service.missing_weights import WEIGHTS
-from kit.service.model import DEMO
-from kit.service.named import find_here
+from kit.service.model import DEMO, find_here
 from kit.units import GIB
 from kit.weights import preflight
 from kit.weights.catalogue import read_catalogue

@@ -10,8 +10,7 @@ from kit.memory.plan import Plan, plan_serving
 from kit.memory.torch_build import installed_build
 from kit.service.intent import first_gpus
 from kit.service.missing_weights import WEIGHTS, WeightsMissing
-from kit.service.model import Wish, gpus_of, resolve, shape_of
-from kit.service.named import Fits, fitting
+from kit.service.model import Fits, Wish, fitting, gpus_of, resolve, shape_of
 from kit.service.preflight import rooms
 from kit.weights.catalogue import read_catalogue
 from kit.weights.planned import architecture_of

@@ -15,7 +15,7 @@ from kit.checkpoint.layout import Dimensions, Mapping, expected_tensors
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
 from kit.checkpoint.tensors import Piece, Tensor, matrix
 from kit.checkpoint.torch_writer import ZIP64_FROM_BYTES, TorchWriter, Tree
-from kit.memory.converted_shape import DTYPES, Architecture, Precision
+from kit.memory.shape import DTYPES, Architecture, Precision
 from kit.settings import bundled
 from kit.weights.export import write_support_files
 from kit.weights.facts import model_config

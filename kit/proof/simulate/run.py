@@ -18,8 +18,8 @@ from typing import Any
 from kit.checkpoint.layout import Dimensions
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory.allocator import Allocator
-from kit.memory.converted_shape import Architecture, Precision
 from kit.memory.plan import Engine
+from kit.memory.shape import Architecture, Precision
 from kit.proof.simulate.files import write_checkpoint, write_converted
 from kit.proof.simulate.ledger import Ledger, Moment, Stage
 from kit.serve.megatron.arguments import DType

@@ -1,22 +1,25 @@
 """The rank processes as the server sees them: started, told what to do, watched, ended."""
 
 import contextlib
+import fcntl
 import logging
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 from kit.serve.gpu import DeviceMemory
 from kit.serve.megatron import launch
-from kit.serve.megatron.meeting_place import MeetingPlace
 from kit.serve.megatron.messages import (
     Done,
     End,
@@ -30,6 +33,53 @@ from kit.serve.megatron.messages import (
     ToRank,
 )
 from kit.serve.worker import EngineDied
+
+_PREFIX = "kit-ranks-"
+
+
+class MeetingPlace:
+    """A new folder of this process in the system's folder for temporary files.
+
+    Attributes:
+        folder: readable for this user alone.
+    """
+
+    def __init__(self) -> None:
+        _remove_stale()
+        self._lock: int | None
+        self.folder, self._lock = _new_folder()
+
+    def remove(self) -> None:
+        """Remove it. A second call changes nothing."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _new_folder() -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        with contextlib.suppress(FileNotFoundError):  # another start removed it before the lock
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _remove_stale() -> None:
+    """Remove the folders of this user's servers that have ended."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or no folder
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(lock).st_uid == os.geteuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
 
 logger = logging.getLogger("kit.serve.megatron")
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.checkpoint.disk import full_disk_explained, require_space
 from kit.errors import EnvironmentNotReady
+from kit.files import full_disk_explained, require_space
 
 
 def test_space_is_asked_for(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kit.checkpoint.file_reader import FileReader
-from kit.checkpoint.gather import Gatherer
+from kit.checkpoint.gather import FileReader, Gatherer
 from kit.checkpoint.tensors import Piece, Tensor
 from kit.errors import IntegrityError
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.checkpoint.quantise import BFLOAT16, quantise_into
+from kit.checkpoint.encoding import BFLOAT16, quantise_into
 
 
 def quantised(values, bits, groups=1):

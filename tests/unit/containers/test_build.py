@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.containers.build import build, docker_client, explain, require_buildkit
+from kit.containers.build import build, docker_client, require_buildkit, why_it_failed
 from kit.containers.image import BuildOptions, checkout
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 
@@ -40,31 +40,31 @@ executor failed running [/bin/sh -c kit-pip install]: exit code: 1
 
 
 def test_drift_keeps_its_exit_code_and_what_the_kit_said() -> None:
-    error = explain(DRIFTED.splitlines())
+    error = why_it_failed(DRIFTED.splitlines())
     assert isinstance(error, IntegrityError)
     assert error.message.endswith("/given is drifted: deepspeed-megatron/LICENSE differs")
     assert error.hint == "take it from elsewhere: --from names a repository"
 
 
 def test_a_base_that_cannot_be_pulled_is_named_as_the_cause() -> None:
-    error = explain(NO_BASE.splitlines())
+    error = why_it_failed(NO_BASE.splitlines())
     assert isinstance(error, EnvironmentNotReady)
     assert "base image" in error.message
     assert "BASE_IMAGE" in error.hint
 
 
 def test_a_full_disk_is_told_in_the_kits_words() -> None:
-    error = explain(FULL.splitlines())
+    error = why_it_failed(FULL.splitlines())
     assert isinstance(error, EnvironmentNotReady)
     assert "Docker's disk is full (" in error.message
     assert "docker builder prune" in error.hint
 
 
 def test_any_other_failure_ends_with_what_docker_said_last() -> None:
-    error = explain(NO_PACKAGE.splitlines())
+    error = why_it_failed(NO_PACKAGE.splitlines())
     assert type(error) is KitError
     assert error.message.endswith("exit code: 1")
-    assert explain([]).message.endswith("docker said nothing")
+    assert why_it_failed([]).message.endswith("docker said nothing")
 
 
 def client(folder: Path, script: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.containers.image_info import Layer, inspect
+from kit.containers.build import Layer, inspect
 from kit.errors import EnvironmentNotReady
 
 IMAGE = [

@@ -17,7 +17,7 @@ from kit.settings import bundled
 from kit.spark.tokenization_spark import SPACED_MARKS
 from kit.units import MIB
 from kit.weights.convert import convert_checkpoint
-from kit.weights.lock import verify_files
+from kit.weights.layers import verify_files
 from kit.weights.record import Precision
 
 ENTRIES = load_entries()

@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from kit.memory.allocator import Allocator, OutOfPool
-from kit.memory.pool_rounding import pinned_bytes
+from kit.memory.allocator import Allocator, OutOfPool, pinned_bytes
 from kit.units import MIB
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from kit.checkpoint.layout import Dimensions
 from kit.errors import UsageError
-from kit.memory.converted_shape import Architecture
 from kit.memory.fit import CONTEXTS, MOST_SEQUENCES, PRECISIONS, STEP, Fitting, options, smallest
 from kit.memory.plan import Pool
+from kit.memory.shape import Architecture
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.units import GIB
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from kit.memory import plan_native
+from kit.memory.allocator import pinned_bytes
 from kit.memory.plan import Phase, Pool, kv_positions, plan_serving
-from kit.memory.pool_rounding import pinned_bytes
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CPU_BUILD
 from kit.units import GIB, MIB

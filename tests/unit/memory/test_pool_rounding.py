@@ -1,6 +1,6 @@
 import pytest
 
-from kit.memory.pool_rounding import rounded_bytes
+from kit.memory.allocator import rounded_bytes
 from kit.units import MIB
 
 

@@ -14,7 +14,7 @@ def driver(tmp_path_factory):
 def measured(driver, use, pids, scenario=None):
     code = f"""
 from kit.memory import nvml
-from kit.proof.device_use import DeviceUse
+from kit.proof.measure import DeviceUse
 with nvml.kept_open():
     print(repr(({use}).measure({pids})))
 """

@@ -14,7 +14,7 @@ import pytest
 from kit.errors import EnvironmentNotReady
 from kit.memory.timeline import TimelineWriter, read_timeline
 from kit.memory.unavailable import Unavailable
-from kit.proof.device_use import DeviceUse
+from kit.proof.measure import DeviceUse
 from kit.proof.recorder import Recorder, is_news, recording
 from kit.runtime.client import Service
 from kit.runtime.protocol import Running

@@ -12,8 +12,8 @@ import pytest
 from serve_fakes import CONTEXT, FakeEngine, RunningServer
 
 from kit.serve.bodies import SMALL_BYTES, BodyBudget, require_few_values
-from kit.serve.connection import Connection
 from kit.serve.errors import ApiError
+from kit.serve.server import Connection
 from kit.units import MIB
 
 Start = Callable[..., RunningServer]

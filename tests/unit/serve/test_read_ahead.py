@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from kit.memory.pagecache import cached_bytes, evict
-from kit.serve import read_ahead as module
-from kit.serve.read_ahead import read_ahead
+from kit.serve import loader
+from kit.serve.loader import _advise, read_ahead
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def test_the_files_are_in_the_page_cache_afterwards(files: list[Path]) -> None:
 def test_what_would_not_fit_is_left_alone(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_free_bytes", lambda: 9_999_999)
+    monkeypatch.setattr(loader, "_free_bytes", lambda: 9_999_999)
     assert read_ahead(files) is None
     assert [cached_bytes(path) for path in files] == [0, 0]
 
 
 def test_a_file_that_goes_meanwhile_is_no_concern_of_it(files: list[Path]) -> None:
-    module._advise([files[0].with_name("gone"), files[1]])
+    _advise([files[0].with_name("gone"), files[1]])
     assert cached_bytes(files[1]) >= 5_000_000

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kit.serve.sampling import draw, keep_top, penalise, usable
+from kit.serve.next_token import draw, keep_top, penalise, usable
 
 ALL = 10**9
 

@@ -10,8 +10,7 @@ from kit.memory.nvml import Gpu
 from kit.memory.plan import Pool, plan_serving
 from kit.memory.shape import read_shape
 from kit.memory.torch_build import installed_build
-from kit.service.model import Wish, resolve
-from kit.service.named import find_here, find_set, fitting
+from kit.service.model import Wish, find_here, find_set, fitting, resolve
 from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue
 from kit.weights.convert import convert_checkpoint

@@ -18,8 +18,8 @@ from kit.runtime.client import Ready
 from kit.runtime.local import LocalRuntime
 from kit.runtime.protocol import ServeSpec
 from kit.service.intent import Intent
+from kit.service.measured_run import breached, digests_of, machine_of, receipt_of
 from kit.service.model import Model
-from kit.service.receipt import breached, digests_of, machine_of, receipt_of
 from kit.settings import Settings, bundled
 from kit.units import GIB
 from kit.weights.record import ConversionRecord, MergedLora, Source, write_record

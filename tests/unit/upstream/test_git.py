@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.upstream.git import head, read_commit, shown
-from kit.upstream.pin import TOPS
+from kit.upstream.git import TOPS, head, read_commit, shown
 from tests.upstream_tree import MEGATRON, StandIn, commit_all, git
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from kit.lock import LockedFile, read_lock
-from kit.upstream.pin import pin
+from kit.upstream.git import pin
 from kit.upstream.render import MEGATRON
 from tests.upstream_tree import StandIn
 

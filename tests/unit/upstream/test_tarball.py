@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.upstream.tarball import read_tarball
+from kit.upstream.source import read_tarball
 
 CONTENT = {"LICENSE": b"free", "code/a.py": b"a" * 5000, "code/deep/b.py": b"b"}
 

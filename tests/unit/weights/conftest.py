@@ -14,8 +14,7 @@ from kit.settings import Settings
 from kit.weights import ask
 from kit.weights.convert import convert_checkpoint
 from kit.weights.folder import checkpoint_dir
-from kit.weights.layers import record
-from kit.weights.lock import lock_files
+from kit.weights.layers import lock_files, record
 from tests.bundles import FILES
 from tests.file_server import FileServer, Served
 from tests.home import CATALOGUE, CONTENT, TOKENIZER, Home

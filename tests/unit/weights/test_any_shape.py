@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.weights.convert import convert_checkpoint
-from kit.weights.proof import prove_conversion
 from kit.weights.upstream_export import export_upstream
+from kit.weights.verify import prove_conversion
 from tests.reference import reference_logits
 from tests.shapes import parts
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from kit.lock import LockedFile
-from kit.weights.arriving import ARRIVING_NAME, add, arrived_from, clear
+from kit.weights.fetch import ARRIVING_NAME, add, arrived_from, clear
 
 A = LockedFile(3, "aa" * 32, "observed", "https://example.org/a", "2024-05-01")
 B = LockedFile(4, "bb" * 32, "observed", "https://example.org/b", "2024-05-02")

@@ -4,8 +4,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from kit.errors import IntegrityError, UsageError
+from kit.files import inner_path
 from kit.weights.catalogue import read_catalogue
-from kit.weights.paths import inner_path
 
 
 def test_the_shipped_catalogue() -> None:

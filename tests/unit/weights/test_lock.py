@@ -5,7 +5,7 @@ import pytest
 
 from kit.errors import IntegrityError
 from kit.lock import Lock, LockedFile, read_lock, write_lock
-from kit.weights.lock import lock_files, update_weights, verify_files
+from kit.weights.layers import lock_files, update_weights, verify_files
 
 LOCK = Lock(
     "https://example.org/x",

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.weights.arriving import ARRIVING_NAME
+from kit.weights.fetch import ARRIVING_NAME
 from tests.file_server import Served
 from tests.home import CONTENT, SHA, Home
 

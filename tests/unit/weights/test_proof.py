@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.weights.convert import convert_checkpoint
-from kit.weights.proof import prove_conversion
+from kit.weights.verify import prove_conversion
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from kit.checkpoint.layout import Dimensions
 from kit.errors import UsageError
 from kit.weights.convert import convert_checkpoint
-from kit.weights.quantization import quantization_config
+from kit.weights.facts import quantization_config
 from kit.weights.record import Precision
 
 SPARK_13B = Dimensions(40, 5120, 14336, 60000)

@@ -8,13 +8,18 @@ import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights.convert import convert_checkpoint
-from kit.weights.everything import verify_all, verify_one
 from kit.weights.folder import checkpoint_dir, digest_of, known_digest
-from kit.weights.layers import record
-from kit.weights.lock import lock_files
+from kit.weights.layers import lock_files, record
 from kit.weights.record import read_record
 from kit.weights.transfer import Watch
-from kit.weights.verify import Checked, require_sound, verify_conversion, verify_set
+from kit.weights.verify import (
+    Checked,
+    require_sound,
+    verify_all,
+    verify_conversion,
+    verify_one,
+    verify_set,
+)
 from tests.held_back import held_back, open_folder
 
 FILES = ("w.pt", "Tokenizer/t.model")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kit.serve.megatron.meeting_place import MeetingPlace
+from kit.serve.megatron.ranks import MeetingPlace
 
 HOLDS = """
 import sys
-from kit.serve.megatron.meeting_place import MeetingPlace
+from kit.serve.megatron.ranks import MeetingPlace
 place = MeetingPlace()
 print(place.folder, flush=True)
 sys.stdin.read()

@@ -29,7 +29,7 @@ CHILD = """
 import json, os, sys
 from pathlib import Path
 from kit.errors import KitError
-from kit.weights.repository import fetch_repository
+from kit.weights.obtain import fetch_repository
 from kit.weights.transfer import Watch
 
 try:
