@@ -2,30 +2,50 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from io import StringIO
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 import kit
-from kit.cli import (
-    bench,
-    change,
-    doctor,
-    image,
-    memory,
-    serve,
-    service,
-    support_bundle,
-    up,
-    upstream,
-    weights,
-)
-from kit.cli.dotenv import load_dotenv
+from kit.cli import bench, change, doctor, image, memory, serve, service, up, upstream, weights
+from kit.cli.doctor import support_bundle
 from kit.cli.output import tolerate_any_text
 from kit.cli.wiring import Wiring
-from kit.errors import EnvironmentNotReady, KitError
-from kit.settings import misspelt
+from kit.errors import EnvironmentNotReady, KitError, UsageError
+from kit.settings import bundled, misspelt
+
+FILE_NAME = ".env"
+_OURS = ("KIT_", "COMPOSE_PROJECT_NAME")
+
+
+def load_dotenv(environ: MutableMapping[str, str] = os.environ, path: Path | None = None) -> None:
+    """Add the file's settings to ``environ``, whose own win.
+
+    Read by python-dotenv, whose format is Compose's: quotes and escapes, ``${VARIABLE}``, the last
+    of two lines for one name.
+
+    Raises:
+        UsageError: the file is no UTF-8 text.
+    """
+    path = path or bundled("compose.yaml").with_name(FILE_NAME)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError:
+        return
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}",
+            hint="save it as UTF-8 (PowerShell's > writes UTF-16: Out-File -Encoding utf8)",
+        ) from error
+    from dotenv import dotenv_values  # most have no such file
+
+    for name, value in dotenv_values(stream=StringIO(text)).items():
+        if value is not None and name.startswith(_OURS):
+            environ.setdefault(name, value)
+
 
 _EPILOG = """\b
 Exit codes:
@@ -58,7 +78,7 @@ app.command(short_help="Go back to the service that ran well before.")(change.ro
 app.command()(service.status)
 app.command()(service.logs)
 app.command(short_help="Ask the server whether it is ready.")(service.health)
-app.command(short_help="Pack what helps to find a fault.")(support_bundle.support_bundle)
+app.command(short_help="Pack what helps to find a fault.")(support_bundle)
 app.command(short_help="Serve a model in the foreground.")(serve.serve)
 app.add_typer(weights.app, name="weights")
 app.command("pull", hidden=True)(weights.fetch.fetch)

@@ -1,5 +1,9 @@
 """`kit up`."""
 
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +15,11 @@ from kit.cli.wiring import wiring
 from kit.settings import Settings
 
 if TYPE_CHECKING:
+    from kit.cli.terminal import Terminal
+    from kit.runtime.protocol import Runtime, RuntimeName
     from kit.service.change import Runtimes
     from kit.service.intent import UpOptions
+    from kit.service.report import UpReport
 
 
 def up(
@@ -73,7 +80,6 @@ def up(
 
 def _bring_up(options: "UpOptions", runtimes: "Runtimes", *, as_json: bool) -> None:
     from kit.cli import up_report
-    from kit.cli.offer import up_or_offer
     from kit.cli.terminal import Terminal
     from kit.memory.budget import require
 
@@ -84,3 +90,39 @@ def _bring_up(options: "UpOptions", runtimes: "Runtimes", *, as_json: bool) -> N
     else:
         up_report.print_text(report, introduce=True)
     require(report.verdicts)
+
+
+def up_or_offer(
+    options: "UpOptions", runtimes: "Mapping[RuntimeName, Runtime]", terminal: "Terminal"
+) -> "UpReport":
+    """`kit up`; where it lacks the weights, they are shown, and on a terminal fetched on request.
+
+    Raises:
+        WeightsMissing: nobody could be asked, or said no.
+    """
+    from kit.service.bring_up import up as bring_up
+    from kit.service.missing_weights import WeightsMissing, lines_of, look_for
+
+    try:
+        return bring_up(options, runtimes, terminal)
+    except WeightsMissing as error:
+        terminal.say("")
+        for line in lines_of(look_for(options.settings), convert=error.convert):
+            terminal.say(line)
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        terminal.pause()
+        if not typer.confirm("\nFetch them now?", default=False, err=True):
+            raise
+        _fetch(convert=error.convert)
+        return bring_up(options, runtimes, terminal)
+
+
+def _fetch(*, convert: bool) -> None:
+    """As `kit weights fetch` does it: the licence is shown and asked for, then all is checked."""
+    from kit.cli.weights.fetch import fetch
+    from kit.service.missing_weights import WEIGHTS
+
+    mirror = os.environ.get("KIT_WEIGHTS_MIRROR") or None
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report
+        fetch(WEIGHTS, mirror=mirror, convert=convert)

@@ -1,8 +1,9 @@
-"""`kit memory`: one file for each command."""
+"""`kit memory`: one file for what belongs together."""
 
 import typer
 
-from kit.cli.memory import cards, explain, hold, plan, simulate, watch
+from kit.cli.memory import explain, hold, plan, simulate, watch
+from kit.cli.memory.plan import cards
 
 app = typer.Typer(
     help="Predict, watch and prove the memory that serving takes.",
@@ -13,7 +14,7 @@ app.command("plan", short_help="Show what serving a model takes, line by line.")
 app.command("simulate", short_help="Run the real code at full size without data or a GPU.")(
     simulate.simulate
 )
-app.command("cards", short_help="Show what common GPUs serve iFlytekSpark-13B with.")(cards.cards)
+app.command("cards", short_help="Show what common GPUs serve iFlytekSpark-13B with.")(cards)
 app.command("watch", short_help="Watch the memory of the service, and keep its timeline.")(
     watch.watch
 )

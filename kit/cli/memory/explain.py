@@ -1,12 +1,39 @@
 """`kit memory explain`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kit.cli.memory import pictures
 from kit.settings import Settings
+
+if TYPE_CHECKING:
+    from kit.memory.timeline import Timeline
+
+
+Png = typer.Option("--png", metavar="FILE", help="Draw the timeline as a picture.")
+Html = typer.Option("--html", metavar="FILE", help="Draw it as a page that needs nothing else.")
+
+
+def draw(timeline: "Timeline", png: Path | None, html: Path | None) -> tuple[Path, ...]:
+    """Write the pictures that are asked for; returns them.
+
+    Raises:
+        EnvironmentNotReady: matplotlib is not installed, or a file cannot be written.
+    """
+    from kit.errors import EnvironmentNotReady
+    from kit.proof.picture import write_html, write_png
+
+    try:
+        if png is not None:
+            write_png(timeline, png)
+        if html is not None:
+            write_html(timeline, html)
+    except OSError as error:
+        raise EnvironmentNotReady(
+            f"the picture cannot be written: {error}", hint="name another place"
+        ) from error
+    return tuple(path for path in (png, html) if path is not None)
 
 
 def explain(
@@ -16,8 +43,8 @@ def explain(
             metavar="FILE", help="A timeline (JSON lines).", show_default="the newest one"
         ),
     ] = None,
-    png: Annotated[Path | None, pictures.Png] = None,
-    html: Annotated[Path | None, pictures.Html] = None,
+    png: Annotated[Path | None, Png] = None,
+    html: Annotated[Path | None, Html] = None,
 ) -> None:
     """Say where the memory peak of a kept timeline came from, in words and numbers."""
     from kit.memory.timeline import read_timeline
@@ -29,5 +56,5 @@ def explain(
     for line in in_words(timeline):
         print(line)
     print(f"timeline: {path}")
-    for picture in pictures.draw(timeline, png, html):
+    for picture in draw(timeline, png, html):
         print(f"drawn: {picture}")

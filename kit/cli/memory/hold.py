@@ -3,17 +3,22 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kit.cli import up_options as option
+from kit.cli.output import print_record
 from kit.cli.up_options import Device, Engine, RuntimeChoice
 from kit.cli.wiring import wiring
+from kit.records import read_object
 from kit.settings import Settings
+from kit.units import format_gib
 
 if TYPE_CHECKING:
+    from kit.service.assert_memory import HoldReport
     from kit.service.intent import UpOptions
+
 
 _NOT_OF_THE_SERVICE = {"timeout", "preflight", "receipt", "keep", "as_json"}
 
@@ -76,7 +81,6 @@ def hold(
 
 
 def _hold(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: bool) -> None:
-    from kit.cli.memory import hold_report
     from kit.cli.terminal import Terminal
     from kit.memory.budget import require
     from kit.service.assert_memory import hold_service
@@ -86,7 +90,7 @@ def _hold(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: 
         report = hold_service(
             options, runtimes, terminal, as_it_runs=not _chosen(context), keep=keep
         )
-    (hold_report.print_json if as_json else hold_report.print_text)(report)
+    (print_json if as_json else print_text)(report)
     if report.breach is not None:
         raise report.breach
     if report.report is not None:
@@ -101,3 +105,70 @@ def _chosen(context: typer.Context) -> bool:
         for name, source in sources.items()
         if name not in _NOT_OF_THE_SERVICE
     )
+
+
+_OUTCOMES = {
+    "held": ("held its memory budget", "bold green"),
+    "breached": ("passed its memory budget", "bold red"),
+    "unmeasured": ("could not be measured", "bold red"),
+}
+_POOLS = {"host": "host RAM", "device": "VRAM"}
+
+
+def print_json(report: "HoldReport") -> None:
+    """The receipt, and where it and its pictures are."""
+    print_record({"receipt": _record(report), "files": _files(report)})
+
+
+def print_text(report: "HoldReport") -> None:
+    """The receipt in a few lines."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    record = _record(report)
+    words, style = _OUTCOMES[record["outcome"]]
+    console.print(Text.assemble("\n", (f"{record['model']['name']} {words}", style)))
+    for label, text in _facts(record):
+        console.print(f"  {label:<10}{text}", soft_wrap=True)
+    for label, path in zip(("receipt", "picture", "page"), _files(report), strict=False):
+        console.print(f"  {label:<10}{path}", soft_wrap=True)
+
+
+def _files(report: "HoldReport") -> list[str]:
+    return [str(path) for path in (report.receipt, *report.pictures)]
+
+
+def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
+    service, work = record["service"], record["work"]
+    where = service["device"] + (" (simulated)" if record["machine"]["simulated"] else "")
+    facts = [("model", f"{record['model']['dtype']} on {where}, {service['engine']} engine")]
+    if work is None:
+        facts.append(("work", "none: it did not come so far"))
+    else:
+        tokens = work["prompt_tokens"] + work["generated_tokens"]
+        filled = f"full context, {work['sequences']} x {tokens} tokens, {work['seconds']:.1f} s"
+        facts.append(("work", filled))
+    for name, label in _POOLS.items():
+        if (pool := record["pools"].get(name)) is not None:
+            facts += _pool(label, pool)
+    if "device" not in record["pools"]:
+        facts.append(("VRAM", "none: no GPU in use"))
+    return facts
+
+
+def _pool(label: str, pool: dict[str, Any]) -> list[tuple[str, str]]:
+    from kit.proof.explain import ratio_remark
+
+    budget = format_gib(pool["budget_bytes"])
+    if pool["peak_bytes"] is None:
+        return [(label, f"could not be measured: {pool['unavailable']}; budget {budget}")]
+    peak, planned = pool["peak_bytes"], pool["planned_bytes"]
+    lines = [(label, f"peak {format_gib(peak)}, planned {format_gib(planned)}, budget {budget}")]
+    if planned:
+        lines.append(("", ratio_remark(peak, planned)))
+    return lines
+
+
+def _record(report: "HoldReport") -> dict[str, Any]:
+    return read_object(report.receipt)

@@ -1,35 +1,113 @@
 """`kit memory plan`."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from kit.cli.memory import plan_options as options
+import typer
+
+from kit.cli.output import print_record, print_table
 from kit.errors import UsageError
 from kit.settings import Settings
 from kit.units import parse_size
+
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A converted directory, a checkpoint, or a name that kit weights list shows.",
+        show_default="the published 13B",
+    ),
+]
+PrecisionOption = Annotated[
+    Literal["bf16", "fp32", "int8", "int4"] | None,
+    typer.Option(
+        help="What a checkpoint is converted to.", show_default="bf16; with --fit the best"
+    ),
+]
+Context = Annotated[
+    int | None, typer.Option(min=2, metavar="TOKENS", help="Tokens of prompt and answer together.")
+]
+MaxSequences = Annotated[int | None, typer.Option(min=1, metavar="N", help="Answers at once.")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs; auto: the GPU if any.")
+]
+EngineOption = Annotated[
+    Literal["native", "megatron", "cpu-first", "stock"],
+    typer.Option(
+        help="megatron: upstream's code, rewritten; cpu-first: with the published fix only; "
+        "stock: as it is."
+    ),
+]
+DType = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Of the numbers while they serve, as kit serve takes it."),
+]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="The inverse: the best that fits 24GiB, or 'free' for what is free here.",
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="With --fit: every line of the best one's plan.")
+]
+MaxVram = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Exit with 3 if it takes more VRAM than that.")
+]
+MaxRam = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Exit with 3 if it takes more host RAM.")
+]
+Layers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Of another model: its layers.")
+]
+Hidden = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Of another model: its hidden size.")
+]
+Ffn = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Of another model: its MLP's width, after gating."),
+]
+Vocab = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Of another model: its vocabulary.")
+]
+Heads = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Of another model: its attention heads.")
+]
+MaxContext = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Of another model: the tokens that it was made for."),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Of another model: its local window; 0: none."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
 
 _DTYPE_BYTES = {"auto": None, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def plan(
-    target: options.Target = None,
-    precision: options.PrecisionOption = None,
-    context: options.Context = None,
-    max_sequences: options.MaxSequences = None,
-    device: options.DeviceOption = "auto",
-    engine: options.EngineOption = "native",
-    dtype: options.DType = "auto",
-    fit: options.Fit = None,
-    verbose: options.Verbose = False,
-    max_vram: options.MaxVram = None,
-    max_ram: options.MaxRam = None,
-    layers: options.Layers = None,
-    hidden: options.Hidden = None,
-    ffn: options.Ffn = None,
-    vocab: options.Vocab = None,
-    heads: options.Heads = None,
-    max_context: options.MaxContext = None,
-    window: options.Window = None,
-    as_json: options.AsJson = False,
+    target: Target = None,
+    precision: PrecisionOption = None,
+    context: Context = None,
+    max_sequences: MaxSequences = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "native",
+    dtype: DType = "auto",
+    fit: Fit = None,
+    verbose: Verbose = False,
+    max_vram: MaxVram = None,
+    max_ram: MaxRam = None,
+    layers: Layers = None,
+    hidden: Hidden = None,
+    ffn: Ffn = None,
+    vocab: Vocab = None,
+    heads: Heads = None,
+    max_context: MaxContext = None,
+    window: Window = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what serving MODEL takes, line by line, and how each figure is known.
 
@@ -81,3 +159,35 @@ def require_one_shape(target: str | None, numbers: Mapping[str, int | None]) -> 
         raise UsageError(
             f"the shape of {target} is known", hint="name a model, or describe another one"
         )
+
+
+def cards(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the table of docs/memory.md.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show what common GPUs serve iFlytekSpark-13B with: tokens of context x answers at once."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from kit.memory import cards as known
+    from kit.memory.fit import PRECISIONS
+    from kit.units import format_gib
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.planned import published
+
+    rows = known.card_options(published(read_catalogue()))
+    if as_json:
+        print_record({"cards": [known.record(row) for row in rows]})
+        return
+    if markdown:
+        print(known.markdown_table(rows))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("GPU", "usable", *PRECISIONS):
+        table.add_column(column, justify="left" if column == "GPU" else "right", no_wrap=True)
+    for row in rows:
+        cells = (known.describe(row.best.get(precision)) for precision in PRECISIONS)
+        table.add_row(row.card.name, format_gib(row.card.usable_bytes), *cells)
+    print_table(Console(highlight=False, markup=False), table)

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kit.cli.memory import plan_options as options
+from kit.cli.memory.plan import (
+    AsJson,
+    Context,
+    Ffn,
+    Heads,
+    Hidden,
+    Layers,
+    MaxContext,
+    MaxSequences,
+    PrecisionOption,
+    Target,
+    Vocab,
+    Window,
+)
 from kit.errors import EnvironmentNotReady
 
 if TYPE_CHECKING:
@@ -26,20 +39,20 @@ Picture = Annotated[
 
 
 def simulate(
-    target: options.Target = None,
+    target: Target = None,
     engine: EngineOption = None,
-    precision: options.PrecisionOption = None,
-    context: options.Context = None,
-    max_sequences: options.MaxSequences = None,
+    precision: PrecisionOption = None,
+    context: Context = None,
+    max_sequences: MaxSequences = None,
     picture: Picture = None,
-    layers: options.Layers = None,
-    hidden: options.Hidden = None,
-    ffn: options.Ffn = None,
-    vocab: options.Vocab = None,
-    heads: options.Heads = None,
-    max_context: options.MaxContext = None,
-    window: options.Window = None,
-    as_json: options.AsJson = False,
+    layers: Layers = None,
+    hidden: Hidden = None,
+    ffn: Ffn = None,
+    vocab: Vocab = None,
+    heads: Heads = None,
+    max_context: MaxContext = None,
+    window: Window = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run the real code of serving MODEL on tensors without data, and count every byte.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kit.cli import up_options as option
-from kit.cli.memory import pictures
+from kit.cli.memory.explain import Html, Png, draw
 from kit.cli.wiring import wiring
 from kit.settings import Settings
 
@@ -29,8 +29,8 @@ def watch(
     seconds: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="End after this time.")
     ] = None,
-    png: Annotated[Path | None, pictures.Png] = None,
-    html: Annotated[Path | None, pictures.Html] = None,
+    png: Annotated[Path | None, Png] = None,
+    html: Annotated[Path | None, Html] = None,
     instance: Annotated[str | None, option.Instance] = None,
 ) -> None:
     """Watch the memory of the service: that which runs, or the next that `kit up` starts.
@@ -64,7 +64,7 @@ def watch(
     for line in explain(timeline):
         print(line)
     print(f"timeline: {path}")
-    for picture in pictures.draw(timeline, png, html):
+    for picture in draw(timeline, png, html):
         print(f"drawn: {picture}")
 
 

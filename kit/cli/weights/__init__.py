@@ -1,19 +1,12 @@
-"""`kit weights`: one file for each command."""
+"""`kit weights`: one file for what belongs together."""
 
 import typer
 
-from kit.cli.weights import (
-    bundle,
-    convert,
-    export,
-    export_peft,
-    fetch,
-    import_,
-    listing,
-    lock,
-    refresh,
-    verify,
-)
+from kit.cli.weights import bundle, convert, export, fetch, listing, verify
+from kit.cli.weights.export import export_peft
+from kit.cli.weights.fetch import import_
+from kit.cli.weights.listing import lock
+from kit.cli.weights.verify import refresh
 
 app = typer.Typer(
     help="Fetch, verify, convert, export and bundle weights.",
@@ -22,12 +15,12 @@ app = typer.Typer(
 )
 app.command("list")(listing.list_)
 app.command("fetch")(fetch.fetch)
-app.command("import")(import_.import_)
+app.command("import")(import_)
 app.command("verify")(verify.verify)
-app.command("lock")(lock.lock)
+app.command("lock")(lock)
 app.command("convert")(convert.convert)
-app.command("refresh")(refresh.refresh)
+app.command("refresh")(refresh)
 app.command("export")(export.export)
-app.command("export-peft")(export_peft.export_peft)
+app.command("export-peft")(export_peft)
 app.command("bundle")(bundle.bundle)
 app.command("unbundle")(bundle.unbundle)

@@ -2,17 +2,23 @@
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kit.cli.weights.next_step import next_step
 from kit.commands import command
+from kit.errors import EnvironmentNotReady
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kit.lock import LockedFile
     from kit.settings import Settings
     from kit.weights.fetch import Fetched
+    from kit.weights.licence import How, Terms
     from kit.weights.record import Precision
 
 
@@ -70,7 +76,6 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Fetch weights: licence, room, download, check. Interrupted, the same command goes on."""
-    from kit.cli.consent import asker
     from kit.cli.transfer import TransferView
     from kit.doctor.preflight import FETCH, require
     from kit.doctor.request import Request
@@ -160,3 +165,117 @@ def _report(
         print(f"serve it: {command('kit up --model', made)}")
     elif step := next_step(fetched.name, fetched.directory, fetched.files, settings, precision):
         print(step)
+
+
+def next_step(
+    name: str,
+    directory: Path,
+    files: "Mapping[str, LockedFile]",
+    settings: "Settings",
+    precision: "Precision" = "bf16",
+) -> str | None:
+    """What to do once set ``name`` is in ``directory``; None: it holds no checkpoint."""
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.folder import converted_dir
+    from kit.weights.listing import conversions_of, find_conversions
+
+    weights = read_catalogue(settings.weights_catalogue).weights.get(name)
+    if weights is None or weights.checkpoint is None:
+        return None
+    output = converted_dir(settings.data_dir, name, precision)
+    option = () if precision == "bf16" else ("--precision", precision)
+    for made in conversions_of(files.get(weights.checkpoint), find_conversions(settings.data_dir)):
+        if made == output:
+            return f"{output} holds it in {precision}: {command('kit up --model', output)}"
+    checkpoint = directory / weights.checkpoint
+    return f"convert it: {command('kit weights convert', checkpoint, output, *option)}"
+
+
+def asker(accepted: bool, command: str) -> "Callable[[Terms], How]":
+    """What ``require_acceptance`` asks with.
+
+    Args:
+        accepted: whether the command line says so already.
+        command: what to run where nobody can be asked.
+    """
+
+    def ask(terms: "Terms") -> "How":
+        show(terms)
+        if accepted:
+            return "option"
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise EnvironmentNotReady(
+                f"the licence has not been accepted: {terms.licence.title}",
+                hint=f"read it at {terms.licence.url}, then: {command} --accept-license",
+            )
+        if not typer.confirm("Do you accept it?", default=False, err=True):
+            raise EnvironmentNotReady(
+                "the licence was not accepted, so nothing was fetched",
+                hint=f"questions about it: see {terms.licence.url}",
+            )
+        return "terminal"
+
+    return ask
+
+
+def show(terms: "Terms") -> None:
+    """Print title, summary and where the text is, on stderr."""
+    licence = terms.licence
+    again = " (its text has changed since you accepted it)" if terms.earlier else ""
+    lines = [f"Licence: {licence.title}{again}", *(f"  - {line}" for line in licence.summary)]
+    lines.append(f"  The text: {licence.url}")
+    if terms.text_path is not None:
+        lines.append(f"  Read from there just now into {terms.text_path}")
+    print("\n".join(lines), file=sys.stderr)
+
+
+def import_(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            readable=False,  # what cannot be read is said by take_in
+            help="Files, or folders that hold them.",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="NAME", help="What they are.", show_default="told by their paths"
+        ),
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy large files, even where a hard link would do.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Take weights that are on this machine already into the weights folder, checked."""
+    from kit.cli.transfer import TransferView
+    from kit.lock import locked_entry
+    from kit.settings import Settings
+    from kit.weights.catalogue import read_catalogue
+    from kit.weights.take_in import take_in
+
+    settings = Settings.from_environ()
+    catalogue = read_catalogue(settings.weights_catalogue)
+    with TransferView("importing") as view:
+        taken = take_in(
+            paths, catalogue, settings.data_dir, name=name, link=not copy, watch=view.watch()
+        )
+    if as_json:
+        content = {
+            each.name: {
+                "directory": str(each.directory),
+                "files": {file: locked_entry(locked) for file, locked in each.files.items()},
+                "missing": each.missing,
+            }
+            for each in taken
+        }
+        print(json.dumps(content, ensure_ascii=False, indent=2))
+        return
+    for each in taken:
+        print(f"{each.directory} holds {each.name}: {', '.join(each.files)}")
+        if each.missing:
+            print(f"missing: {', '.join(each.missing)}; get them: kit weights fetch {each.name}")
+        elif step := next_step(each.name, each.directory, each.files, settings):
+            print(step)

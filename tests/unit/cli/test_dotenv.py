@@ -1,6 +1,6 @@
 import pytest
 
-from kit.cli.dotenv import load_dotenv
+from kit.cli.main import load_dotenv
 from kit.errors import UsageError
 
 TEXT = """\

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kit.cli.memory.hold_report import print_json, print_text
+from kit.cli.memory.hold import print_json, print_text
 from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import write_receipt
 from kit.service.assert_memory import HoldReport

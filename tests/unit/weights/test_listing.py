@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import replace
 
-from kit.cli.weights.next_step import next_step
+from kit.cli.weights.fetch import next_step
 from kit.lock import read_lock
 from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue
