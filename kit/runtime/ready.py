@@ -71,7 +71,7 @@ def wait_ready(
         time.sleep(POLL_SECONDS)
     show_log(runtime, listener)
     raise ServiceError(
-        f"not ready after {timeout_seconds:.0f} s (phase: {phase})",
+        f"not ready after {timeout_seconds:.0f} s, while {phase}",
         hint="see kit logs; if it only needs longer, give it more seconds with --timeout",
     )
 

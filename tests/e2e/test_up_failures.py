@@ -47,7 +47,7 @@ def test_server_without_memory_says_so(kit: Kit) -> None:
 def test_server_that_never_gets_ready_is_stopped(kit: Kit) -> None:
     done = kit.up("--timeout", "2", STAND_IN="never_ready")
     assert done.returncode == 6
-    assert "not ready after 2 s (phase: weights)" in done.stderr
+    assert "not ready after 2 s, while loading the weights" in done.stderr
     assert "--timeout" in done.stderr
     assert kit("status").returncode == 1
 
