@@ -1,6 +1,6 @@
 """One front-to-back reading of files that hashes them while their tensors are used.
 
-Where a format has checksums, the bytes are held against them on the way.
+Where a format has checksums, the bytes are checked against them on the way.
 """
 
 from collections import deque
@@ -46,7 +46,7 @@ class Sweep:
         progress: told the bytes done, at the start and after every piece.
         expected: what will be read, in this order. What is read without being expected, once all
             of these have been read, is not read ahead.
-        known: digests of files that need not be hashed, nor held against their checksums, and of
+        known: digests of files that need not be hashed, nor checked against their checksums, and of
             which nothing else is read.
     """
 

@@ -116,7 +116,7 @@ def _merged(shares: Sequence[TensorEntry]) -> Tensor:
 
 
 def _require_all_ranks(files: Sequence[CheckpointFile]) -> None:
-    """Hold the number of files against a matrix that is square before it is cut in columns."""
+    """Check the number of files against a matrix that is square before it is cut in columns."""
     square = next((t for t in files[0].tensors if t.name == _SQUARE), None)
     if square is None or len(square.shape) != 2 or 0 in square.shape:
         return

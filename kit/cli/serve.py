@@ -57,7 +57,7 @@ _MAX_VRAM = typer.Option(
 )
 _VERIFY = typer.Option(
     envvar="KIT_VERIFY",
-    help="Hold converted weights against their record before they are first served.",
+    help="Check converted weights against their record before they are first served.",
 )
 
 

@@ -28,14 +28,14 @@ def down(
 
     Exit code 1: nothing was stopped, but a server of the kit listens on the port.
     """
-    from kit.runtime.protocol import find_stray
+    from kit.runtime.protocol import find_orphan
 
     settings = Settings.from_environ()
     if wiring(context).runtime(settings).stop():
         _print(as_json, {"stopped": True}, "stopped")
-    elif stray := find_stray(wiring(context).runtimes(settings), settings.port):
-        record = {"stopped": False, "stray": stray.where, "stray_pid": stray.pid}
-        _print(as_json, record, f"not stopped: {stray.text}")
+    elif orphan := find_orphan(wiring(context).runtimes(settings), settings.port):
+        record = {"stopped": False, "stray": orphan.where, "stray_pid": orphan.pid}
+        _print(as_json, record, f"not stopped: {orphan.text}")
         raise typer.Exit(1)
     else:
         _print(as_json, {"stopped": False}, "nothing was running")
@@ -47,15 +47,15 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
-    from kit.runtime.protocol import find_stray
+    from kit.runtime.protocol import find_orphan
     from kit.service.status import details
     from kit.service.status import status as inspect
 
     settings = Settings.from_environ()
     runtimes, runtime = wiring(context).runtimes(settings), wiring(context).runtime(settings)
     found = inspect(runtime, settings.port)
-    if found.running is None and (stray := find_stray(runtimes, settings.port)):
-        found = replace(found, detail=stray.text)
+    if found.running is None and (orphan := find_orphan(runtimes, settings.port)):
+        found = replace(found, detail=orphan.text)
     record: dict[str, Any] = {"state": found.state, "detail": found.detail}
     lines = [found.detail]
     if found.running is not None:

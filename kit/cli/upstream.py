@@ -136,7 +136,7 @@ def fetch(
 ) -> None:
     """Bring in the pinned commit, as kit.lock has it.
 
-    Every file is held against its sha256; if one differs, nothing is written.
+    Every file is checked against its sha256; if one differs, nothing is written.
     """
     from kit.upstream.fetch import fetch as run
 
@@ -289,7 +289,7 @@ def run(
 ) -> None:
     """Run one of upstream's own scripts, out of the rewritten tree.
 
-    Every file of the tree is held against kit.lock first. Options of this command come before
+    Every file of the tree is checked against kit.lock first. Options of this command come before
     SCRIPT, all that follows is the script's. Paths are relative to the current folder.
     """
     from kit.runtime.packages import require_megatron_packages
@@ -338,7 +338,7 @@ def verify(
     lock: Lock_ = None,
     as_json: Json = False,
 ) -> None:
-    """Hold every file of the trees against kit.lock."""
+    """Check every file of the trees against kit.lock."""
     from kit.upstream.tree import pinned
     from kit.upstream.verify import verify as run
     from kit.upstream.verify import verify_tree

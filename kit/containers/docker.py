@@ -1,6 +1,6 @@
 """The Docker engine, asked through its SDK. It looks; Compose is what changes containers.
 
-All that it changes is the names of images that have proven themselves.
+All that it changes is the names of images that have passed their checks.
 """
 
 import importlib
@@ -20,7 +20,7 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 OWNER_LABEL = "spark-kit.state-dir"
 PROVEN = "spark-kit-proven"
-"""Repository of names for images that have proven themselves."""
+"""Repository of names for images that have passed their checks."""
 _SECONDS = 10
 _GONE = (404, 409)
 """HTTP status for a container that was removed, or is just being removed."""
@@ -62,7 +62,7 @@ class Container:
         restarts: by the engine, as its restart policy says.
         restarting: the engine is about to do so once more.
         memory_limit_bytes: None: it has none.
-        owner: of the kit that started it, see :func:`kit.runtime.stray.owner_of`; empty: it was
+        owner: of the kit that started it, see :func:`kit.runtime.orphan.owner_of`; empty: it was
             started without the kit.
     """
 
@@ -276,7 +276,7 @@ def container_of(attrs: Mapping[str, Any]) -> Container:
 
 
 def kept_name(identity: str) -> str:
-    """The name of an image that has proven itself: ``spark-kit-proven:`` and 12 of its digits."""
+    """Name of an image that has passed its checks: ``spark-kit-proven:`` and 12 of its digits."""
     return f"{PROVEN}:{identity.removeprefix('sha256:')[:12]}"
 
 

@@ -15,6 +15,7 @@ from kit.files import writing
 from kit.memory.proc import PROC, descendants
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state as states
+from kit.runtime.orphan import Orphan, owner_of
 from kit.runtime.protocol import (
     EngineName,
     Launch,
@@ -24,7 +25,6 @@ from kit.runtime.protocol import (
     docker_engine_found,
 )
 from kit.runtime.state import State
-from kit.runtime.stray import Stray, owner_of
 from kit.settings import api_key_file
 
 _KEPT_LINES = 10_000
@@ -89,9 +89,9 @@ class ContainerRuntime:
             EnvironmentNotReady: something that the container needs is missing.
             ServiceError: the engine could not start it.
         """
-        if (stray := self.stray(spec.port)) is not None:
+        if (orphan := self.orphan(spec.port)) is not None:
             raise EnvironmentNotReady(
-                f"{stray.what}, and kit up has no record of it", hint=f"end it: {stray.remedy}"
+                f"{orphan.what}, and kit up has no record of it", hint=f"end it: {orphan.remedy}"
             )
         self.require_own_project()
         compose = self.compose(spec)
@@ -182,11 +182,11 @@ class ContainerRuntime:
             require_runnable(found, spec.image.name, self.engine.platform())
 
     def keep_image(self, spec: ServeSpec) -> None:
-        """See that the image of ``spec``, which has proven itself, can be gone back to."""
+        """See that the image of ``spec``, which has passed its checks, can be gone back to."""
         if spec.image is not None:
             self.engine.keep(spec.image.identity)
 
-    def stray(self, port: int) -> Stray | None:
+    def orphan(self, port: int) -> Orphan | None:
         """A container of this state folder that the state does not tell of, on whatever port.
 
         Another kit's is none of our business, whatever it is called.
@@ -201,7 +201,7 @@ class ContainerRuntime:
         if not found:
             return None
         where = f"container {found[0].name}"
-        return Stray(where, f"{where} serves for the kit", f"docker rm --force {found[0].name}")
+        return Orphan(where, f"{where} serves for the kit", f"docker rm --force {found[0].name}")
 
     def _read(self) -> State | None:
         state = states.read(self._state_file)

@@ -5,8 +5,8 @@ import socket
 from pathlib import Path
 
 from kit.errors import UsageError
+from kit.runtime.orphan import OWNER_VARIABLE
 from kit.runtime.protocol import ServeSpec
-from kit.runtime.stray import OWNER_VARIABLE
 from kit.units import GIB
 
 GPU_SERVICE, CPU_SERVICE = "spark", "spark-cpu"
@@ -33,7 +33,7 @@ def variables(
 
     Args:
         image: name or identity of the image to run.
-        owner: whose container it will be, see :func:`kit.runtime.stray.owner_of`.
+        owner: whose container it will be, see :func:`kit.runtime.orphan.owner_of`.
         api_key_file: what holds the key instead.
 
     Raises:

@@ -1,7 +1,7 @@
 """The wheelhouse: every Python package that an image is built from, in a folder.
 
 With it an image is built without a package index: on a server without a network, or from an index
-that only this machine reaches. Everything is held against the hashes of ``requirements``.
+that only this machine reaches. Everything is checked against the hashes of ``requirements``.
 """
 
 import re

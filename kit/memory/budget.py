@@ -1,4 +1,4 @@
-"""Hold a measured memory peak against its budget."""
+"""Check a measured memory peak against its budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One figure held against its budget."""
+    """One figure checked against its budget."""
 
     what: str
     flag: str

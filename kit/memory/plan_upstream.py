@@ -1,10 +1,10 @@
 """What the vendored upstream takes, as it is and with its memory mended.
 
 As it is it works on a whole prompt at once, rewritten on a chunk of it; for one sequence at a time,
-with a KV cache of the whole context. What it wastes beyond that was read from its code, and is held
-against a run of it without data (``kit.proof.simulate``); the figures of a CPU were measured. They
-are those of all ranks together: weights, KV cache and heads are cut over them (LayerNorms and some
-biases apart, which are too small to count), the rest each has for itself.
+with a KV cache of the whole context. What it wastes beyond that was read from its code, and is
+checked against a run of it without data (``kit.proof.simulate``); the figures of a CPU were
+measured. They are those of all ranks together: weights, KV cache and heads are cut over them
+(LayerNorms and some biases apart, which are too small to count), the rest each has for itself.
 """
 
 from kit.errors import UsageError

@@ -1,4 +1,4 @@
-"""Before anything starts: what is needed of memory and disk, held against what is there."""
+"""Before anything starts: what is needed of memory and disk, checked against what is there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is done with a service that answers, to hold it against its budget."""
+"""What is done with a service that answers, to check it against its budget."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Proof:
-    """How a service is to prove itself.
+    """How a service is to pass its checks.
 
     Attributes:
         exercise: fill its whole context, in all sequences at once.

@@ -15,7 +15,7 @@ from kit.memory.timeline import Run, planned_lines
 from kit.runtime.protocol import ServeSpec
 
 RECEIPTS, TIMELINES = "receipts", "timelines"
-"""Of runs that were held against their budget, and of those that were only watched."""
+"""Of runs that were checked against their budget, and of those that were only watched."""
 KEPT = 20
 """Runs whose evidence stays in each of these folders."""
 _OURS = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-.+\.(json|jsonl|png|html)", re.DOTALL)

@@ -18,10 +18,10 @@ from kit.memory.proc import descendants, process_stat
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state as states
 from kit.runtime.bounds import bounds_of
+from kit.runtime.orphan import OWNER_VARIABLE, Orphan, orphaned_server, owner_of
 from kit.runtime.packages import require_megatron_packages, require_native_packages
 from kit.runtime.protocol import EngineName, Launch, Running, RuntimeName, ServeSpec
 from kit.runtime.state import Process, State
-from kit.runtime.stray import OWNER_VARIABLE, Stray, owner_of, stray_server
 from kit.settings import api_key_file
 from kit.units import MIB
 
@@ -135,9 +135,9 @@ class LocalRuntime:
             return Unavailable("nothing was started")
         return (process.pid, *descendants(process.pid))
 
-    def stray(self, port: int) -> Stray | None:
+    def orphan(self, port: int) -> Orphan | None:
         """A `kit serve` on ``port``."""
-        return stray_server(port, owner_of(self._state_file.parent))
+        return orphaned_server(port, owner_of(self._state_file.parent))
 
     def _read(self) -> tuple[State, Process] | tuple[None, None]:
         state = states.read(self._state_file)

@@ -9,7 +9,7 @@ from kit.errors import EnvironmentNotReady
 from kit.memory.budget import Budget
 from kit.memory.unavailable import Unavailable
 from kit.runtime.bounds import NO_BOUNDS, Bounds
-from kit.runtime.stray import Stray
+from kit.runtime.orphan import Orphan
 
 
 class Listener(Protocol):
@@ -163,7 +163,7 @@ class Runtime(Protocol):
         """Process ids of the running service, as this machine sees them."""
         ...
 
-    def stray(self, port: int) -> Stray | None:
+    def orphan(self, port: int) -> Orphan | None:
         """A server of the kit that nobody remembers, as far as it can be seen."""
         ...
 
@@ -205,10 +205,10 @@ def choose_runtime(
     return wanted
 
 
-def find_stray(runtimes: Mapping[RuntimeName, Runtime], port: int) -> Stray | None:
+def find_orphan(runtimes: Mapping[RuntimeName, Runtime], port: int) -> Orphan | None:
     """A server of the kit that nobody remembers, in any of the runtimes."""
-    found = (runtime.stray(port) for runtime in runtimes.values())
-    return next((stray for stray in found if stray is not None), None)
+    found = (runtime.orphan(port) for runtime in runtimes.values())
+    return next((orphan for orphan in found if orphan is not None), None)
 
 
 def current(runtimes: Mapping[RuntimeName, Runtime]) -> tuple[Runtime, Running] | None:

@@ -114,7 +114,7 @@ def _memory(model: Model) -> Metric:
     family = GaugeMetricFamily("kit_memory_bytes", "Memory by pool.", labels=["pool", "kind"])
     figures = memory_figures(model)
     pool = "device" if model.info.device.startswith("cuda") else "host"
-    if pool == "device":  # the peak that the budget is held against, not that of torch's pool
+    if pool == "device":  # the peak that the budget is checked against, not that of torch's pool
         peak = measured_peaks(model).device_peak_bytes
         figures["device_peak_bytes"] = peak if isinstance(peak, int) else None
     for name, labels in {

@@ -107,7 +107,7 @@ def bring_up(
     *,
     anew: bool = False,
 ) -> UpReport:
-    """Let the service of ``intent`` run, prove itself, and be remembered; whoever calls it holds
+    """Let the service of ``intent`` run, pass its checks, and be remembered; whoever calls it holds
     the lock of the state folder.
 
     Args:

@@ -32,7 +32,7 @@ class Wishes:
             built the old one.
         insists: the image was asked for, not just left in the environment.
         pull: bring the image from its registry even where one of its name is here.
-        proof: how the new service has to prove itself once it answers, or the old one again.
+        proof: how the new service has to pass its checks once it answers, or the old one again.
     """
 
     model: str | None = None
@@ -78,7 +78,7 @@ def upgrade(
     *,
     environ: Mapping[str, str] = os.environ,
 ) -> UpReport:
-    """Replace the service; where the new one does not prove itself, bring the old one back.
+    """Replace the service; where the new one fails its checks, roll back to the old one.
 
     Raises:
         UsageError: another image, or to pull it, of a service that is no container.

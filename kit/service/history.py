@@ -1,4 +1,4 @@
-"""Services that have proven themselves here, the newest first: what `kit rollback` goes back to."""
+"""Services that have passed their checks here, newest first: what `kit rollback` goes back to."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

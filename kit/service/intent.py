@@ -45,7 +45,7 @@ class UpOptions:
         model: ``demo``, a model directory, or None.
         image: of the container; None is the one that this checkout makes.
         preflight: refuse to start what the doctor says cannot run here, or does not fit.
-        proof: how it has to prove itself once it answers.
+        proof: how it has to pass its checks once it answers.
     """
 
     settings: Settings
@@ -68,7 +68,7 @@ class Intent:
 
     Attributes:
         image: that the container is made from.
-        proof: how it has to prove itself once it answers.
+        proof: how it has to pass its checks once it answers.
         gpus: that the model is served on, in CUDA's order.
         ranks: processes that the model is cut over, see :func:`kit.service.model.gpus_of`.
     """

@@ -34,7 +34,7 @@ def recall(
     """The intent to run ``proven`` as it ran, with the API key that the settings have now.
 
     Args:
-        proof: how it has to prove itself once it answers.
+        proof: how it has to pass its checks once it answers.
         to_run: off, where it is only looked at: its image may be gone, and the plan is then the
             one for the larger build of torch.
 

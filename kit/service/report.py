@@ -21,7 +21,7 @@ class UpReport:
         started: whether this call started it (else it already ran).
         seconds: from the call to the first answer.
         answer: None where a service that already ran was too busy to be asked.
-        verdicts: the measured peaks held against their budgets; when one failed, the service has
+        verdicts: the measured peaks checked against their budgets; when one failed, the service has
             been stopped.
         work: that it did before its peaks were measured; None: it did nothing but answer, and
             ``skipped`` says why.

@@ -128,11 +128,11 @@ class Status:
 
 
 def status(runtime: Runtime, port: int) -> Status:
-    """The service that `kit up` started; if none, a word on a stray one on ``port``."""
+    """The service that `kit up` started; if none, a word on an orphaned one on ``port``."""
     running = runtime.status()
     if running is None:
-        stray = runtime.stray(port)
-        detail = stray.text if stray else "not running; start it: kit up"
+        orphan = runtime.orphan(port)
+        detail = orphan.text if orphan else "not running; start it: kit up"
         return Status("stopped", detail, None, None)
     if not running.alive:
         why = cause_of_death(runtime, running)

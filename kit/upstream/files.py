@@ -1,4 +1,4 @@
-"""Upstream's files as they were found, held against what kit.lock says of them."""
+"""Upstream's files as they were found, checked against what kit.lock says of them."""
 
 import hashlib
 import os
@@ -117,7 +117,7 @@ def read_folder(root: Path, expected: Collection[str]) -> Found:
 
 
 def difference(found: Found, expected: Mapping[str, str]) -> Difference:
-    """Hold files against their sha256 by path."""
+    """Check files against their sha256 by path."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in found.content.items()}
     return Difference(
         missing=tuple(sorted(expected.keys() - digests.keys())),

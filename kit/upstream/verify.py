@@ -1,4 +1,4 @@
-"""The state of the upstream trees: every file is read and held against the lock."""
+"""The state of the upstream trees: every file is read and checked against the lock."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,8 +47,8 @@ def verify_tree(root: Path, lock: Lock, pristine: Mapping[str, bytes] | None = N
     """The state of any tree, pristine or rewritten; absent is also one with nothing of upstream.
 
     Args:
-        pristine: upstream's files, where they are here: then a rewritten tree is held against what
-            the rewrites make of them, else against its own manifest.
+        pristine: upstream's files, where they are here: then a rewritten tree is checked against
+            what the rewrites make of them, else against its own manifest.
 
     Raises:
         EnvironmentNotReady: something cannot be read.

@@ -220,7 +220,7 @@ def download(
     Args:
         locate: says where the file is; asked again when that URL has expired.
         target: replaced when the new content is complete and checked.
-        expected: size and sha256 to hold it against, as far as they are known.
+        expected: size and sha256 to check it against, as far as they are known.
         keep: called when the content is complete and checked, before it is named.
 
     Raises:

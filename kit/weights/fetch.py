@@ -116,7 +116,7 @@ def fetch(
     before: Callable[[int], None] = lambda nbytes: None,
     watch: Watch | None = None,
 ) -> Fetched:
-    """Fetch what is not there yet. Every file is held against the lock, or enters it.
+    """Fetch what is not there yet. Every file is checked against the lock, or enters it.
 
     Digests that a source publishes enter at once, those that are only observed with the whole set.
 

@@ -32,7 +32,7 @@ def update_weights(path: Path, name: str, files: Mapping[str, LockedFile]) -> No
 
 
 def verify_files(directory: Path, locked: Mapping[str, LockedFile]) -> None:
-    """Hold every locked file against its size and sha256.
+    """Check every locked file against its size and sha256.
 
     Raises:
         IntegrityError: a file is missing or differs; it names the file, expected and found.

@@ -1,4 +1,4 @@
-"""A converted directory is held against its record, as a whole, before it is served.
+"""A converted directory is checked against its record, as a whole, before it is served.
 
 Once for each state of the files: what was found sound is remembered by sizes, times and inodes, so
 that a warm start reads nothing twice.
@@ -28,7 +28,7 @@ def require_untampered(
 ) -> None:
     """Return when every tensor and every file is as it was converted, and no other file is there.
 
-    A directory that another tool wrote has no conversion's record and cannot be held against
+    A directory that another tool wrote has no conversion's record and cannot be checked against
     anything; the log says so.
 
     Args:

@@ -1,4 +1,4 @@
-"""Read everything again and hold it against the lock, or against a conversion's record."""
+"""Read everything again and check it against the lock, or against a conversion's record."""
 
 import contextlib
 import re

@@ -24,7 +24,7 @@ _LEGEND = "C while converting, L while loading, S while serving"
 
 
 def show_plan(question: Question) -> None:
-    """Print the plan, and hold it against the budgets that were given.
+    """Print the plan, and check it against the budgets that were given.
 
     Raises:
         EnvironmentNotReady: it passes one of them.

@@ -23,7 +23,7 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Read weights again and hold every byte against the lock or the conversion's record."""
+    """Read weights again and check every byte against the lock or the conversion's record."""
     from kit.cli.transfer import TransferView
     from kit.settings import Settings
     from kit.weights.verify import require_sound

@@ -7,7 +7,7 @@ from kit.upstream.tree import require_rewritten, rewritten_dir
 
 
 def look(request: Request, facts: Facts) -> UpstreamTree:
-    """The rewritten tree, every file of it held against kit.lock and this kit's rewrites."""
+    """The rewritten tree, every file of it checked against kit.lock and this kit's rewrites."""
     path = rewritten_dir(request.settings)
     if not path.is_dir():
         return UpstreamTree(path, "absent")

@@ -12,9 +12,9 @@ from kit.containers.docker import Container, Death, Image
 from kit.containers.runtime import ContainerRuntime
 from kit.errors import EnvironmentNotReady
 from kit.runtime import state as states
+from kit.runtime.orphan import owner_of
 from kit.runtime.protocol import ImageRef, ServeSpec
 from kit.runtime.state import State
-from kit.runtime.stray import owner_of
 from kit.service.status import status
 
 SPEC = ServeSpec(Path("/models/m"), "m", "127.0.0.1", 8000, 64, 1, "cpu")
@@ -90,7 +90,7 @@ def of(tmp_path, folder, **changes):
 
 def test_another_kits_container_is_none_of_ours(tmp_path, commands):
     ours = runtime_of(tmp_path, "ours", of(tmp_path, "theirs"))
-    assert ours.stray(8000) is None
+    assert ours.orphan(8000) is None
     assert not ours.stop()
     with pytest.raises(EnvironmentNotReady, match=f"state folder {tmp_path}/theirs$") as caught:
         ours.start(SPEC)
@@ -103,16 +103,16 @@ def test_another_kits_container_is_none_of_ours(tmp_path, commands):
 
 def test_one_that_was_started_without_a_kit_is_left_alone_too(tmp_path, commands):
     ours = runtime_of(tmp_path, "ours", CONTAINER)
-    assert ours.stray(8000) is None
+    assert ours.orphan(8000) is None
     with pytest.raises(EnvironmentNotReady, match="started without a kit"):
         ours.start(SPEC)
     assert commands() == []
 
 
 def test_our_own_that_nobody_remembers_is_named(tmp_path, commands):
-    stray = runtime_of(tmp_path, "ours", of(tmp_path, "ours")).stray(8000)
-    assert stray is not None
-    assert stray.remedy == "docker rm --force spark-kit-spark-cpu-1"
+    orphan = runtime_of(tmp_path, "ours", of(tmp_path, "ours")).orphan(8000)
+    assert orphan is not None
+    assert orphan.remedy == "docker rm --force spark-kit-spark-cpu-1"
 
 
 def test_a_stop_never_ends_what_another_kit_started(tmp_path, commands):

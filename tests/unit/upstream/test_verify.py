@@ -61,7 +61,7 @@ def test_drift_is_named(which: int, made: Settings) -> None:
 
 
 def test_with_the_pristine_tree_beside_it_no_manifest_helps(made: Settings) -> None:
-    """A rewritten tree is held against what the rewrites make, not against what it claims."""
+    """A rewritten tree is checked against what the rewrites make, not against what it claims."""
     root = rewritten_dir(made)
     manifest = json.loads((root / MANIFEST_NAME).read_text())
     for file in manifest["changed"]:

@@ -1,4 +1,4 @@
-"""What arrives is held against the lock, and against what the catalogue knows of its size."""
+"""What arrives is checked against the lock, and against what the catalogue knows of its size."""
 
 from pathlib import Path
 

@@ -73,7 +73,7 @@ def test_tables_and_record(small) -> None:
 
 
 def _grid() -> list[tuple[str, str, int, int]]:
-    """What the plan is held against: all of it with KIT_TEST_SIMULATE_GRID=1, which takes hours."""
+    """What the plan is checked against: all with KIT_TEST_SIMULATE_GRID=1, which takes hours."""
     if not EVERY_GRID:
         return [("native", "bf16", 512, 1), ("native", "int4", 512, 1), ("stock", "bf16", 4096, 1)]
     contexts = (512, 4096, 8192, 32768)

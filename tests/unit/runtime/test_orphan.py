@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kit.runtime.stray import owner_of, stray_server
+from kit.runtime.orphan import orphaned_server, owner_of
 
 LISTENS = """
 import socket
@@ -38,7 +38,7 @@ def ours(tmp_path):
 def test_a_server_that_was_started_by_hand_or_by_us_is_a_stray(ours):
     for environ in ({}, {"KIT_OWNER": ours}):
         with listening("/venv/bin/kit", "serve", "DIR", **environ) as (port, pid):
-            found = stray_server(port, ours)
+            found = orphaned_server(port, ours)
             assert found is not None
             assert (found.pid, found.remedy) == (pid, f"kill {pid}")
 
@@ -46,10 +46,10 @@ def test_a_server_that_was_started_by_hand_or_by_us_is_a_stray(ours):
 def test_one_of_another_kit_is_none_of_ours(ours, tmp_path):
     theirs = owner_of(tmp_path / "theirs")
     with listening("/venv/bin/kit", "serve", "DIR", KIT_OWNER=theirs) as (port, _):
-        assert stray_server(port, ours) is None
-        assert stray_server(port, theirs) is not None
+        assert orphaned_server(port, ours) is None
+        assert orphaned_server(port, theirs) is not None
 
 
 def test_another_program_is_none(ours):
     with listening("nginx") as (port, _):
-        assert stray_server(port, ours) is None
+        assert orphaned_server(port, ours) is None

@@ -16,7 +16,7 @@ _MACHINE_ID = Path("/etc/machine-id")
 
 
 @dataclass(frozen=True)
-class Stray:
+class Orphan:
     """A server that nobody remembers.
 
     Attributes:
@@ -50,7 +50,7 @@ def owner_of(state_dir: Path) -> str:
     return f"{digest[:12]}:{state_dir.resolve()}"
 
 
-def stray_server(port: int, owner: str) -> Stray | None:
+def orphaned_server(port: int, owner: str) -> Orphan | None:
     """The `kit serve` on ``port``, unless the kit of another state folder started it.
 
     None where there is none to be seen.
@@ -59,7 +59,7 @@ def stray_server(port: int, owner: str) -> Stray | None:
     if found is None or not _is_kit_serve(found) or _owner_of_process(found.pid) not in ("", owner):
         return None
     where = f"process {found.pid}"
-    return Stray(where, f"{where} is a kit serve on port {port}", f"kill {found.pid}", found.pid)
+    return Orphan(where, f"{where} is a kit serve on port {port}", f"kill {found.pid}", found.pid)
 
 
 def _is_kit_serve(found: Listening) -> bool:
