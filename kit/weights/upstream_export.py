@@ -73,11 +73,7 @@ def export_upstream(
     entries = index_directory(directory)
     dimensions, tensors = upstream_tensors(entries)
     arguments = _arguments(_read_config(directory), dimensions)
-    if arguments["num_attention_heads"] % ranks:
-        raise UsageError(
-            f"{ranks} ranks do not divide {arguments['num_attention_heads']} attention heads",
-            hint="choose a number that divides the heads",
-        )
+    _require_divisible(arguments["num_attention_heads"], ranks)
     with exclusive(output, "writing"):
         require_outside(tuple({entry.path for entry in entries.values()}), output)
         made_of = _made_of(directory, entries.values(), arguments, ranks, precision)
@@ -104,6 +100,14 @@ def export_upstream(
             write_durably(work / _RECORD, json.dumps(record, indent=2).encode() + b"\n")
             publish(work, output)
         return Exported({path.name: files[path.name] for path in paths}, nonfinite_count)
+
+
+def _require_divisible(heads: int, ranks: int) -> None:
+    if heads % ranks:
+        raise UsageError(
+            f"{ranks} ranks do not divide {heads} attention heads",
+            hint="choose a number that divides the heads",
+        )
 
 
 def _made_of(

@@ -147,10 +147,7 @@ def plan(
         max_ram_bytes=parse_size(max_ram) if max_ram else None,
         as_json=as_json,
     )
-    if fit is None:
-        show_plan(question)
-    else:
-        show_fit(question, fit, verbose=verbose)
+    show_plan(question) if fit is None else show_fit(question, fit, verbose=verbose)
 
 
 def require_one_shape(target: str | None, numbers: Mapping[str, int | None]) -> None:
