@@ -23,7 +23,7 @@ READY = $(VENV)/$(if $(filter container,$(RUNTIME)),.cli,.native)
 SOURCES = kit tests scripts docker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs test check format demo giftless transformers image wheelhouse lock clean
+.PHONY: help setup up down status logs test test-fast check format demo giftless transformers image wheelhouse lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,16 @@ logs: $(READY) ## show the service's log
 	$(KIT) logs
 
 test: $(VENV)/.dev ## run all tests (KIT_GOLDEN_DIR=DIR adds golden folders; ARGS go to pytest)
+	@echo "All tests take about half an hour on two cores; make test-fast takes two minutes."
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+# What starts no servers and reads no large files: most of the code, in little time.
+FAST = checkpoint containers doctor memory proof runtime service test_docs.py test_house.py \
+	test_lock.py test_records.py test_settings.py
+SLOW = containers/test_wheelhouse.py checkpoint/test_convert_process.py checkpoint/test_shapes_process.py proof/simulate
+
+test-fast: $(VENV)/.dev ## run the fast tests, on all cores
+	$(VENV)/bin/python -m pytest -n logical $(FAST:%=tests/unit/%) $(SLOW:%=--ignore=tests/unit/%) $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, layers
 	$(VENV)/bin/ruff check $(SOURCES)
