@@ -16,6 +16,8 @@ from kit.doctor.finding import Status
 from kit.doctor.registry import CHECKS
 
 _WIDTH = 80
+_NARROW = 60
+"""Columns. Below it what was found gets a line of its own, not what the ids leave of one."""
 _WORDS = {
     Status.PASS: ("pass", "green"),
     Status.WARN: ("WARN", "bold yellow"),
@@ -93,9 +95,15 @@ def counted(report: Report) -> str:
 
 def _print_line(console: Console, status: Status, name: str, text: str) -> None:
     word, style = _WORDS[status]
-    indent = _STATUS + _ID + 4
-    first, *rest = _wrapped(text, _WIDTH - indent)
-    line = Text.assemble((f"{word:<{_STATUS}}", style), f"  {name:<{_ID}}  ", first)
+    width = _width(console)
+    if width < _NARROW:
+        indent = 2
+        first, rest = "", _wrapped(text, width - indent)
+    else:
+        indent = _STATUS + _ID + 4
+        first, *rest = _wrapped(text, width - indent)
+    told = f"  {name:<{_ID}}  {first}".rstrip()
+    line = Text.assemble((f"{word:<{_STATUS}}", style), told)
     for more in rest:
         line.append("\n" + " " * indent + more)
     if status is Status.SKIP:
@@ -105,13 +113,14 @@ def _print_line(console: Console, status: Status, name: str, text: str) -> None:
 
 def _print_problem(console: Console, result: Result) -> None:
     word, style = _WORDS[result.finding.status]
-    first, *rest = _wrapped(f"{result.check.id}: {result.finding.summary}", _WIDTH - _STATUS - 2)
+    width = _width(console)
+    first, *rest = _wrapped(f"{result.check.id}: {result.finding.summary}", width - _STATUS - 2)
     console.print(Text.assemble("\n", (f"{word:<{_STATUS}}", style), f"  {first}"))
     for line in rest:
         console.print(" " * (_STATUS + 2) + line)
     for label, text in _details(result):
         indent = _STATUS + 2 + _LABEL + 2
-        first, *rest = _wrapped(text, _WIDTH - indent)
+        first, *rest = _wrapped(text, width - indent)
         bold = "bold" if label == "remedy" else ""
         head = Text(" " * (_STATUS + 2))
         console.print(head.append(f"{label:<{_LABEL}}  ", "dim").append(first, bold))
@@ -144,6 +153,10 @@ def _wrapped(text: str, width: int) -> list[str]:
     """Lines of at most ``width``; words that are longer, such as paths, stay whole."""
     lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return lines or [""]
+
+
+def _width(console: Console) -> int:
+    return min(console.width, _WIDTH)
 
 
 def _many(count: int, what: str) -> str:

@@ -147,3 +147,9 @@ def test_a_model_that_is_none_is_a_finding(environ, tmp_path):
     assert (done.returncode, found["kit.model"]["status"]) == (1, "fail")
     assert found["kit.model"]["summary"] == f"there is no {tmp_path / 'none'}"
     assert found["memory.ram"]["status"] == "skip"
+
+
+def test_forty_columns_are_enough(environ):
+    lines = doctor(environ | {"COLUMNS": "40"}, *LOCAL).stdout.splitlines()
+    assert "pass   machine.platform" in lines
+    assert all(len(line) <= 40 for line in lines[: lines.index("")])  # paths stay whole, below

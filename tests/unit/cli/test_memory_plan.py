@@ -89,6 +89,21 @@ def test_tables_fit_80_columns(arguments):
     assert " \n" not in done.stdout
 
 
+def test_forty_columns_lose_no_figure():
+    environ = os.environ | {"COLUMNS": "40"}
+    lines = memory("cards", environ=environ).stdout.splitlines()
+    assert lines[:5] == [
+        "RTX 3060, 4070",
+        "  usable 11.49 GiB",
+        "  bf16 –",
+        "  int8 –",
+        "  int4 4096 x 1",
+    ]
+    told = plan("--device", "cuda", environ=environ).stdout
+    assert "KV cache\n  3.12 GiB    S  computed  819200 B x\n    4096 positions x 1\n" in told
+    assert max(map(len, told.splitlines())) <= 40
+
+
 def test_a_converted_directory_needs_no_conversion(model_dir):
     out = plan(model_dir).stdout
     assert "files" in out
