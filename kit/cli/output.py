@@ -34,7 +34,8 @@ def print_table(console: "Console", table: "Table") -> None:
 
     for column in table.columns:
         if column.no_wrap:
-            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+            widths = [cell_len(str(cell)) for cell in (column.header, *column.cells)]
+            column.min_width = max(column.min_width or 0, *widths)
     needed = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).minimum
     if needed > console.width:
         lines = _rows_as_lines(table, console.width)

@@ -39,7 +39,7 @@ def arrived_from(directory: Path, source: str) -> dict[str, LockedFile]:
         return {}
 
 
-def add(directory: Path, source: str, files: Mapping[str, LockedFile]) -> None:
+def add_arrived(directory: Path, source: str, files: Mapping[str, LockedFile]) -> None:
     """Keep what ``files`` from ``source`` turned out to be. Those of another source are dropped."""
     known = arrived_from(directory, source) | dict(files)
     entries = {file: locked_entry(entry) for file, entry in known.items()}
@@ -48,7 +48,7 @@ def add(directory: Path, source: str, files: Mapping[str, LockedFile]) -> None:
     write_durably(directory / ARRIVING_NAME, text.encode())
 
 
-def clear(directory: Path) -> None:
+def clear_arrived(directory: Path) -> None:
     """Forget it all: the set is in the lock."""
     (directory / ARRIVING_NAME).unlink(missing_ok=True)
 
@@ -146,7 +146,7 @@ def fetch(
                 before(sum(errand.left_bytes for errand in errands.values()))
                 _run(order, source, errands, watching)
             locked = _lock_whole(order, source, locked)
-        clear(directory)
+        clear_arrived(directory)
         return Fetched(
             name, directory, source, {file: locked[file] for file in order.weights.files}
         )
@@ -174,7 +174,7 @@ def _record(order: Order, source: str, file: str, offer: Offer, arrived: Arrived
             layers.record(order.data_dir, order.weights.name, {file: entry})
     else:
         with full_disk_explained(order.directory, KEPT):
-            add(order.directory, source, {file: entry})
+            add_arrived(order.directory, source, {file: entry})
 
 
 def _finished(order: Order, source: str, locked: Mapping[str, LockedFile]) -> set[str]:

@@ -154,7 +154,7 @@ def test_asking_changes_nothing(runtime: Runtime, spec: ServeSpec, tmp_path: Pat
     launch = runtime.launch(replace(spec, image=ImageRef("spark-kit:none", "")))
     assert launch.command
     assert "KIT_API_KEY" not in launch.variables
-    assert runtime.stray(1) is None
+    assert runtime.orphan(1) is None
     assert not (tmp_path / "state").exists()
 
 

@@ -130,7 +130,7 @@ def test_a_gpu_that_others_use(environ, tmp_path):
     found = {each["id"]: each for each in json.loads(done.stdout)["findings"]}
     assert done.returncode == 1
     assert found["gpu.driver"]["summary"].startswith("driver 580.65.06, CUDA 13.0: 1 GPU")
-    assert found["kit.model"]["summary"].startswith("spark-13b-chat in bf16 on the GPU")
+    assert found["kit.model"]["summary"].startswith("spark-13b-chat in int8 on the GPU")
     assert found["gpu.memory"]["status"] == "fail"
     assert "ollama (4712) 17.50 GiB" in found["gpu.memory"]["evidence"][1]["observed"]
 

@@ -55,7 +55,7 @@ def test_text_on_a_gpu(report, capsys):
 def test_an_ipv6_address_can_be_pasted(report, capsys, monkeypatch):
     for name in ("http_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    print_text(replace(report, spec=replace(report.spec, host="::1")))
+    print_text(replace(report, spec=replace(report.spec, host="::1")), introduce=True)
     assert "curl 'http://[::1]:8000/v1/chat/completions' \\" in capsys.readouterr().out
 
 

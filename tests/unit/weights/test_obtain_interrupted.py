@@ -60,21 +60,21 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 owner, _, name = sys.argv[1].partition(" ")
-setattr(getattr(fetch, owner), name, die)
+setattr(fetch if owner == "fetch" else getattr(fetch, owner), name, die)
 settings = Settings(Path(sys.argv[2]), Path(sys.argv[2]), weights_catalogue=Path(sys.argv[3]))
 obtain(Wish("tiny"), settings, {}, lambda terms: "option", Watch())
 """
 
 
 @pytest.mark.parametrize(
-    "where", ["arriving add", "folder remember", "layers record", "arriving clear"]
+    "where", ["fetch add_arrived", "folder remember", "layers record", "fetch clear_arrived"]
 )
 def test_kill_9_around_the_naming_of_a_file(home: Home, where: str) -> None:
     data_dir, catalogue = home.settings.data_dir, home.settings.weights_catalogue
     command = [sys.executable, "-c", CHILD, where, str(data_dir), str(catalogue)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert (home.folder / "w.pt").exists() is (where != "arriving add")
-    assert bool(home.locked()) is (where == "arriving clear")
+    assert (home.folder / "w.pt").exists() is (where != "fetch add_arrived")
+    assert bool(home.locked()) is (where == "fetch clear_arrived")
     home.server.requests.clear()
     home.get()
     assert not home.read("/one/w.pt")
