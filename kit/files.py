@@ -1,6 +1,6 @@
-"""Writing where the user may have said to, which may be a place that cannot be written.
+"""Files of this machine: room on the disk, places that cannot be written, names from outside.
 
-It is the state folder, unless a hint says otherwise.
+What is written lies in the state folder, unless a hint says otherwise.
 """
 
 import errno

@@ -38,6 +38,38 @@ _NOT_WEIGHTS = re.compile(r"slice_sparse_mask|key_past|value_past")
 _HINT = "give the base or chat checkpoint as MindFormers saves it, whole, not a distributed slice"
 
 
+@dataclass(frozen=True)
+class Model:
+    """An indexed model: its files, dimensions, and what becomes of each tensor."""
+
+    files: tuple[SourceFile, ...]
+    dimensions: Dimensions
+    mappings: tuple[Mapping, ...]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the converted tensors by name."""
+        return {
+            part.name: (len(part.rows), *mapping.source.shape[1:])
+            for mapping in self.mappings
+            for part in mapping.parts
+        }
+
+
+def read_model(paths: Sequence[Path]) -> Model:
+    """Index upstream's file or its tensor-parallel shards in rank order, or a MindSpore file.
+
+    Raises:
+        EnvironmentNotReady: a file cannot be read.
+        IntegrityError: a file is damaged or unsafe (``UnsafePickle``), the files are not of one
+            checkpoint, or tensors are missing, unknown, or of shapes that disagree.
+    """
+    if len(paths) == 1 and is_mindspore(paths[0]):
+        file = index_mindspore(paths[0])
+        return Model((file,), *map_parameters(file))
+    files = tuple(index_checkpoint(path) for path in paths)
+    return Model(files, *map_tensors(merge_ranks(files)))
+
+
 def map_parameters(file: MindSporeFile) -> tuple[Dimensions, tuple[Mapping, ...]]:
     """Map a file's parameters to the model's tensors. Those of an optimizer are not looked at.
 
@@ -87,35 +119,3 @@ def _their_name(name: str) -> str:
     if stem.endswith("norm"):
         kind = {"weight": "gamma", "bias": "beta"}[kind]
     return f"{prefix}{_NAMES[stem]}.{kind}"
-
-
-@dataclass(frozen=True)
-class Model:
-    """An indexed model: its files, dimensions, and what becomes of each tensor."""
-
-    files: tuple[SourceFile, ...]
-    dimensions: Dimensions
-    mappings: tuple[Mapping, ...]
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the converted tensors by name."""
-        return {
-            part.name: (len(part.rows), *mapping.source.shape[1:])
-            for mapping in self.mappings
-            for part in mapping.parts
-        }
-
-
-def read_model(paths: Sequence[Path]) -> Model:
-    """Index upstream's file or its tensor-parallel shards in rank order, or a MindSpore file.
-
-    Raises:
-        EnvironmentNotReady: a file cannot be read.
-        IntegrityError: a file is damaged or unsafe (``UnsafePickle``), the files are not of one
-            checkpoint, or tensors are missing, unknown, or of shapes that disagree.
-    """
-    if len(paths) == 1 and is_mindspore(paths[0]):
-        file = index_mindspore(paths[0])
-        return Model((file,), *map_parameters(file))
-    files = tuple(index_checkpoint(path) for path in paths)
-    return Model(files, *map_tensors(merge_ranks(files)))

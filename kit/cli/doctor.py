@@ -1,4 +1,4 @@
-"""`kit doctor`."""
+"""`kit doctor` and `kit support-bundle`."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""`kit up`."""
+"""`kit up`, and the offer to fetch the weights that it lacks."""
 
 import contextlib
 import os

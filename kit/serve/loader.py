@@ -26,34 +26,6 @@ _STEP_BYTES = MIB // 2
 """A larger request is cut by the kernel: it would read only the start (mm/readahead.c)."""
 
 
-def read_ahead(files: Sequence[Path]) -> threading.Thread | None:
-    """Begin to read ``files`` in their order, in a thread that nobody has to wait for.
-
-    None where they are larger than the memory that is free: they would drive each other out.
-    """
-    total_bytes = sum(path.stat().st_size for path in files)
-    if not hasattr(os, "posix_fadvise") or total_bytes > _free_bytes():
-        return None
-    thread = threading.Thread(target=_advise, args=(files,), name="read-ahead", daemon=True)
-    thread.start()
-    return thread
-
-
-def _advise(files: Sequence[Path]) -> None:
-    for path in files:
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            for offset in range(0, path.stat().st_size, _STEP_BYTES):
-                os.posix_fadvise(file.fileno(), offset, _STEP_BYTES, os.POSIX_FADV_WILLNEED)
-
-
-def _free_bytes() -> int:
-    """What the page cache can take; 0 where that is not known."""
-    available, group = proc.available_ram_bytes(), cgroup.memory_limit()
-    if isinstance(available, Unavailable) or isinstance(group, Unavailable):
-        return 0
-    return available if group is None else min(available, group.free_bytes)
-
-
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -169,3 +141,31 @@ def _require_all_assigned(wanted: dict[str, nn.Parameter], directory: Path) -> N
             f"{directory} lacks {len(missing)} tensors, the first is {missing[0]}",
             hint="convert the checkpoint again",
         )
+
+
+def read_ahead(files: Sequence[Path]) -> threading.Thread | None:
+    """Begin to read ``files`` in their order, in a thread that nobody has to wait for.
+
+    None where they are larger than the memory that is free: they would drive each other out.
+    """
+    total_bytes = sum(path.stat().st_size for path in files)
+    if not hasattr(os, "posix_fadvise") or total_bytes > _free_bytes():
+        return None
+    thread = threading.Thread(target=_advise, args=(files,), name="read-ahead", daemon=True)
+    thread.start()
+    return thread
+
+
+def _advise(files: Sequence[Path]) -> None:
+    for path in files:
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            for offset in range(0, path.stat().st_size, _STEP_BYTES):
+                os.posix_fadvise(file.fileno(), offset, _STEP_BYTES, os.POSIX_FADV_WILLNEED)
+
+
+def _free_bytes() -> int:
+    """What the page cache can take; 0 where that is not known."""
+    available, group = proc.available_ram_bytes(), cgroup.memory_limit()
+    if isinstance(available, Unavailable) or isinstance(group, Unavailable):
+        return 0
+    return available if group is None else min(available, group.free_bytes)

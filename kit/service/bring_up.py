@@ -1,4 +1,4 @@
-"""Bring up what was decided: start it unless it runs, wait, ask it, measure it."""
+"""`kit up`: decide, start what does not run yet, wait, ask it, measure it; one at a time."""
 
 import os
 import time
@@ -48,36 +48,6 @@ def up(
     with exclusive(options.settings.state_dir, options.timeout_seconds, listener):
         intent = decide(options, runtimes, listener, environ)
         return bring_up(intent, runtimes, listener)
-
-
-@contextmanager
-def exclusive(state_dir: Path, timeout_seconds: float, listener: Listener) -> Iterator[None]:
-    """Hold the lock of ``state_dir``, at first waiting for another `kit up` to end.
-
-    Raises:
-        EnvironmentNotReady: ``state_dir`` cannot be written.
-        ServiceError: the other one took longer than ``timeout_seconds``.
-    """
-    lock = filelock.FileLock(state_dir / "up.lock")
-    try:
-        with writing(state_dir):
-            state_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        listener.say("another kit up is at work; waiting for it to end")
-        try:
-            lock.acquire(timeout=timeout_seconds)
-        except filelock.Timeout as error:
-            raise ServiceError(
-                f"another kit up did not end within {timeout_seconds:.0f} s",
-                hint="see kit status and kit logs; kit down ends what it started",
-            ) from error
-    except OSError as error:
-        raise unwritable(state_dir, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 _ANSWER_SECONDS = 300.0
@@ -331,3 +301,33 @@ def _held(intent: Intent, runtime: Runtime) -> Held:
     """The peaks so far of a service that already ran, whatever it has done."""
     measured = look_again(runtime, intent.service(), intent.spec.device)
     return Held(measured, hold(intent.spec.budget, measured), None, "it was running already")
+
+
+@contextmanager
+def exclusive(state_dir: Path, timeout_seconds: float, listener: Listener) -> Iterator[None]:
+    """Hold the lock of ``state_dir``, at first waiting for another `kit up` to end.
+
+    Raises:
+        EnvironmentNotReady: ``state_dir`` cannot be written.
+        ServiceError: the other one took longer than ``timeout_seconds``.
+    """
+    lock = filelock.FileLock(state_dir / "up.lock")
+    try:
+        with writing(state_dir):
+            state_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        listener.say("another kit up is at work; waiting for it to end")
+        try:
+            lock.acquire(timeout=timeout_seconds)
+        except filelock.Timeout as error:
+            raise ServiceError(
+                f"another kit up did not end within {timeout_seconds:.0f} s",
+                hint="see kit status and kit logs; kit down ends what it started",
+            ) from error
+    except OSError as error:
+        raise unwritable(state_dir, error) from error
+    try:
+        yield
+    finally:
+        lock.release()

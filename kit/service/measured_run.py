@@ -1,4 +1,4 @@
-"""A run of the service that is recorded from its start and ends in a receipt."""
+"""A run of the service that is recorded from its start, and the receipt that it ends in."""
 
 import os
 import platform
@@ -38,6 +38,77 @@ from kit.settings import bundled
 
 UNKNOWN = "unknown"
 _POOLS = {"host RAM": Pool.HOST, "VRAM": Pool.DEVICE}
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What is known of the run, while it goes on."""
+
+    intent: Intent
+    runtime: Runtime
+    running: Running
+    service: Service
+    recorder: Recorder
+    receipt: Path
+
+    def prove(self, ready: Ready, listener: Listener) -> Held:
+        """Let the service do its work, hold its peaks, and write the receipt.
+
+        Raises:
+            KitError: see :func:`kit.proof.assertion.prove`.
+        """
+        answering = Answering(self.running, self.runtime, self.service, ready)
+        held = prove(answering, self.intent.proof, self.recorder, listener)
+        self._write(held, ready)
+        return replace(held, receipt=self.receipt)
+
+    def write_breach(self) -> None:
+        """The receipt of a service that died, or was refused memory, at its budget."""
+        spec, timeline = self.intent.spec, self.recorder.timeline()
+        measured = measure(self.runtime, self.service, spec.device, timeline)
+        verdicts = hold(spec.budget, measured)
+        pool = None
+        if all(verdict.passed for verdict in verdicts):  # it was held below by force
+            now = self.runtime.status()
+            by_kernel = now is not None and now.out_of_memory
+            pool = Pool.HOST if by_kernel or spec.device == "cpu" else Pool.DEVICE
+        self._write(Held(measured, verdicts, None, "it passed its budget before"), None, pool)
+
+    def _write(self, held: Held, ready: Ready | None, refused: Pool | None = None) -> None:
+        receipt = receipt_of(
+            self.intent,
+            self.runtime,
+            held,
+            self.recorder.timeline(),
+            ready,
+            self.service.version(),
+        )
+        write_receipt(self.receipt, receipt if refused is None else breached(receipt, refused))
+
+
+@contextmanager
+def measured_run(
+    intent: Intent, runtime: Runtime, running: Running, device_use: DeviceUse | None = None
+) -> Iterator[MeasuredRun]:
+    """Record ``running`` until the block ends; a breach in it leaves a receipt, too.
+
+    Args:
+        device_use: of the GPUs before it was started.
+
+    Raises:
+        EnvironmentNotReady: the evidence cannot be written.
+    """
+    run = run_of(intent.spec, intent.plan, now())
+    receipt = intent.proof.receipt or new_path(intent.settings.state_dir, RECEIPTS, run, ".json")
+    timeline = receipt.with_suffix(".jsonl")
+    service = intent.service()
+    with recording(timeline, run, runtime, service, device_use=device_use) as recorder:
+        measured = MeasuredRun(intent, runtime, running, service, recorder, receipt)
+        try:
+            yield measured
+        except BudgetExceeded:
+            measured.write_breach()
+            raise
 
 
 def receipt_of(
@@ -175,74 +246,3 @@ def _by_upstream(service: MeasuredService, intent: Intent) -> MeasuredService:
 
 def _pool(verdict: Verdict, intent: Intent) -> PoolResult:
     return PoolResult.of(verdict, intent.plan.peak_bytes(_POOLS[verdict.what]))
-
-
-@dataclass(frozen=True)
-class MeasuredRun:
-    """What is known of the run, while it goes on."""
-
-    intent: Intent
-    runtime: Runtime
-    running: Running
-    service: Service
-    recorder: Recorder
-    receipt: Path
-
-    def prove(self, ready: Ready, listener: Listener) -> Held:
-        """Let the service do its work, hold its peaks, and write the receipt.
-
-        Raises:
-            KitError: see :func:`kit.proof.assertion.prove`.
-        """
-        answering = Answering(self.running, self.runtime, self.service, ready)
-        held = prove(answering, self.intent.proof, self.recorder, listener)
-        self._write(held, ready)
-        return replace(held, receipt=self.receipt)
-
-    def write_breach(self) -> None:
-        """The receipt of a service that died, or was refused memory, at its budget."""
-        spec, timeline = self.intent.spec, self.recorder.timeline()
-        measured = measure(self.runtime, self.service, spec.device, timeline)
-        verdicts = hold(spec.budget, measured)
-        pool = None
-        if all(verdict.passed for verdict in verdicts):  # it was held below by force
-            now = self.runtime.status()
-            by_kernel = now is not None and now.out_of_memory
-            pool = Pool.HOST if by_kernel or spec.device == "cpu" else Pool.DEVICE
-        self._write(Held(measured, verdicts, None, "it passed its budget before"), None, pool)
-
-    def _write(self, held: Held, ready: Ready | None, refused: Pool | None = None) -> None:
-        receipt = receipt_of(
-            self.intent,
-            self.runtime,
-            held,
-            self.recorder.timeline(),
-            ready,
-            self.service.version(),
-        )
-        write_receipt(self.receipt, receipt if refused is None else breached(receipt, refused))
-
-
-@contextmanager
-def measured_run(
-    intent: Intent, runtime: Runtime, running: Running, device_use: DeviceUse | None = None
-) -> Iterator[MeasuredRun]:
-    """Record ``running`` until the block ends; a breach in it leaves a receipt, too.
-
-    Args:
-        device_use: of the GPUs before it was started.
-
-    Raises:
-        EnvironmentNotReady: the evidence cannot be written.
-    """
-    run = run_of(intent.spec, intent.plan, now())
-    receipt = intent.proof.receipt or new_path(intent.settings.state_dir, RECEIPTS, run, ".json")
-    timeline = receipt.with_suffix(".jsonl")
-    service = intent.service()
-    with recording(timeline, run, runtime, service, device_use=device_use) as recorder:
-        measured = MeasuredRun(intent, runtime, running, service, recorder, receipt)
-        try:
-            yield measured
-        except BudgetExceeded:
-            measured.write_breach()
-            raise

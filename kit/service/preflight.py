@@ -1,4 +1,4 @@
-"""Before anything starts: does the plan fit into what is free?"""
+"""Before anything starts: the plan and what is free, the doctor's hard checks, the port."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`kit status` and `kit health`: what should run, and whether it does."""
+"""`kit status` and `kit health`: what should run, whether it does, and what is known of it."""
 
 import time
 from collections.abc import Mapping

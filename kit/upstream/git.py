@@ -19,22 +19,6 @@ TOPS = ("LICENSE", "LICENSE_MODEL.md", "deepspeed-megatron")
 """What the kit takes of the repository."""
 
 
-def pin(lock: Lock, clone: str, commit: str) -> Lock:
-    """The lock with ``commit`` pinned, whose files are read out of ``clone``.
-
-    Raises:
-        EnvironmentNotReady: git cannot read it.
-    """
-    tar = read_commit(clone, commit, TOPS)
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        files = {
-            member.name: hashlib.sha256(data.read()).hexdigest()
-            for member in archive
-            if member.isreg() and (data := archive.extractfile(member))
-        }
-    return replace(lock, commit=commit, upstream_files=files)
-
-
 _TIMEOUT_S = 600.0
 _FROM_ANOTHER = {
     "GIT_DIR",
@@ -139,3 +123,19 @@ def shown(repository: str) -> str:
         if parts.scheme
         else repository
     )
+
+
+def pin(lock: Lock, clone: str, commit: str) -> Lock:
+    """The lock with ``commit`` pinned, whose files are read out of ``clone``.
+
+    Raises:
+        EnvironmentNotReady: git cannot read it.
+    """
+    tar = read_commit(clone, commit, TOPS)
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        files = {
+            member.name: hashlib.sha256(data.read()).hexdigest()
+            for member in archive
+            if member.isreg() and (data := archive.extractfile(member))
+        }
+    return replace(lock, commit=commit, upstream_files=files)

@@ -1,4 +1,4 @@
-"""Digests of files."""
+"""Digests of files, also of such as still grow."""
 
 import hashlib
 from collections.abc import Callable

@@ -28,31 +28,6 @@ from kit.weights.transfer import Arrived, Expected, Keep, Watch, require_size
 ARRIVING_NAME = ".arriving.json"
 
 
-def arrived_from(directory: Path, source: str) -> dict[str, LockedFile]:
-    """Files of an unfinished set that ``source`` has sent, by path in ``directory``."""
-    try:
-        content = read_object(directory / ARRIVING_NAME)
-        if content["source"] != source:
-            return {}
-        return {str(file): read_entry(entry) for file, entry in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def add_arrived(directory: Path, source: str, files: Mapping[str, LockedFile]) -> None:
-    """Keep what ``files`` from ``source`` turned out to be. Those of another source are dropped."""
-    known = arrived_from(directory, source) | dict(files)
-    entries = {file: locked_entry(entry) for file, entry in known.items()}
-    content = {"source": source, "files": entries}
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_durably(directory / ARRIVING_NAME, text.encode())
-
-
-def clear_arrived(directory: Path) -> None:
-    """Forget it all: the set is in the lock."""
-    (directory / ARRIVING_NAME).unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class Fetched:
     """A set of which every file is there and was checked.
@@ -267,3 +242,28 @@ def _bring(errand: _Errand, tuning: Tuning, watch: Watch, keep: Keep) -> Arrived
     if local is not None:
         return copy_file(local, target, expected, watch=watch, keep=keep)
     return download(errand.offer.locate, target, expected, tuning=tuning, watch=watch, keep=keep)
+
+
+def arrived_from(directory: Path, source: str) -> dict[str, LockedFile]:
+    """Files of an unfinished set that ``source`` has sent, by path in ``directory``."""
+    try:
+        content = read_object(directory / ARRIVING_NAME)
+        if content["source"] != source:
+            return {}
+        return {str(file): read_entry(entry) for file, entry in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def add_arrived(directory: Path, source: str, files: Mapping[str, LockedFile]) -> None:
+    """Keep what ``files`` from ``source`` turned out to be. Those of another source are dropped."""
+    known = arrived_from(directory, source) | dict(files)
+    entries = {file: locked_entry(entry) for file, entry in known.items()}
+    content = {"source": source, "files": entries}
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_durably(directory / ARRIVING_NAME, text.encode())
+
+
+def clear_arrived(directory: Path) -> None:
+    """Forget it all: the set is in the lock."""
+    (directory / ARRIVING_NAME).unlink(missing_ok=True)

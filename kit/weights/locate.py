@@ -1,4 +1,4 @@
-"""Finding the files of a checkpoint: the tensors' files and the tokenizer that belongs to them."""
+"""Finding the files of a checkpoint and its tokenizer; where there is none, what lies there."""
 
 import re
 import shlex
@@ -15,150 +15,6 @@ _CHECKPOINT_NAME = "mp_rank_00_model_states.pt"
 _ZERO_3 = "zero_pp_rank_*_mp_rank_*_model_states.pt"
 _SINGLE = (".pt", ".pth", ".bin")
 _SHOWN = 3
-
-
-class _Found(NamedTuple):
-    """Why there is no checkpoint, and what to do."""
-
-    what: str
-    hint: str
-
-
-def no_checkpoint(source: Path) -> EnvironmentNotReady | IntegrityError:
-    """The error for a path at which there is no checkpoint: it names what is there.
-
-    Raises nothing itself, apart from PermissionError where ``source`` may not be looked into.
-    """
-    if source.exists() and not source.is_dir():
-        try:
-            open_plain(source).close()
-        except OSError as error:
-            return unreadable(source, error)
-    found = next(found for look in _LOOKS if (found := look(source)))
-    return EnvironmentNotReady(f"there is no checkpoint at {source}: {found.what}", hint=found.hint)
-
-
-def _nothing(source: Path) -> _Found | None:
-    if not source.exists():
-        return _Found("nothing has that name", "check the path; is it mounted?")
-    if not any(source.iterdir()):
-        return _Found("the folder is empty", f"give a folder that holds {_CHECKPOINT_NAME}")
-    return None
-
-
-def _zero_3(source: Path) -> _Found | None:
-    folder = next((path.parent for path in _below(source) if path.match(_ZERO_3)), None)
-    if folder is None:
-        return None
-    save = folder.parent if folder.name.startswith("global_step") else folder
-    here = shlex.quote(str(save))
-    return _Found(
-        f"{folder} was saved with ZeRO stage 3, which cuts every tensor over the training's "
-        "processes",
-        f"join them: python {here}/zero_to_fp32.py {here} MERGED --max_shard_size 1000GB, "
-        "then give MERGED/pytorch_model.bin",
-    )
-
-
-def _latest(source: Path) -> _Found | None:
-    if not (source / "latest").is_file():
-        return None
-    with open_plain(source / "latest") as file:
-        tag = printable(file.read(300).decode(errors="replace").strip())
-    steps = sorted(path.parent for path in source.glob(f"*/{_CHECKPOINT_NAME}"))
-    held = ", ".join(step.name for step in steps) or "no checkpoint of another step either"
-    way = f"give it: {shlex.quote(str(steps[-1]))}" if steps else "copy the whole save folder again"
-    return _Found(
-        f"its latest says {tag!r}, and no checkpoint is there; the folder holds {held}",
-        f"if that is the one that you mean, {way}" if steps else way,
-    )
-
-
-def _megatron(source: Path) -> _Found | None:
-    if any(path.suffix == ".distcp" for path in _below(source)):
-        return _Found(
-            "it is in Megatron-LM's distributed format (.distcp)",
-            "load it in Megatron-LM and save it with --ckpt-format torch, then give that folder",
-        )
-    if (source / "latest_checkpointed_iteration.txt").is_file():
-        return _Found(
-            "its latest_checkpointed_iteration.txt leads to no "
-            "iter_…/mp_rank_00/model_optim_rng.pt",
-            "give the iter_… folder that you mean, or copy the whole save folder again",
-        )
-    return None
-
-
-def _unpacked(source: Path) -> _Found | None:
-    pickle = next((path for path in _below(source) if path.name == "data.pkl"), None)
-    if pickle is None or not (pickle.parent / "data").is_dir():
-        return None
-    top = pickle.parent.resolve()
-    return _Found(
-        "the folder is an unpacked .pt file",
-        "give the file itself, or pack it again without compression: "
-        f"cd {shlex.quote(str(top.parent))} && zip -0 -D -r packed.pt {shlex.quote(top.name)}",
-    )
-
-
-def _peft(source: Path) -> _Found | None:
-    if not (source / "adapter_config.json").is_file():
-        return None
-    return _Found(
-        "the folder is an adapter in PEFT's format, without the model that it adapts",
-        "load it on a converted directory with the peft library, merge_and_unload() and "
-        "save_pretrained(); --lora takes adapters that upstream's own training saved",
-    )
-
-
-def _converted(source: Path) -> _Found | None:
-    files = sorted(source.glob("*.safetensors"))
-    if not files:
-        return None
-    if was_converted(files[0]):
-        return _Found(
-            "the folder is converted already",
-            f"serve it: kit up --model {shlex.quote(str(source))}; "
-            "kit weights export leads back to upstream's format",
-        )
-    return _Found(
-        "the folder holds safetensors files, which are no checkpoint of upstream",
-        f"if it is a converted model: kit up --model {shlex.quote(str(source))}",
-    )
-
-
-def _others(source: Path) -> _Found | None:
-    """Files by other names: one that may be renamed, steps below, or whatever is there."""
-    names = sorted(path.name for path in source.iterdir())
-    files = [name for name in names if name.endswith(_SINGLE)]
-    below = sorted(path.parent for path in source.glob(f"*/{_CHECKPOINT_NAME}"))
-    shown = printable(", ".join(names[:_SHOWN]))
-    shown += f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    hint = (
-        f"give a folder that holds {_CHECKPOINT_NAME}, that file itself, or a MindSpore .ckpt file"
-    )
-    if below:
-        hint = f"if you mean the one in it, give that: {shlex.quote(str(below[-1]))}"
-    elif len(files) == 1:
-        hint = f"if that is the one by another name, give it: {shlex.quote(str(source / files[0]))}"
-    return _Found(f"the folder holds {shown}", hint)
-
-
-_LOOKS: tuple[Callable[[Path], _Found | None], ...] = (
-    _nothing,
-    _zero_3,
-    _latest,
-    _megatron,
-    _unpacked,
-    _peft,
-    _converted,
-    _others,
-)
-
-
-def _below(source: Path) -> list[Path]:
-    """What lies in a folder and in the folders of it: as deep as the formats here go."""
-    return sorted([*source.glob("*"), *source.glob("*/*")])
 
 
 CHECKPOINT_NAME = "mp_rank_00_model_states.pt"
@@ -288,3 +144,147 @@ def find_tokenizer(tokenizer: Path | None, checkpoint: Path) -> Path:
         hint=f"put the {TOKENIZER_NAME} of upstream's Tokenizer folder beside the checkpoint, "
         "or give its path",
     )
+
+
+class _Found(NamedTuple):
+    """Why there is no checkpoint, and what to do."""
+
+    what: str
+    hint: str
+
+
+def no_checkpoint(source: Path) -> EnvironmentNotReady | IntegrityError:
+    """The error for a path at which there is no checkpoint: it names what is there.
+
+    Raises nothing itself, apart from PermissionError where ``source`` may not be looked into.
+    """
+    if source.exists() and not source.is_dir():
+        try:
+            open_plain(source).close()
+        except OSError as error:
+            return unreadable(source, error)
+    found = next(found for look in _LOOKS if (found := look(source)))
+    return EnvironmentNotReady(f"there is no checkpoint at {source}: {found.what}", hint=found.hint)
+
+
+def _nothing(source: Path) -> _Found | None:
+    if not source.exists():
+        return _Found("nothing has that name", "check the path; is it mounted?")
+    if not any(source.iterdir()):
+        return _Found("the folder is empty", f"give a folder that holds {_CHECKPOINT_NAME}")
+    return None
+
+
+def _zero_3(source: Path) -> _Found | None:
+    folder = next((path.parent for path in _below(source) if path.match(_ZERO_3)), None)
+    if folder is None:
+        return None
+    save = folder.parent if folder.name.startswith("global_step") else folder
+    here = shlex.quote(str(save))
+    return _Found(
+        f"{folder} was saved with ZeRO stage 3, which cuts every tensor over the training's "
+        "processes",
+        f"join them: python {here}/zero_to_fp32.py {here} MERGED --max_shard_size 1000GB, "
+        "then give MERGED/pytorch_model.bin",
+    )
+
+
+def _latest(source: Path) -> _Found | None:
+    if not (source / "latest").is_file():
+        return None
+    with open_plain(source / "latest") as file:
+        tag = printable(file.read(300).decode(errors="replace").strip())
+    steps = sorted(path.parent for path in source.glob(f"*/{_CHECKPOINT_NAME}"))
+    held = ", ".join(step.name for step in steps) or "no checkpoint of another step either"
+    way = f"give it: {shlex.quote(str(steps[-1]))}" if steps else "copy the whole save folder again"
+    return _Found(
+        f"its latest says {tag!r}, and no checkpoint is there; the folder holds {held}",
+        f"if that is the one that you mean, {way}" if steps else way,
+    )
+
+
+def _megatron(source: Path) -> _Found | None:
+    if any(path.suffix == ".distcp" for path in _below(source)):
+        return _Found(
+            "it is in Megatron-LM's distributed format (.distcp)",
+            "load it in Megatron-LM and save it with --ckpt-format torch, then give that folder",
+        )
+    if (source / "latest_checkpointed_iteration.txt").is_file():
+        return _Found(
+            "its latest_checkpointed_iteration.txt leads to no "
+            "iter_…/mp_rank_00/model_optim_rng.pt",
+            "give the iter_… folder that you mean, or copy the whole save folder again",
+        )
+    return None
+
+
+def _unpacked(source: Path) -> _Found | None:
+    pickle = next((path for path in _below(source) if path.name == "data.pkl"), None)
+    if pickle is None or not (pickle.parent / "data").is_dir():
+        return None
+    top = pickle.parent.resolve()
+    return _Found(
+        "the folder is an unpacked .pt file",
+        "give the file itself, or pack it again without compression: "
+        f"cd {shlex.quote(str(top.parent))} && zip -0 -D -r packed.pt {shlex.quote(top.name)}",
+    )
+
+
+def _peft(source: Path) -> _Found | None:
+    if not (source / "adapter_config.json").is_file():
+        return None
+    return _Found(
+        "the folder is an adapter in PEFT's format, without the model that it adapts",
+        "load it on a converted directory with the peft library, merge_and_unload() and "
+        "save_pretrained(); --lora takes adapters that upstream's own training saved",
+    )
+
+
+def _converted(source: Path) -> _Found | None:
+    files = sorted(source.glob("*.safetensors"))
+    if not files:
+        return None
+    if was_converted(files[0]):
+        return _Found(
+            "the folder is converted already",
+            f"serve it: kit up --model {shlex.quote(str(source))}; "
+            "kit weights export leads back to upstream's format",
+        )
+    return _Found(
+        "the folder holds safetensors files, which are no checkpoint of upstream",
+        f"if it is a converted model: kit up --model {shlex.quote(str(source))}",
+    )
+
+
+def _others(source: Path) -> _Found | None:
+    """Files by other names: one that may be renamed, steps below, or whatever is there."""
+    names = sorted(path.name for path in source.iterdir())
+    files = [name for name in names if name.endswith(_SINGLE)]
+    below = sorted(path.parent for path in source.glob(f"*/{_CHECKPOINT_NAME}"))
+    shown = printable(", ".join(names[:_SHOWN]))
+    shown += f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    hint = (
+        f"give a folder that holds {_CHECKPOINT_NAME}, that file itself, or a MindSpore .ckpt file"
+    )
+    if below:
+        hint = f"if you mean the one in it, give that: {shlex.quote(str(below[-1]))}"
+    elif len(files) == 1:
+        hint = f"if that is the one by another name, give it: {shlex.quote(str(source / files[0]))}"
+    return _Found(f"the folder holds {shown}", hint)
+
+
+def _below(source: Path) -> list[Path]:
+    """What lies in a folder and in the folders of it: as deep as the formats here go."""
+    return sorted([*source.glob("*"), *source.glob("*/*")])
+
+
+_LOOKS: tuple[Callable[[Path], _Found | None], ...] = (
+    _nothing,
+    _zero_3,
+    _latest,
+    _megatron,
+    _unpacked,
+    _peft,
+    _converted,
+    _others,
+)

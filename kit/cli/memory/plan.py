@@ -1,4 +1,4 @@
-"""`kit memory plan`."""
+"""`kit memory plan` and `kit memory cards`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal

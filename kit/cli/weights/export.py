@@ -1,4 +1,4 @@
-"""`kit weights export`."""
+"""`kit weights export` and `kit weights export-peft`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`kit weights fetch`."""
+"""`kit weights fetch` and `kit weights import`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`kit weights list`."""
+"""`kit weights list` and `kit weights lock`."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""`kit weights verify`."""
+"""`kit weights verify` and `kit weights refresh`."""
 
 import json
 from pathlib import Path
