@@ -23,6 +23,7 @@ from kit.memory.proc import process_memory
 from kit.memory.unavailable import Unavailable
 from kit.records import parse_object
 
+# Fifty looks a second: a small model loads in well under one.
 SAMPLE_SECONDS = 0.02
 
 

@@ -23,6 +23,7 @@ from kit.records import open_plain_fd
 MAX_DIRECTORY_BYTES = 8 * 1024**2
 """Far above what any checkpoint needs (13B: 0.05 MB); bounds memory."""
 
+# Read at once for a checksum: large enough for a disk, small beside everything else held.
 _PIECE_BYTES = 1024**2
 _LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
 """Signature, flags, method, CRC-32, both sizes, lengths of the name and of the extra field."""

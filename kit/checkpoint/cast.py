@@ -16,6 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _UNSIGNED: dict[DType, Any] = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16}
 _EXPONENT = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
+# Numbers cast at once: source and target of a tile stay in a core's cache.
 _TILE = 1 << 17
 
 

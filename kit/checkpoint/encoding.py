@@ -18,6 +18,7 @@ from kit.checkpoint.torchfile import ITEM_BYTES
 from kit.errors import UsageError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+# Numbers rounded at once: the fp32 copies of a tile stay in a core's cache.
 _TILE = 1 << 17
 
 

@@ -22,7 +22,9 @@ from kit.errors import IntegrityError, printable
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
+# 64 bits, seven a byte (protocol buffers, encoding).
 _MAX_VARINT_BYTES = 10
+# Fields before a tensor's data are a few dozen bytes: one page has them all.
 _WINDOW_BYTES = 4096
 
 

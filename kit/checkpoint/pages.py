@@ -8,6 +8,7 @@ import numpy as np
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 PAGE_BYTES = 4096
+# Written pages are dropped this far behind, once the disk has had time to take them.
 LAG_BYTES = 64 * 1024**2
 
 

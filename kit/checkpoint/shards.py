@@ -21,6 +21,7 @@ from kit.checkpoint.encoding import (
 from kit.checkpoint.layout import Mapping
 from kit.checkpoint.tensors import Tensor
 
+# As transformers' save_pretrained cut files for years; every tool expects that size.
 DEFAULT_MAX_SHARD_BYTES = 5 * 10**9
 WRITTEN_BY = ("written_by", "spark-kit")
 """In the metadata of every shard: a conversion's record belongs beside it."""

@@ -15,6 +15,7 @@ from kit.doctor.examine import Report
 from kit.doctor.finding import Status
 from kit.doctor.registry import CHECKS
 
+# What a terminal has where nobody made it wider; longer lines read worse.
 _WIDTH = 80
 _NARROW = 60
 """Columns. Below it what was found gets a line of its own, not what the ids leave of one."""

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+# Piped, a line per quarter: enough to see that it goes on, few enough for a log.
 _STEPS = 4
 _SPINNER_COLUMNS = 3
 

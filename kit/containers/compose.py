@@ -21,9 +21,11 @@ from kit.settings import bundled, instance_name
 FILE_NAME = "compose.yaml"
 PROJECT = "spark-kit"
 COMMANDS = (("docker", "compose"), ("docker-compose",))
+# The last of version 1, which Debian and Ubuntu still ship.
 OLDEST = (1, 29, 0)
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _VERSION_SECONDS = 15.0
+# Compose's own reason stands in its last lines.
 _LAST_LINES = 50
 
 

@@ -21,6 +21,7 @@ SERVICE_LABEL = "com.docker.compose.service"
 OWNER_LABEL = "spark-kit.state-dir"
 PROVEN = "spark-kit-proven"
 """Repository of names for images that have passed their checks."""
+# The engine answers in milliseconds unless it hangs; pulls and builds go through the CLI.
 _SECONDS = 10
 _GONE = (404, 409)
 """HTTP status for a container that was removed, or is just being removed."""

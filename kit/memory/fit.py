@@ -12,6 +12,7 @@ from kit.memory.torch_build import TorchBuild
 CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024, 512)
 STEP = 512
 """The longest context that fits is found to so many tokens."""
+# More than anybody asks of one card; the search needs an end.
 MOST_SEQUENCES = 64
 PRECISIONS: tuple[Precision, ...] = ("bf16", "int8", "int4")
 """Those to choose from, the best one first. fp32 gives nothing more for checkpoints that are served

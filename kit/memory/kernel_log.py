@@ -16,6 +16,7 @@ from kit.memory.unavailable import Unavailable
 from kit.units import KIB
 
 KMSG = Path("/dev/kmsg")
+# A read of /dev/kmsg gives one record, of at most so much (CONSOLE_EXT_LOG_MAX).
 _RECORD_BYTES = 8192
 _KILL = re.compile(r"(Memory cgroup out|Out) of memory: Kill(?:ed)? process (\d+)")
 _RESIDENT = re.compile(r"(?:anon|file|shmem)-rss:(\d+)kB")

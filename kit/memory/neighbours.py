@@ -10,6 +10,7 @@ from kit.memory.torch_build import installed_build
 from kit.memory.unavailable import Unavailable
 from kit.units import format_gib
 
+# The largest ones; the rest is summed.
 _SHOWN = 3
 
 

@@ -17,6 +17,7 @@ from kit.runtime.ready import require_no_death
 
 EXERCISE_SECONDS = 120.0
 """`kit up` leaves the exercise out where it would take longer."""
+# Whatever takes longer than a day is told as that: nobody waits for it.
 _DAY_SECONDS = 86_400.0
 
 

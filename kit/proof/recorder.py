@@ -18,10 +18,12 @@ from kit.runtime.out_of_memory import Lived
 from kit.runtime.protocol import Runtime
 from kit.units import MIB
 
+# Ten looks a second: a look costs milliseconds, and the spikes of loading last longer.
 SAMPLE_SECONDS = 0.1
 IDLE_SECONDS = 1.0
 """While nothing changes, a sample this often is kept."""
 _CHANGE_BYTES = MIB
+# Asking Docker costs more than a look at /proc, and processes change seldom.
 _ASK_RUNTIME_SECONDS = 1.0
 _PHASES = {"startup": "starting"}
 _Host = tuple[int, int, int, int]

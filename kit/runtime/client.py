@@ -12,6 +12,7 @@ from kit.errors import ServiceError
 from kit.records import parse_json, parse_object
 from kit.settings import authority
 
+# A health route touches no model: a server that works answers in milliseconds.
 _PROBE_SECONDS = 5.0
 _LOG = "read its log: kit logs"
 

@@ -26,9 +26,12 @@ from kit.settings import api_key_file
 from kit.units import MIB
 
 SERVER_COMMAND = (sys.executable, "-m", "kit", "serve")
+# The server ends its running answers within 10 s; the rest is for its last words.
 GRACE_SECONDS = 15.0
 _VARIABLES = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+# Two of them are kept: weeks of requests, and an archive that can be mailed.
 _ROTATE_BYTES = 10 * MIB
+# Nobody notices a tenth of a second.
 _POLL_SECONDS = 0.1
 
 

@@ -24,6 +24,7 @@ class _Cause:
     hint: str
 
 
+# The kernel's log counts from the start of the machine and drifts from the clock.
 _CLOCKS_DIFFER_SECONDS = 5.0
 _CAUSES = (
     _Cause(

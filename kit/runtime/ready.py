@@ -12,6 +12,7 @@ from kit.runtime.out_of_memory import Lived
 from kit.runtime.protocol import Listener, Running, Runtime
 
 LivedSoFar = Callable[[], Lived]
+# Ten looks a second: nobody notices a tenth, and a look costs the server a millisecond.
 POLL_SECONDS = 0.1
 _HANGS = 3
 """Probes in a row that a listening server may leave unanswered, and meanwhile not work at all,
@@ -25,7 +26,9 @@ _PHASES = {
 }
 """What the server's phases are called on a terminal."""
 _STARTING = "starting the server"
+# A server that has failed says so first, then frees its memory, then ends.
 _LAST_WORDS_SECONDS = 5.0
+# The end of a traceback with the line that matters, on half a screen.
 _LOG_LINES = 12
 
 

@@ -22,11 +22,15 @@ BODY_SECONDS = 30.0
 """From a request's headers to the end of its body: the longest one at 1.1 Mbit/s."""
 SMALL_BYTES = 64 * KIB
 """Nearly every conversation is shorter. What large bodies hold does not keep them out."""
+# How late a body that takes too long may be noticed.
 _LOOK_SECONDS = 0.5
+# By then the answer is out and what the body held is garbage.
 _TIDY_SECONDS = 1.0
 _ANY_CONTEXT = 32768
 """Tokens, of a model that is not loaded yet: the longest context that there is."""
+# As many as the schema takes (kit.serve.schema.MAX_PROMPTS).
 _PROMPTS = 64
+# Values beside messages and prompts: parameters, stop strings, logit biases.
 _SPARE = 1000
 _CLOSE = {"Connection": "close"}
 """For who sends nothing more. A client that goes on sending would lose its answer by that."""

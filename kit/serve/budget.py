@@ -13,6 +13,7 @@ from kit.units import MIB, format_gib
 
 logger = logging.getLogger("kit.serve")
 
+# A breach is told before the next scrape of Prometheus (every 5 s, monitoring/prometheus.yml).
 CHECK_SECONDS = 2.0
 _TIDY_EVERY, _TIDY_BYTES = 5, 16 * MIB
 """Looks between two times that memory is tidied up, and how much more than at first is worth it."""

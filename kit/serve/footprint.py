@@ -11,6 +11,7 @@ from kit.memory.vram import estimated_peak
 from kit.serve.model import Model
 from kit.units import MIB, format_gib
 
+# What grew by less than that explains no breach.
 _WORTH_NAMING_BYTES = 8 * MIB
 
 

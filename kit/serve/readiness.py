@@ -6,6 +6,7 @@ from kit.errors import KitError, ServiceError
 from kit.serve.errors import ApiError
 from kit.serve.model import Model, ModelSource, load_model
 
+# Loading goes on in seconds: a client that asks so often misses little.
 RETRY_AFTER_SECONDS = 2
 
 

@@ -22,7 +22,9 @@ from pydantic_core import PydanticCustomError
 from kit.serve import neutral
 from kit.serve.neutral import Neutral
 
+# Of one prompt; each is a sequence of its own in the KV cache.
 MAX_CHOICES = 8
+# Of one request; together with the choices they may fill the queue.
 MAX_PROMPTS = 64
 
 

@@ -24,6 +24,7 @@ from kit.errors import IntegrityError
 from kit.memory.pagecache import cached_bytes
 from kit.units import MIB
 
+# One is read into and one copied from, and one of each is ready: neither waits for the other.
 BUFFERS = 4
 BUFFER_BYTES = 16 * MIB - ROOM_BYTES
 """With its room a power of two: torch pins no other sizes, and keeps what it has pinned (its

@@ -50,6 +50,7 @@ def up(
         return bring_up(intent, runtimes, listener)
 
 
+# On a few CPU cores the first answer of a 13B takes minutes.
 _ANSWER_SECONDS = 300.0
 _ANSWER_TOKENS = {True: 64, False: 32}  # of the demo; of a model that may be slow here
 BUILD_LOG = "image-build.log"

@@ -9,6 +9,7 @@ from kit.runtime.state import read_spec, spec_record, write_record
 
 FILE_NAME = "history.json"
 _VERSION = 1
+# Each keeps a name for its image: a rollback goes one back, seldom two.
 _MOST = 5
 
 

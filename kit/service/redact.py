@@ -14,6 +14,7 @@ from urllib.parse import quote
 _SECRET_NAME = re.compile(r"KEY|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 4
 """A shorter value would be found in the middle of words: it is looked for as a word."""
+# Shorter names occur inside other words.
 _SHORTEST_WORD = 3
 
 

@@ -28,6 +28,7 @@ from kit.service.redact import is_secret, redactor
 from kit.service.status import details, status
 from kit.settings import Settings, bundled
 
+# The last start and some hours of requests, in an archive that can be mailed.
 _LOG_LINES = 2000
 Part = Callable[[], str]
 """Makes the text of one file."""

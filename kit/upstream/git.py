@@ -19,6 +19,7 @@ TOPS = ("LICENSE", "LICENSE_MODEL.md", "deepspeed-megatron")
 """What the kit takes of the repository."""
 
 
+# For a fetch on a slow line; whatever hangs longer does not come.
 _TIMEOUT_S = 600.0
 _FROM_ANOTHER = {
     "GIT_DIR",

@@ -21,6 +21,7 @@ from kit.weights.transfer import (
     require_size,
 )
 
+# What an interruption can cost, against a journal that is synced too often.
 COMMIT_S = 1.0
 _REMEDY = "get it again from where it came"
 

@@ -45,6 +45,7 @@ from kit.weights.transfer import (
     require_size,
 )
 
+# Between two words on how the check of what is there goes on.
 _HASH_STEP_BYTES = 256 * MIB
 
 

@@ -28,6 +28,7 @@ _SIZE = (
     r"[0-9]{1,18}"  # ASCII digits below 2**63: int() refuses 5000 of them, files cannot be so big
 )
 CONTENT_RANGE = re.compile(rf"bytes (?:({_SIZE})-({_SIZE})|\*)/({_SIZE}|\*)")
+# Across continents and proxies a connection takes seconds, not more.
 CONNECT_S = 15.0
 HEADERS_S = 60.0
 """From a request to the end of the answer's headers, redirects included."""

@@ -17,6 +17,7 @@ from kit.weights.digest import sha256_file
 from kit.weights.exclusive import exclusive
 
 OWN_NAME = "kit.lock"
+# Who holds the lock file writes a few kB; a minute means that it hangs.
 _WAIT_S = 60.0
 Weights = Mapping[str, Mapping[str, LockedFile]]
 

@@ -23,6 +23,7 @@ from kit.weights.blocks import (
     start_journal,
 )
 
+# What an interruption costs at most of each connection; some 3,200 marks for 53 GB.
 BLOCK_BYTES = 16 * MIB
 KEPT = "what has arrived is kept, and it goes on"
 

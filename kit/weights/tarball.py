@@ -25,6 +25,7 @@ from kit.weights.partial import KEPT, partial_path
 from kit.weights.transfer import Watch
 
 _CHUNK_BYTES = 4 * MIB
+# What an interruption can cost, against a journal that is synced too often.
 _COMMIT_S = 1.0
 
 

@@ -12,6 +12,7 @@ from kit.units import format_gib
 
 _BAR_COLUMNS = 58
 _LABEL_COLUMNS = 10
+# Piped, a line a second is a log that can be read afterwards.
 _LINE_SECONDS = 1.0
 _PRIVATE, _SHARED, _MAPPED, _OUTSIDE = "blue", "magenta", "cyan", "green"
 _PLAN, _BUDGET = "┊", "┃"

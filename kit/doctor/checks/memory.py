@@ -9,6 +9,7 @@ from kit.memory.room import Limit, Room
 from kit.memory.unavailable import Unavailable
 from kit.units import KIB, MIB
 
+# The kernel's own default of old; pinned memory of CUDA is not counted here.
 _LOCKED_BYTES = 64 * KIB
 _SHM = "/dev/shm"  # noqa: S108  (a name in messages)
 _SHM_BYTES = 64 * MIB

@@ -23,6 +23,7 @@ from kit.memory.unavailable import Unavailable
 from kit.service.missing_weights import WEIGHTS
 from kit.weights.catalogue import Source, read_catalogue
 
+# Whoever needs longer to accept a connection will not deliver 50 GB either.
 SECONDS = 3.0
 _OFFLINE = Unavailable("--offline: the network is left alone")
 _WANTED_PACKAGE = "torch"

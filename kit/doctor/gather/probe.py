@@ -17,6 +17,7 @@ from kit.doctor.request import Request
 from kit.memory.nvml import Nvidia
 from kit.memory.unavailable import Unavailable
 
+# A container starts in seconds; the first one on a cold disk may take a minute.
 SECONDS = 60.0
 _BESIDE_SECONDS = 10.0
 """For the commands around it."""

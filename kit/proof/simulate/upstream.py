@@ -21,6 +21,7 @@ from kit.serve.megatron import upstream
 from kit.serve.megatron.arguments import DType, upstream_arguments
 from kit.serve.megatron.folder import read_folder
 
+# The first allocates what the next ones use again; the third shows that nothing more comes.
 DECODE_STEPS = 3
 STREAMING = "megatron.spark_kit.streaming"
 """The kit's file in the rewritten tree that loads in a stream."""

@@ -83,8 +83,10 @@ def _remove_stale() -> None:
 
 logger = logging.getLogger("kit.serve.megatron")
 
+# A traceback of upstream's, which passes through DeepSpeed's launcher.
 _LOG_LINES = 40
 _ACCEPT_SECONDS = 0.2
+# For a rank to end by itself once its socket is closed; then it is killed.
 _END_SECONDS = 5.0
 _NOTICE_SECONDS = 1.0
 """Until the end of a process is noticed that has made others fail."""
