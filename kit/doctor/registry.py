@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     python.environment,
     python.packages,
     gpu.driver,
+    gpu.lost,
     gpu.may_be_used,
     gpu.memory,
     torch.build,

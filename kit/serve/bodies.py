@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope
 
 from kit.serve.errors import ApiError, bad_request
 from kit.serve.heap import tidy
+from kit.serve.schema import MAX_PROMPTS
 from kit.units import KIB, MIB
 
 BODY_SECONDS = 30.0
@@ -28,8 +29,6 @@ _LOOK_SECONDS = 0.5
 _TIDY_SECONDS = 1.0
 _ANY_CONTEXT = 32768
 """Tokens, of a model that is not loaded yet: the longest context that there is."""
-# As many as the schema takes (kit.serve.schema.MAX_PROMPTS).
-_PROMPTS = 64
 # Values beside messages and prompts: parameters, stop strings, logit biases.
 _SPARE = 1000
 _CLOSE = {"Connection": "close"}
@@ -204,7 +203,7 @@ def require_few_values(body: bytes, context: int) -> None:
     outside = np.bitwise_xor.accumulate(text == ord('"')) == 0
     containers = np.count_nonzero(outside & ((text == ord("{")) | (text == ord("["))))
     values = np.count_nonzero(outside & (text == ord(",")))
-    if containers > 3 * context + _SPARE or values > _PROMPTS * context + _SPARE:
+    if containers > 3 * context + _SPARE or values > MAX_PROMPTS * context + _SPARE:
         raise bad_request(
             f"The body holds {containers} lists and objects and {values} further values, more than "
             f"any request that fits this model's context of {context} tokens.",

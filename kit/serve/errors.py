@@ -148,9 +148,20 @@ def _invalid_body(problem: Mapping[str, Any]) -> ApiError:
 
 
 def _http_error(request: Request, error: HTTPException) -> ApiError:
+    # FastAPI's own words, about what json.loads raised, name no cause.
+    if isinstance(error.__cause__, ValueError | RecursionError):
+        return bad_request(f"The body cannot be read: {_unreadable(error.__cause__)}.")
     place = f"{request.method} {request.url.path}"
     message, code = {
         404: (f"There is no {place}.", "unknown_url"),
         405: (f"{place} is not allowed.", "method_not_allowed"),
     }.get(error.status_code, (str(error.detail), None))
     return ApiError(error.status_code, message, code=code, headers=error.headers)
+
+
+def _unreadable(error: ValueError | RecursionError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "a number has too many digits"  # the only other one that json.loads raises

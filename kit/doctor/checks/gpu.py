@@ -32,12 +32,6 @@ def driver(facts: Facts) -> Finding:
             remedy="look at `lspci -d 10de:` and for Xid in `dmesg`; in a virtual machine, pass a "
             "GPU through; in a container, start it with --gpus all",
         )
-    if found.lost:
-        return warning(
-            f"{many(len(found.lost), 'GPU')} cannot be used, {len(found.gpus)} can",
-            *(Evidence("NVML", lost, "a GPU that answers") for lost in found.lost),
-            remedy=_REMEDIES["lost"],
-        )
     names = ", ".join(dict.fromkeys(gpu.name for gpu in found.gpus))
     count = many(len(found.gpus), "GPU")
     return passed(f"driver {found.driver}, {cuda(found.cuda)}: {count} ({names})")
@@ -68,6 +62,19 @@ def _no_driver(found: Unavailable, machine: Machine | Unavailable) -> Finding:
         remedy = f"{_INSTALL}; its installer blacklists nouveau, which holds the card now"
         return failure("the card is held by nouveau, which has no CUDA", *seen, remedy=remedy)
     return failure("there is an NVIDIA card and no driver that answers", *seen, remedy=_INSTALL)
+
+
+@check("gpu.lost", "every GPU answers", reads=["nvidia"], requires=["gpu.driver"])
+def lost(facts: Facts) -> Finding:
+    """A card that fell off the bus. Those that still answer are looked at nevertheless."""
+    nvidia = known(facts.nvidia)
+    if not nvidia.lost:
+        return passed("none was lost")
+    return warning(
+        f"{many(len(nvidia.lost), 'GPU')} cannot be used, {len(nvidia.gpus)} can",
+        *(Evidence("NVML", told, "a GPU that answers") for told in nvidia.lost),
+        remedy=_REMEDIES["lost"],
+    )
 
 
 @check("gpu.visible", "CUDA may use a GPU", reads=["nvidia", "environ"], requires=["gpu.driver"])

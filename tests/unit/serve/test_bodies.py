@@ -180,3 +180,22 @@ def test_a_body_of_too_many_objects_is_refused_by_both_routes(server: RunningSer
         )
         assert answer.status_code == 400
         assert "30003 lists and objects" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"prompt": "\xff\xfe"}', "it is not UTF-8 at byte 12"),
+        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "a number has too many digits"),
+        (b'{"prompt": ' + b"[" * 50_000 + b"}", "it is nested too deeply"),
+    ],
+    ids=["bytes", "digits", "depth"],
+)
+def test_a_body_that_cannot_be_read_is_told_why(
+    server: RunningServer, body: bytes, reason: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    url = f"{server.url}/v1/completions"
+    answer = httpx.post(url, content=body, headers=headers, timeout=20, trust_env=False)
+    message = f"The body cannot be read: {reason}."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+from kit.doctor.check import run
 from kit.doctor.checks import gpu
 from kit.doctor.finding import Status
+from kit.doctor.registry import CHECKS
 from kit.memory.nvml import GpuProcess, NoDriver, Nvidia
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
@@ -143,11 +145,15 @@ def test_another_card_that_suffices_is_named():
     assert finding.remedy.startswith("use Stub 48, which has 47.50 GiB free: KIT_GPU=1")
 
 
-def test_a_lost_card_beside_one_that_works_is_a_warning():
+def test_a_lost_card_is_a_warning_and_hides_nothing_of_those_that_work():
     facts = replace(WORKSTATION, nvidia=replace(DRIVER, lost=("GPU 1: Unknown Error",)))
-    finding = gpu.driver.judge(facts)
+    found = {result.check.id: result for result in run(CHECKS, facts)}
+    finding = found["gpu.lost"].finding
     assert (finding.status, finding.summary) == ("warn", "1 GPU cannot be used, 1 can")
     assert "Xid" in finding.remedy
+    whole = {result.check.id: result for result in run(CHECKS, WORKSTATION)}
+    assert found.keys() == whole.keys()
+    assert {name for name, each in found.items() if each != whole[name]} == {"gpu.lost"}
 
 
 def test_unknown_memory_is_a_warning():
