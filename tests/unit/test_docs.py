@@ -14,6 +14,8 @@ PAGES = sorted(
     [*checkout().glob("README*.md"), checkout() / "CONTRIBUTING.md", *checkout().glob("docs/*.md")]
 )
 COMMAND = re.compile(r"(?:^\$ |`|^ExecStart=\S*/)(kit [a-z][^`\n#|>&]*)", re.MULTILINE)
+CHINESE = sorted(checkout().glob("docs/*.zh-CN.md"))
+FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 
 
@@ -35,6 +37,19 @@ def test_commands_and_links(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not [(line, wrong) for line in COMMAND.findall(text) if (wrong := unknown(line))]
     assert not [link for link in LINK.findall(text) if not (page.parent / link).exists()]
+
+
+def test_chinese_pages_are_among_those_checked() -> None:
+    assert CHINESE
+    assert set(CHINESE) <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_chinese_pages_show_the_same_commands_and_output(page: Path) -> None:
+    english = page.with_name(page.name.replace(".zh-CN", "")).read_text(encoding="utf-8")
+    shown = FENCED.findall(english)
+    assert shown
+    assert FENCED.findall(page.read_text(encoding="utf-8")) == shown
 
 
 def test_what_is_not_there_is_found() -> None:
