@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from kit.errors import KitError, UsageError
 from kit.files import inner_path
+from kit.records import MAX_BYTES, read_plain
 
 SHIPPED = Path(__file__).with_name("catalogue.toml")
 _TABLES = ("shapes", "licences", "sources", "weights")
@@ -132,7 +133,7 @@ def read_catalogue(own: Path | None = None) -> Catalogue:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return tomllib.loads(read_plain(path, MAX_BYTES).decode())
 
 
 def _catalogue(content: Mapping[str, Any]) -> Catalogue:

@@ -8,6 +8,7 @@ from typing import Any
 
 import kit
 from kit.errors import IntegrityError
+from kit.records import MAX_BYTES, read_plain
 
 SPARK_SOURCE = Path(kit.__file__).parent / "spark"
 CODE_FILES = (
@@ -125,7 +126,8 @@ def _require_same_ids(ids: Mapping[str, int], vocab: Path, hint: str) -> None:
     """Upstream takes special ids from the line numbers of ``.vocab``; ours are the model's own."""
     if not vocab.is_file():
         return
-    lines = vocab.read_text(encoding="utf-8").split("\n")
+    # What is not UTF-8 is no special token; the lines keep their numbers.
+    lines = read_plain(vocab, MAX_BYTES).decode("utf-8", "replace").split("\n")
     line_numbers = {line.split("\t")[0]: number for number, line in enumerate(lines)}
     for token, index in ids.items():
         if line_numbers.get(token) != index:

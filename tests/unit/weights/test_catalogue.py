@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -87,6 +88,9 @@ def test_catalogues_that_cannot_be_used(tmp_path: Path, old: str, new: str) -> N
         read_catalogue(path)
     with pytest.raises(UsageError):
         read_catalogue(tmp_path / "missing.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UsageError, match="pipe"):
+        read_catalogue(tmp_path / "pipe.toml")
 
 
 @pytest.mark.parametrize("name", ["a", "a/b.c", "a b/ü", "..a", "a..b"])
