@@ -52,10 +52,18 @@ def listening_on(port: int, *, proc: Path = PROC) -> Listening | None:
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port, proc)}
     for folder in proc.glob("[0-9]*") if sockets else ():
         with contextlib.suppress(OSError):  # not ours to look into, or it has ended
-            if any(str(link.readlink()) in sockets for link in (folder / "fd").iterdir()):
+            if any(_target(link) in sockets for link in (folder / "fd").iterdir()):
                 words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 return Listening(int(folder.name), tuple(words))
     return None
+
+
+def _target(link: Path) -> str:
+    """Where a link of /proc/PID/fd points; empty: it was closed since the folder was listed."""
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""
 
 
 def holder_of(port: int, *, proc: Path = PROC) -> str:

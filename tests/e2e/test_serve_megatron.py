@@ -1,5 +1,6 @@
 """`kit serve --engine megatron` as a process, with ranks, on the stand-in for upstream."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -79,8 +80,9 @@ def listening_elsewhere(pid: int) -> set[str]:
     """Addresses other than loopback that the process listens at, by /proc (see proc(5))."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        if found := re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink())):
-            inodes.add(found[1])
+        with contextlib.suppress(FileNotFoundError):  # closed since the folder was listed
+            if found := re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink())):
+                inodes.add(found[1])
     addresses = set()
     for table, loopback in (("tcp", "0100007F"), ("tcp6", "0" * 24 + "01000000")):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
