@@ -117,9 +117,9 @@ $(VENV)/.giftless: $(VENV)/.cli requirements/giftless.txt
 
 # The oldest version that the model's code runs on, and the newest that the index has; all else they
 # need, torch among it, is that of $(VENV).
-OLDEST = from kit.spark.configuration_spark import TRIED_TRANSFORMERS as tried; print(tried[0])
+OLDEST = from kit.models.spark.configuration_spark import TRIED_TRANSFORMERS as tried; print(tried[0])
 BESIDE = import pathlib, sys, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'beside.pth').write_text(sys.argv[1])
-$(VENV)/.transformers: $(VENV)/.native kit/spark/configuration_spark.py
+$(VENV)/.transformers: $(VENV)/.native kit/models/spark/configuration_spark.py
 	beside="$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
 	oldest="$$($(VENV)/bin/python -c '$(OLDEST)')" && \
 	for wanted in "oldest transformers==$$oldest" "newest transformers"; do \

@@ -83,7 +83,7 @@ def convert_by_torch(source: Path, output: Path, how: str) -> Callable[[], objec
     from safetensors.torch import save_file
 
     from kit.checkpoint.model import read_model
-    from kit.spark import SparkConfig, SparkForCausalLM
+    from kit.models.spark import SparkConfig, SparkForCausalLM
 
     def tensors(mapped: bool) -> dict[str, torch.Tensor]:
         model = torch.load(source, mmap=mapped)["module"]["language_model"]

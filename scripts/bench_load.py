@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import kit.spark  # noqa: F401  (makes the Auto classes know Spark)
+import kit.models.spark  # noqa: F401  (makes the Auto classes know Spark)
 from kit.bench.fresh_process import Measured, measure, run_job
 from kit.checkpoint.buffers import Buffer
 from kit.checkpoint.direct import SourceReader
 from kit.memory.pagecache import evict
+from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.serve.loader import load_model
 from kit.serve.staging import BUFFER_BYTES, Ring
-from kit.spark import SparkConfig, SparkForCausalLM
 from kit.units import MIB
 
 Job = Callable[[Path, torch.device], object]

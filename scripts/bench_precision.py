@@ -22,10 +22,10 @@ from demo_questions import load_entries
 from safetensors.torch import load_file
 
 from kit.errors import UsageError
+from kit.models.spark import SparkForCausalLM
 from kit.serve.loader import load_model
 from kit.serve.tokenizer import Tokenizer, load_tokenizer
 from kit.settings import bundled
-from kit.spark import SparkForCausalLM
 from kit.units import MIB
 from kit.weights.convert import convert_checkpoint
 from kit.weights.record import Precision

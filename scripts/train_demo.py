@@ -29,10 +29,10 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from kit.models.spark import SparkConfig, SparkForCausalLM, SparkTokenizer
+from kit.models.spark.tokenization_spark import SPACED_MARKS
+from kit.models.spark.upstream_format import upstream_arguments, upstream_state
 from kit.settings import bundled
-from kit.spark import SparkConfig, SparkForCausalLM, SparkTokenizer
-from kit.spark.tokenization_spark import SPACED_MARKS
-from kit.spark.upstream_format import upstream_arguments, upstream_state
 from kit.weights.convert import convert_checkpoint
 from kit.weights.export import SPARK_SOURCE
 from kit.weights.layers import lock_files, update_weights

@@ -22,7 +22,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         import torch
         from safetensors.torch import save_file
 
-        from kit.spark import SparkConfig, SparkForCausalLM
+        from kit.models.spark import SparkConfig, SparkForCausalLM
         from kit.weights.export import write_support_files
 
         config: dict[str, Any] = {

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from kit.models.spark.configuration_spark import KEY_BLOCK, QUERY_BLOCK, SparkConfig
+from kit.models.spark.mask_spark import in_block_window
 from kit.serve.shapes import Shapes
-from kit.spark.configuration_spark import KEY_BLOCK, QUERY_BLOCK, SparkConfig
-from kit.spark.mask_spark import in_block_window
 
 _MASK_ALIGNMENT = 16
 """torch's fused kernels copy a mask in every layer whose rows do not begin at such a multiple."""

@@ -15,11 +15,11 @@ from torch import nn
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.memory import cgroup, proc
 from kit.memory.unavailable import Unavailable
+from kit.models.spark import SparkConfig, SparkForCausalLM
+from kit.models.spark.rotary_spark import SparkRotaryEmbedding
 from kit.serve.engine import Progress
 from kit.serve.quantised import Int4Linear, quantise_linears
 from kit.serve.staging import Ring, stage
-from kit.spark import SparkConfig, SparkForCausalLM
-from kit.spark.rotary_spark import SparkRotaryEmbedding
 from kit.units import MIB
 
 _STEP_BYTES = MIB // 2

@@ -10,6 +10,8 @@ from kit.errors import IntegrityError, KitError
 from kit.memory.limits import serving_limits
 from kit.memory.plan import PREFILL_CHUNK, kv_positions
 from kit.memory.shape import read_shape
+from kit.models.spark import SparkConfig
+from kit.models.spark.configuration_spark import QUERY_BLOCK
 from kit.serve.batch import Batch
 from kit.serve.cache import RingCache
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
@@ -18,8 +20,6 @@ from kit.serve.loader import DTypeName, load_model
 from kit.serve.quantised import type_name
 from kit.serve.warm_up import warm_up
 from kit.serve.worker import Worker
-from kit.spark import SparkConfig
-from kit.spark.configuration_spark import QUERY_BLOCK
 from kit.units import MIB
 
 ONE_THREAD_BYTES = 64 * MIB

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import linear
 
 from kit.errors import UsageError
+from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.serve.heap import trim_heap
-from kit.spark import SparkConfig, SparkForCausalLM
 
 _INT8_KERNEL_INPUTS, _INT8_KERNEL_COLUMNS = 64, 16
 _INT4_KERNEL_INPUTS, _INT4_KERNEL_ROWS = 32, 16

@@ -46,7 +46,7 @@ def load_tokenizer(model_dir: Path) -> Tokenizer:
     Raises:
         IntegrityError: the directory holds none, or a damaged one.
     """
-    from kit.spark import SparkTokenizer
+    from kit.models.spark import SparkTokenizer
 
     try:
         return cast(Tokenizer, SparkTokenizer.from_pretrained(model_dir, local_files_only=True))

@@ -10,7 +10,7 @@ import kit
 from kit.errors import IntegrityError
 from kit.records import MAX_BYTES, read_plain
 
-SPARK_SOURCE = Path(kit.__file__).parent / "spark"
+SPARK_SOURCE = Path(kit.__file__).parent / "models/spark"
 CODE_FILES = (
     "attention_spark.py",
     "cache_spark.py",

@@ -7,7 +7,7 @@ import openai
 import pytest
 import torch
 
-from kit.spark.tokenization_spark import SparkTokenizer
+from kit.models.spark.tokenization_spark import SparkTokenizer
 from tests.container.conftest import Run
 from tests.shapes import parts, save_shards
 from tests.stand_in_megatron import greedy, install

@@ -9,7 +9,7 @@ import torch
 from golden_runs import Case, collect, read_cases
 from transformers import AutoModelForCausalLM
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
+import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.serve.engine import Step
 from kit.serve.native import NativeEngine
 

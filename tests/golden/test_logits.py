@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
-from kit.spark.mask_spark import in_block_window
+import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
+from kit.models.spark.mask_spark import in_block_window
 
 FP32_TOLERANCE = 1e-4
 """Correct variants differ by at most 2.4e-5; a wrong LayerNorm eps by 8e-4."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
+import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.cli.serve import Serving, native_source
 from kit.serve.server import ModelServer, ServerOptions
 

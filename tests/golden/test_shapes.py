@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
+import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.megatron.engine import MegatronEngine
 from kit.serve.megatron.folder import read_folder

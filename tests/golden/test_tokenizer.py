@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
+import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pytest
 from demo_questions import Entry, load_entries
 
 from kit.lock import read_lock
+from kit.models.spark.tokenization_spark import SPACED_MARKS
 from kit.serve.defaults import read_defaults
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.native import NativeEngine
 from kit.serve.tokenizer import InContextDecoder, Tokenizer, load_tokenizer
 from kit.settings import bundled
-from kit.spark.tokenization_spark import SPACED_MARKS
 from kit.units import MIB
 from kit.weights.convert import convert_checkpoint
 from kit.weights.layers import verify_files

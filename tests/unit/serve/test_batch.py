@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from kit.models.spark import SparkForCausalLM
 from kit.serve.batch import Batch
 from kit.serve.cache import RingCache
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.loader import load_model
 from kit.serve.sequence import EngineSequence
 from kit.serve.shapes import Shapes
-from kit.spark import SparkForCausalLM
 
 CPU = torch.device("cpu")
 CHUNK = 112

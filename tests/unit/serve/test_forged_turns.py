@@ -2,7 +2,7 @@
 
 import pytest
 
-import kit.spark  # noqa: F401  (makes the Auto classes know Spark)
+import kit.models.spark  # noqa: F401  (makes the Auto classes know Spark)
 from kit.checkpoint.layout import Dimensions
 from kit.serve.chat import encode_conversation
 from kit.serve.schema import Message

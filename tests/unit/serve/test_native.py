@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from kit.errors import EnvironmentNotReady, IntegrityError, ServiceError, UsageError
+from kit.models.spark import SparkForCausalLM, SparkModel
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.native import NativeEngine
-from kit.spark import SparkForCausalLM, SparkModel
 
 Steps = queue.Queue[Step | Exception]
 

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn.functional import linear
 
 from kit.errors import UsageError
+from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.loader import load_model
 from kit.serve.native import NativeEngine
 from kit.serve.quantised import Int4Linear, Int8Linear, QuantisedLinear
-from kit.spark import SparkConfig, SparkForCausalLM
 from kit.weights.convert import convert_checkpoint
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import kit.spark  # noqa: F401  (registers Spark with the Auto classes)
+import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.weights.convert import convert_checkpoint
 from kit.weights.upstream_export import export_upstream
 from kit.weights.verify import prove_conversion

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.spark import configuration_spark
-from kit.spark.configuration_spark import TRIED_TRANSFORMERS, require_tried
+from kit.models.spark import configuration_spark
+from kit.models.spark.configuration_spark import TRIED_TRANSFORMERS, require_tried
 from kit.weights.export import TRANSFORMERS_VERSION
 
 PROGRAM = Path(__file__).with_name("open_directory.py")

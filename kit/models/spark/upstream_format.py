@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from kit.spark.configuration_spark import SparkConfig
-from kit.spark.modeling_spark import SparkForCausalLM
+from kit.models.spark.configuration_spark import SparkConfig
+from kit.models.spark.modeling_spark import SparkForCausalLM
 
 
 def upstream_state(model: SparkForCausalLM) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
-from kit.spark import SparkConfig, SparkForCausalLM, mask_spark
-from kit.spark.mask_spark import in_block_window, warn_of_exact_window
+from kit.models.spark import SparkConfig, SparkForCausalLM, mask_spark
+from kit.models.spark.mask_spark import in_block_window, warn_of_exact_window
 
 LONG = torch.arange(700)[None] % 1900 + 50
 

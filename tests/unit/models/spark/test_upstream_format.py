@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kit.models.spark import SparkConfig, SparkForCausalLM
+from kit.models.spark.upstream_format import upstream_arguments, upstream_state
 from kit.settings import bundled
-from kit.spark import SparkConfig, SparkForCausalLM
-from kit.spark.upstream_format import upstream_arguments, upstream_state
 from kit.weights.convert import convert_checkpoint
 
 

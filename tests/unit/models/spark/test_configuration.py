@@ -2,7 +2,7 @@
 
 import pytest
 
-from kit.spark import SparkConfig
+from kit.models.spark import SparkConfig
 
 
 def test_defaults_are_the_13b():

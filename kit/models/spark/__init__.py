@@ -1,10 +1,10 @@
-"""iFlytekSpark for transformers. ``import kit.spark`` makes the Auto classes know it."""
+"""iFlytekSpark for transformers. ``import kit.models.spark`` makes the Auto classes know it."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from kit.spark.configuration_spark import SparkConfig
-from kit.spark.modeling_spark import SparkForCausalLM, SparkModel
-from kit.spark.tokenization_spark import SparkTokenizer
+from kit.models.spark.configuration_spark import SparkConfig
+from kit.models.spark.modeling_spark import SparkForCausalLM, SparkModel
+from kit.models.spark.tokenization_spark import SparkTokenizer
 
 AutoConfig.register(SparkConfig.model_type, SparkConfig, exist_ok=True)
 AutoModel.register(SparkConfig, SparkModel, exist_ok=True)

@@ -1,0 +1,1 @@
+"""The models of the kit for transformers: one folder a family, each known to the Auto classes."""
