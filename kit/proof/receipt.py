@@ -132,6 +132,7 @@ class Receipt:
         pools: by name, ``host`` and ``device``; only those that were promised.
         phases: in their order.
         work: None where the service was only loaded and asked one question.
+        while_serving: what the service itself had reported of its budget by then, a sentence each.
     """
 
     date: str
@@ -141,6 +142,7 @@ class Receipt:
     work: MeasuredWork | None
     pools: Mapping[str, PoolResult]
     phases: Sequence[PhaseResult]
+    while_serving: Sequence[str] = ()
 
     @property
     def outcome(self) -> Outcome:

@@ -35,6 +35,8 @@ class Ready:
     weights_bytes: int = 0
     breach: str | None = None
     """How it is over its memory budget, where that is only reported."""
+    passed_peaks: tuple[str, ...] = ()
+    """Peaks over the budget that it has seen since it started."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ def _memory(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _health(status: int, body: dict[str, Any]) -> Health:
     if status == 200 and body["status"] == "ready":
+        budget = body.get("budget") or {}
         return Ready(
             model=str(body["model"]),
             dtype=str(body["dtype"]),
@@ -229,7 +232,8 @@ def _health(status: int, body: dict[str, Any]) -> Health:
             max_sequences=int(body["max_sequences"]),
             load_seconds=float(body["load_seconds"]),
             **_memory(body["memory"]),
-            breach=(body.get("budget") or {}).get("breach"),
+            breach=budget.get("breach"),
+            passed_peaks=tuple(map(str, budget.get("passed_peaks") or ())),
         )
     if body["status"] == "stopping":
         return Loading("stopping", 0.0)

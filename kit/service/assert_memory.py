@@ -10,7 +10,7 @@ from kit.errors import BudgetExceeded, EnvironmentNotReady, ServiceError, UsageE
 from kit.memory.timeline import read_timeline
 from kit.proof.evidence import RECEIPTS, new_path, now, run_of
 from kit.proof.picture import write_html, write_png
-from kit.runtime.client import Ready
+from kit.runtime.client import Failed, Ready
 from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
 from kit.service.bring_up import Up, bring_up, exclusive, reason_to_restart, report_of
 from kit.service.history import Proven
@@ -154,6 +154,9 @@ def _measure_running(
     begin = time.monotonic()
     service = intent.service()
     health = service.health()
+    if isinstance(health, Failed) and health.exit_code == BudgetExceeded.exit_code:
+        with measured_run(intent, runtime, running):  # which leaves a receipt of it
+            raise BudgetExceeded(health.error, hint=health.hint)
     if not isinstance(health, Ready):
         raise ServiceError("the service that runs is not ready", hint="see kit status")
     if service.is_busy(1):

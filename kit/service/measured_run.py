@@ -29,7 +29,7 @@ from kit.proof.receipt import (
     write_receipt,
 )
 from kit.proof.recorder import Recorder, recording
-from kit.runtime.client import Ready, Service
+from kit.runtime.client import Failed, Health, Ready, Service
 from kit.runtime.protocol import Listener, Running, Runtime
 from kit.service.intent import Intent
 from kit.service.model import DEMO
@@ -82,6 +82,7 @@ class MeasuredRun:
             self.recorder.timeline(),
             ready,
             self.service.version(),
+            reported_by(self.service.health()),
         )
         write_receipt(self.receipt, receipt if refused is None else breached(receipt, refused))
 
@@ -118,6 +119,7 @@ def receipt_of(
     timeline: Timeline,
     ready: Ready | None,
     version: Mapping[str, str | None],
+    while_serving: tuple[str, ...] = (),
 ) -> Receipt:
     """Of a measured run.
 
@@ -133,7 +135,17 @@ def receipt_of(
         work=held.work,
         pools={_POOLS[v.what].value: _pool(v, intent) for v in held.verdicts},
         phases=phase_results(timeline),
+        while_serving=while_serving,
     )
+
+
+def reported_by(health: Health) -> tuple[str, ...]:
+    """What a service says of its memory budget: that it is over it now, and which peaks were."""
+    if isinstance(health, Ready):
+        return (*([health.breach] if health.breach else []), *health.passed_peaks)
+    if isinstance(health, Failed) and health.exit_code == BudgetExceeded.exit_code:
+        return (health.error,)
+    return ()
 
 
 def breached(receipt: Receipt, pool: Pool) -> Receipt:

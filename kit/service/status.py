@@ -146,8 +146,9 @@ def health(url: str) -> Status:
     """Readiness of whatever serves at ``url``, whoever started it."""
     reply = Service(url).health()
     match reply:
-        case Ready(model=model, device=device, dtype=dtype, breach=breach):
+        case Ready(model=model, device=device, dtype=dtype, breach=breach, passed_peaks=passed):
             over = f"\n  over its memory budget: {breach}" if breach else ""
+            over += "".join(f"\n  was over its memory budget: {peak}" for peak in passed)
             told = f"ready: {model} on {device} in {dtype}, {url}/v1{over}"
             return Status("ready", told, None, reply)
         case Loading(phase, fraction):

@@ -2,8 +2,8 @@
 
 STAND_IN chooses what happens: ok, slow (to load), load_error, crash, out_of_memory, hog (it takes
 memory until it is killed), over_budget (it says so itself), never_ready, mute, no_answer, busy (it
-is full from its second request on). A file `broken` or `heavy` in the directory does so, too: it
-crashes, or takes a gigabyte.
+is full from its second request on). A file `broken`, `heavy` or `over` in the directory does so,
+too: it crashes, takes a gigabyte, or says that it is over its budget.
 """
 
 import argparse
@@ -68,7 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour == "never_ready" or time.monotonic() - started < load_seconds:
             self.reply(503, {"status": "loading", "phase": "weights", "progress": 0.41})
             return
-        if behaviour == "over_budget":
+        over = os.path.exists(f"{options.directory}/over")  # noqa: PTH110
+        if over or behaviour == "over_budget":
             told = {"error": "peak host RAM", "hint": "--max-ram", "exit_code": 5}
             self.reply(503, {"status": "failed", **told})
             return

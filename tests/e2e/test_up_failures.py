@@ -80,6 +80,20 @@ def test_breached_budget_as_json(kit: Kit) -> None:
     assert report["memory"]["ram"]["peak_bytes"] > report["memory"]["ram"]["budget_bytes"]
 
 
+def test_a_breach_while_serving_is_in_the_receipt(
+    kit: Kit, model_dir: Path, tmp_path: Path
+) -> None:
+    receipt = tmp_path / "receipt.json"
+    assert kit.up().returncode == 0
+    (model_dir / "over").touch()
+    done = kit("memory", "assert", "--receipt", str(receipt))
+    assert done.returncode == 5
+    assert "error: peak host RAM\nhint: --max-ram\n" in done.stderr
+    record = json.loads(receipt.read_text(encoding="utf-8"))
+    assert (record["outcome"], record["while_serving"]) == ("breached", ["peak host RAM"])
+    assert kit("status").returncode == 1
+
+
 def test_running_service_is_held_against_a_new_budget(kit: Kit) -> None:
     kit.up()
     assert kit.up("--max-ram", "5MiB", "--no-preflight").returncode == 5

@@ -14,11 +14,11 @@ from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import Held
 from kit.proof.receipt import MeasuredWork
-from kit.runtime.client import Ready
+from kit.runtime.client import Failed, Ready, Silent
 from kit.runtime.local import LocalRuntime
 from kit.runtime.protocol import ServeSpec
 from kit.service.intent import Intent
-from kit.service.measured_run import breached, digests_of, machine_of, receipt_of
+from kit.service.measured_run import breached, digests_of, machine_of, receipt_of, reported_by
 from kit.service.model import Model
 from kit.settings import Settings, bundled
 from kit.units import GIB
@@ -127,3 +127,20 @@ def test_digests_of_what_was_converted_and_of_the_demo(intent, tmp_path):
     demo = replace(intent, model=Model("demo", tmp_path, True, "?"))
     locked = read_lock(bundled("kit.lock")).weights["demo"]
     assert digests_of(demo) == {name: f"sha256:{file.sha256}" for name, file in locked.items()}
+
+
+OVER = "host RAM is 3.0 GiB, 1.0 GiB over the budget of 2.0 GiB"
+
+
+@pytest.mark.parametrize(
+    ("health", "reports"),
+    [
+        (READY, ()),
+        (replace(READY, breach=OVER, passed_peaks=("peak VRAM",)), (OVER, "peak VRAM")),
+        (Failed(OVER, "--max-ram", 5), (OVER,)),
+        (Failed("the engine has died", "kit logs", 6), ()),
+        (Silent("refused", refused=True), ()),
+    ],
+)
+def test_what_a_service_reports_of_its_budget(health, reports):
+    assert reported_by(health) == reports
