@@ -112,6 +112,8 @@ class Settings:
             ``stay`` (``KIT_ON_FAILURE``).
         max_waiting: answers that may wait for others to end (``KIT_MAX_WAITING``).
         allow_origins: of web pages that may use the server (``KIT_ALLOW_ORIGINS``).
+        published_host: in a container, where compose.yaml publishes its port
+            (``KIT_PUBLISHED_HOST``).
         allow_hosts: names that the server is asked by, beside its own (``KIT_ALLOW_HOSTS``).
         keep_alive_seconds: that an idle connection stays open (``KIT_KEEP_ALIVE``).
         unknown_parameters: refuse or ignore, in requests (``KIT_UNKNOWN_PARAMETERS``).
@@ -133,6 +135,7 @@ class Settings:
     on_failure: str = "exit"
     max_waiting: int = DEFAULT_MAX_WAITING
     allow_origins: tuple[str, ...] = ()
+    published_host: str | None = None
     allow_hosts: tuple[str, ...] = ()
     keep_alive_seconds: int = DEFAULT_KEEP_ALIVE_SECONDS
     unknown_parameters: str = "refuse"
@@ -175,6 +178,7 @@ class Settings:
             on_failure=_on_failure(environ.get("KIT_ON_FAILURE") or cls.on_failure),
             max_waiting=_count("KIT_MAX_WAITING", environ) or cls.max_waiting,
             allow_origins=_origins(environ.get("KIT_ALLOW_ORIGINS") or ""),
+            published_host=environ.get("KIT_PUBLISHED_HOST") or None,
             allow_hosts=_hosts(environ.get("KIT_ALLOW_HOSTS") or ""),
             keep_alive_seconds=_count("KIT_KEEP_ALIVE", environ) or cls.keep_alive_seconds,
             unknown_parameters=environ.get("KIT_UNKNOWN_PARAMETERS") or cls.unknown_parameters,

@@ -147,7 +147,7 @@ def server_options(
             max_waiting=settings.max_waiting,
             unknown_parameters=read_unknown(settings.unknown_parameters),
             allow_origins=settings.allow_origins,
-            allow_hosts=own_hosts(address, settings.allow_hosts),
+            allow_hosts=own_hosts(address, settings.allow_hosts, settings.published_host),
         ),
     )
 

@@ -111,18 +111,31 @@ class HostCheck:
         if name.startswith("[") or _is_address(name):
             return True
         below = (f"*.{name.split('.', dots)[-1]}" for dots in range(1, name.count(".") + 1))
-        return not self._allowed.isdisjoint({"*", name, *below}) if name else False
+        plain = () if "." in name else (PLAIN_NAMES,)
+        return not self._allowed.isdisjoint({"*", name, *below, *plain}) if name else False
 
 
-def own_hosts(bound: str, further: Collection[str]) -> frozenset[str] | None:
+PLAIN_NAMES = "<plain>"
+"""In a set of allowed hosts: every name without a dot, as containers of one network have."""
+
+
+def own_hosts(
+    bound: str, further: Collection[str], published: str | None = None
+) -> frozenset[str] | None:
     """Names that a server which listens on ``bound`` is asked by; None: any, it is not checked.
 
     On loopback it is, elsewhere only where the user has named hosts.
+
+    Args:
+        published: in a container, the host's address that its port is published on: that decides.
+            Its neighbours ask it by names without a dot, which no page of the Internet has.
     """
-    is_loopback = bound == "localhost" or (_is_address(bound) and ip_address(bound).is_loopback)
+    place = (published or bound).strip("[]")
+    is_loopback = place == "localhost" or (_is_address(place) and ip_address(place).is_loopback)
     if not is_loopback and not further:
         return None
-    return frozenset({"localhost", "*.localhost", bound.lower(), *further})
+    neighbours = (PLAIN_NAMES,) if published else ()
+    return frozenset({"localhost", "*.localhost", bound.lower(), *further, *neighbours})
 
 
 def _is_address(name: str) -> bool:

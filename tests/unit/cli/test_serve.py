@@ -42,6 +42,16 @@ def test_the_host_is_looked_at_on_loopback_alone() -> None:
     assert server_options(settings, "::1", None, Budget()).app.allow_hosts is not None
 
 
+@pytest.mark.parametrize(
+    ("published", "checked"),
+    [("127.0.0.1", True), ("[::1]", True), ("0.0.0.0", False)],  # noqa: S104
+)
+def test_where_a_container_is_published_decides(published: str, checked: bool) -> None:
+    environ = {"HOME": "/root", "KIT_HOST": "0.0.0.0", "KIT_PUBLISHED_HOST": published}  # noqa: S104
+    options = server_options(Settings.from_environ(environ), None, None, Budget())
+    assert (options.app.allow_hosts is not None) is checked
+
+
 def test_a_word_that_is_no_setting() -> None:
     settings = Settings.from_environ({"HOME": "/root", "KIT_UNKNOWN_PARAMETERS": "drop"})
     with pytest.raises(UsageError, match="KIT_UNKNOWN_PARAMETERS"):

@@ -123,6 +123,15 @@ def test_names_that_a_server_on_loopback_is_asked_by(start: Start, host: str, st
         assert told.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("host", "status"), [("server:8000", 200), ("localhost", 200), ("evil.example", 400), ("", 400)]
+)
+def test_names_that_a_container_is_asked_by(start: Start, host: str, status: int) -> None:
+    server = start(allow_hosts=own_hosts("0.0.0.0", (), published="127.0.0.1"))  # noqa: S104
+    told = httpx.get(f"{server.url}/v1/models", headers={"Host": host}, trust_env=False)
+    assert told.status_code == status
+
+
 def test_a_client_too_old_to_name_a_host(start: Start) -> None:
     server = start(allow_hosts=own_hosts("127.0.0.1", ()))
     address = urlsplit(server.url)
