@@ -25,8 +25,8 @@ from kit.checkpoint.buffers import Buffer
 from kit.checkpoint.direct import SourceReader
 from kit.memory.pagecache import evict
 from kit.models.spark import SparkConfig, SparkForCausalLM
-from kit.serve.loader import load_model
-from kit.serve.staging import BUFFER_BYTES, Ring
+from kit.serve.native.loader import load_model
+from kit.serve.native.staging import BUFFER_BYTES, Ring
 from kit.units import MIB
 
 Job = Callable[[Path, torch.device], object]
@@ -49,7 +49,7 @@ def touched(directory: Path, device: torch.device) -> None:
 
 def touched_without_read_ahead(directory: Path, device: torch.device) -> None:
     """The same, each page read by the fault that touches it."""
-    with patch("kit.serve.loader.read_ahead"):
+    with patch("kit.serve.native.loader.read_ahead"):
         touched(directory, device)
 
 

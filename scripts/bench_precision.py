@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from kit.errors import UsageError
 from kit.models.spark import SparkForCausalLM
-from kit.serve.loader import load_model
+from kit.serve.native.loader import load_model
 from kit.serve.tokenizer import Tokenizer, load_tokenizer
 from kit.settings import bundled
 from kit.units import MIB

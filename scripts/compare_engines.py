@@ -25,7 +25,7 @@ from kit.serve.engine import Engine
 from kit.serve.megatron.arguments import DType
 from kit.serve.megatron.engine import MegatronEngine
 from kit.serve.megatron.folder import read_folder
-from kit.serve.native import NativeEngine
+from kit.serve.native.engine import NativeEngine
 from kit.settings import Settings
 from kit.upstream.tree import require_rewritten
 from kit.weights.convert import convert_checkpoint

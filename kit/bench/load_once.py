@@ -18,9 +18,9 @@ import torch
 
 from kit.bench.fresh_process import run_job
 from kit.bench.loaders import Job
-from kit.serve.loader import load_model
 from kit.serve.megatron.upstream import import_upstream, initialise
 from kit.serve.megatron.upstream import load_model as load_upstream
+from kit.serve.native.loader import load_model
 
 
 def main() -> None:

@@ -128,10 +128,10 @@ def server_options(
     Raises:
         UsageError: a setting is not one of its words.
     """
-    from kit.serve.app import AppOptions
+    from kit.serve.api.app import AppOptions
+    from kit.serve.api.middleware import own_hosts
+    from kit.serve.api.neutral import read_unknown
     from kit.serve.budget import read_on_breach
-    from kit.serve.middleware import own_hosts
-    from kit.serve.neutral import read_unknown
     from kit.serve.server import ServerOptions
 
     address = settings.host if host is None else host
@@ -218,7 +218,7 @@ def native_source(
     from kit.serve.tokenizer import load_tokenizer
 
     def build_engine() -> Engine:
-        from kit.serve.native import NativeEngine
+        from kit.serve.native.engine import NativeEngine
         from kit.weights.untampered import require_untampered
 
         def check(progress: Callable[[int, int], None]) -> None:

@@ -19,14 +19,14 @@ CUBLAS_BYTES = 64 * MIB
 """What cuBLAS and cuBLASLt keep as workspaces in torch's pool, at most; it depends on the GPU."""
 
 RING_BYTES = 4 * pinned_bytes(16 * MIB)
-"""The pinned buffers through which a GPU is loaded; see ``kit.serve.staging``."""
+"""The pinned buffers through which a GPU is loaded; see ``kit.serve.native.staging``."""
 
 PROGRAMS_BYTES = 32 * MIB
 """What oneDNN and torch's attention compile for 16 bits on a CPU, and keep, for the shapes that
 ``kit.serve.shapes`` leaves; as seen with AMX, where programs are largest, whatever the model."""
 
 _DEQUANTISED_ROWS = {"cpu": 512, "cuda": 4096}
-"""Rows of a matrix of integers that are floats at a time; see ``kit.serve.quantised``."""
+"""Rows of a matrix of integers that are floats at a time; see ``kit.serve.native.quantised``."""
 _SERVED = (Phase.SERVE,)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kit.errors import KitError, ServiceError
-from kit.serve.errors import ApiError
+from kit.serve.api.errors import ApiError
 from kit.serve.model import Model, ModelSource, load_model
 
 # Loading goes on in seconds: a client that asks so often misses little.

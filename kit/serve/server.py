@@ -20,11 +20,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
-from kit.serve.app import AppOptions, create_app
+from kit.serve.api.app import AppOptions, create_app
+from kit.serve.api.generation import Answers
 from kit.serve.budget import BudgetWatch
 from kit.serve.engine import Engine
 from kit.serve.footprint import look
-from kit.serve.generation import Answers
 from kit.serve.heap import give_back, settle_heap, tidy
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness
@@ -38,7 +38,7 @@ from an answer to the end of a body that it did not need."""
 class Connection(H11Protocol):
     """Closes what only trickles: headers, and the rest of a body whose request has its answer.
 
-    A body that is wanted is bounded in :mod:`kit.serve.bodies`; an idle connection between two
+    A body that is wanted is bounded in :mod:`kit.serve.api.bodies`; an idle connection between two
     requests is uvicorn's to close.
     """
 

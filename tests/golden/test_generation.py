@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.serve.engine import Step
-from kit.serve.native import NativeEngine
+from kit.serve.native.engine import NativeEngine
 
 
 def cases(golden, precision: str) -> list[Case]:

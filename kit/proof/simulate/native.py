@@ -17,9 +17,9 @@ from kit.proof.simulate.card import pretended_card
 from kit.proof.simulate.ledger import Ledger, Stage
 from kit.proof.simulate.ledger import Step as Counted
 from kit.proof.simulate.tensors import with_data, without_data
-from kit.serve import staging
 from kit.serve.engine import SamplingParams, Step
-from kit.serve.native import NativeEngine
+from kit.serve.native import staging
+from kit.serve.native.engine import NativeEngine
 from kit.serve.sequence import EngineSequence
 from kit.serve.worker import Running, Worker
 

@@ -14,7 +14,7 @@ from kit.serve.tokenizer import Tokenizer, load_tokenizer
 from kit.weights.export import write_support_files
 
 if TYPE_CHECKING:
-    from kit.serve.loader import DTypeName
+    from kit.serve.native.loader import DTypeName
 
 
 def megatron_source(

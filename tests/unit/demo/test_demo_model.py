@@ -12,7 +12,7 @@ from kit.lock import read_lock
 from kit.models.spark.tokenization_spark import SPACED_MARKS
 from kit.serve.defaults import read_defaults
 from kit.serve.engine import SamplingParams, Step
-from kit.serve.native import NativeEngine
+from kit.serve.native.engine import NativeEngine
 from kit.serve.tokenizer import InContextDecoder, Tokenizer, load_tokenizer
 from kit.settings import bundled
 from kit.units import MIB

@@ -15,7 +15,7 @@ from kit.proof.assertion import Answering, Proof, prove
 from kit.proof.recorder import Recorder
 from kit.runtime.client import Service
 from kit.runtime.protocol import Running, ServeSpec
-from kit.serve.app import AppOptions
+from kit.serve.api.app import AppOptions
 from kit.serve.server import ServerOptions
 from kit.units import GIB
 from tests.timelines import RUN

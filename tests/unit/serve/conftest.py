@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for serve_fakes; importlib mod
 
 from serve_fakes import FakeEngine, RunningServer, source
 
-from kit.serve.app import AppOptions
+from kit.serve.api.app import AppOptions
 from kit.serve.server import ServerOptions
 
 Start = Callable[..., RunningServer]

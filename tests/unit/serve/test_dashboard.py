@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from serve_fakes import MODEL
 
-from kit.serve.metrics import MEMORY_LABELS
+from kit.serve.api.metrics import MEMORY_LABELS
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "monitoring"

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serve_fakes import END, RET, ByteTokenizer
 
-from kit.serve.answer import Detokenizer
+from kit.serve.api.answer import Detokenizer
 from kit.serve.tokenizer import InContextDecoder
 
 

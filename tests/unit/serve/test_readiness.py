@@ -2,7 +2,7 @@ import pytest
 from serve_fakes import FakeEngine, source
 
 from kit.errors import BudgetExceeded, IntegrityError
-from kit.serve.errors import ApiError
+from kit.serve.api.errors import ApiError
 from kit.serve.readiness import Breach, Failed, Loading, Readiness, Ready, Stopping
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.serve.answer import StopScanner
+from kit.serve.api.answer import StopScanner
 
 
 def scan(pieces: list[str], stops: list[str]) -> tuple[list[str], bool]:

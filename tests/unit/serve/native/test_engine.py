@@ -15,7 +15,7 @@ import torch
 from kit.errors import EnvironmentNotReady, IntegrityError, ServiceError, UsageError
 from kit.models.spark import SparkForCausalLM, SparkModel
 from kit.serve.engine import SamplingParams, Step
-from kit.serve.native import NativeEngine
+from kit.serve.native.engine import NativeEngine
 
 Steps = queue.Queue[Step | Exception]
 

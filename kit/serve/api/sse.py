@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from kit.serve.errors import ApiError
+from kit.serve.api.errors import ApiError
 
 PING_SECONDS = 15.0
 """Proxies and clients give up a connection that was silent for longer, 30 to 60 s as a rule."""

@@ -12,11 +12,11 @@ from ipaddress import ip_address
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kit.serve.bodies import Body, BodyBudget
-from kit.serve.errors import CLIENT_GONE, REQUEST_ID, ApiError
-from kit.serve.generation import Answers
-from kit.serve.metrics import Metrics
-from kit.serve.neutral import UNKNOWN, UnknownParameters
+from kit.serve.api.bodies import Body, BodyBudget
+from kit.serve.api.errors import CLIENT_GONE, REQUEST_ID, ApiError
+from kit.serve.api.generation import Answers
+from kit.serve.api.metrics import Metrics
+from kit.serve.api.neutral import UNKNOWN, UnknownParameters
 
 logger = logging.getLogger("kit.serve")
 

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import kit
-from kit.serve.exchange import ready_model
-from kit.serve.metrics import Metrics
+from kit.serve.api.exchange import ready_model
+from kit.serve.api.metrics import Metrics
 from kit.serve.model import Model, ModelSource
 
 router = APIRouter()

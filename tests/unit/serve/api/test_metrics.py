@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from kit.memory.budget import Budget
 from kit.memory.plan import CUDA_CONTEXT_BYTES
-from kit.serve.metrics import Metrics
+from kit.serve.api.metrics import Metrics
 from kit.units import GIB
 
 STATS = {"running": 0, "waiting": 0, "prompt_tokens": 0, "generated_tokens": 0}

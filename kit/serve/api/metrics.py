@@ -8,8 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kit.memory.budget import Budget
+from kit.serve.api.generation import OnToken
 from kit.serve.footprint import measured_peaks, memory_figures
-from kit.serve.generation import OnToken
 from kit.serve.model import Model
 from kit.serve.readiness import Readiness, Ready
 

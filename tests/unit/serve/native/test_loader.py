@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.bench.fresh_process import measure
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.serve.loader import load_model
+from kit.serve.native.loader import load_model
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ import sys
 from pathlib import Path
 import torch
 from kit.bench.fresh_process import run_job
-from kit.serve.loader import load_model
+from kit.serve.native.loader import load_model
 
 def job():
     model = load_model(Path(sys.argv[1]), torch.device("cpu"), "auto", lambda *_: None)

@@ -10,9 +10,9 @@ import pytest
 from serve_fakes import MODEL, FakeEngine, RunningServer, source
 
 from kit.runtime.client import base_url
-from kit.serve import sse
-from kit.serve.app import AppOptions
-from kit.serve.middleware import own_hosts
+from kit.serve.api import sse
+from kit.serve.api.app import AppOptions
+from kit.serve.api.middleware import own_hosts
 from kit.serve.server import ServerOptions
 
 Start = Callable[..., RunningServer]

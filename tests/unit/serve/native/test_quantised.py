@@ -13,9 +13,9 @@ from torch.nn.functional import linear
 from kit.errors import UsageError
 from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.serve.engine import SamplingParams, Step
-from kit.serve.loader import load_model
-from kit.serve.native import NativeEngine
-from kit.serve.quantised import Int4Linear, Int8Linear, QuantisedLinear
+from kit.serve.native.engine import NativeEngine
+from kit.serve.native.loader import load_model
+from kit.serve.native.quantised import Int4Linear, Int8Linear, QuantisedLinear
 from kit.weights.convert import convert_checkpoint
 
 CPU = torch.device("cpu")

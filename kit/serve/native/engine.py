@@ -12,12 +12,12 @@ from kit.memory.plan import PREFILL_CHUNK, kv_positions
 from kit.memory.shape import read_shape
 from kit.models.spark import SparkConfig
 from kit.models.spark.configuration_spark import QUERY_BLOCK
-from kit.serve.batch import Batch
-from kit.serve.cache import RingCache
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
 from kit.serve.gpu import GPU_ERRORS, cap_vram, choose_device, device_memory, gpu_failed
-from kit.serve.loader import DTypeName, load_model
-from kit.serve.quantised import type_name
+from kit.serve.native.batch import Batch
+from kit.serve.native.cache import RingCache
+from kit.serve.native.loader import DTypeName, load_model
+from kit.serve.native.quantised import type_name
 from kit.serve.warm_up import warm_up
 from kit.serve.worker import Worker
 from kit.units import MIB

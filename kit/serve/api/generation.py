@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from kit.serve.answer import Answer, Chunk
+from kit.serve.api.answer import Answer, Chunk
+from kit.serve.api.errors import ApiError, bad_request, engine_failed
 from kit.serve.engine import OnStep, SamplingParams, Step
-from kit.serve.errors import ApiError, bad_request, engine_failed
 from kit.serve.model import Model
 
 _RETRY_AFTER_SECONDS = 5

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from serve_fakes import CONTEXT, FakeEngine, RunningServer
 
-from kit.serve.bodies import SMALL_BYTES, BodyBudget, require_few_values
-from kit.serve.errors import ApiError
+from kit.serve.api.bodies import SMALL_BYTES, BodyBudget, require_few_values
+from kit.serve.api.errors import ApiError
 from kit.serve.server import Connection
 from kit.units import MIB
 

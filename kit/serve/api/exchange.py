@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import Request
 
-from kit.serve.answer import Chunk, ScoredToken
+from kit.serve.api.answer import Chunk, ScoredToken
+from kit.serve.api.errors import ApiError
+from kit.serve.api.generation import Answers, Choice, Generation
+from kit.serve.api.metrics import Metrics
 from kit.serve.engine import FinishReason
-from kit.serve.errors import ApiError
-from kit.serve.generation import Answers, Choice, Generation
-from kit.serve.metrics import Metrics
 from kit.serve.model import Model
 from kit.serve.readiness import Readiness
 from kit.serve.tokenizer import InContextDecoder

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from kit.bench.fresh_process import measure
 from kit.errors import IntegrityError
 from kit.memory.pagecache import cached_bytes, evict
-from kit.serve import staging
-from kit.serve.staging import Ring, stage
+from kit.serve.native import staging
+from kit.serve.native.staging import Ring, stage
 
 CPU = torch.device("cpu")
 TENSORS = {
@@ -87,7 +87,7 @@ import sys
 from pathlib import Path
 import torch
 from kit.bench.fresh_process import run_job
-from kit.serve.staging import Ring, stage
+from kit.serve.native.staging import Ring, stage
 
 def job():
     with Ring(torch.device("cpu")) as ring:

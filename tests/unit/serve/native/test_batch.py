@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from kit.models.spark import SparkForCausalLM
-from kit.serve.batch import Batch
-from kit.serve.cache import RingCache
 from kit.serve.engine import SamplingParams, Step
-from kit.serve.loader import load_model
+from kit.serve.native.batch import Batch
+from kit.serve.native.cache import RingCache
+from kit.serve.native.loader import load_model
 from kit.serve.sequence import EngineSequence
 from kit.serve.shapes import Shapes
 

@@ -18,8 +18,8 @@ from kit.memory.unavailable import Unavailable
 from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.models.spark.rotary_spark import SparkRotaryEmbedding
 from kit.serve.engine import Progress
-from kit.serve.quantised import Int4Linear, quantise_linears
-from kit.serve.staging import Ring, stage
+from kit.serve.native.quantised import Int4Linear, quantise_linears
+from kit.serve.native.staging import Ring, stage
 from kit.units import MIB
 
 _STEP_BYTES = MIB // 2

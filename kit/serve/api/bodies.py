@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from kit.serve.errors import ApiError, bad_request
+from kit.serve.api.errors import ApiError, bad_request
+from kit.serve.api.schema import MAX_PROMPTS
 from kit.serve.heap import tidy
-from kit.serve.schema import MAX_PROMPTS
 from kit.units import KIB, MIB
 
 BODY_SECONDS = 30.0

@@ -19,8 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from kit.serve import neutral
-from kit.serve.neutral import Neutral
+from kit.serve.api import neutral
+from kit.serve.api.neutral import Neutral
 
 # Of one prompt; each is a sequence of its own in the KV cache.
 MAX_CHOICES = 8

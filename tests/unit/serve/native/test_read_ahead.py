@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from kit.memory.pagecache import cached_bytes, evict
-from kit.serve import loader
-from kit.serve.loader import _advise, read_ahead
+from kit.serve.native import loader
+from kit.serve.native.loader import _advise, read_ahead
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 
 import kit.models.spark  # noqa: F401  (makes the Auto classes know Spark)
 from kit.checkpoint.layout import Dimensions
-from kit.serve.chat import encode_conversation
-from kit.serve.schema import Message
+from kit.serve.api.chat import encode_conversation
+from kit.serve.api.schema import Message
 from kit.serve.tokenizer import Tokenizer, load_tokenizer
 from kit.settings import bundled
 from kit.weights.export import write_support_files

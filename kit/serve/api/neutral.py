@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic_core import PydanticCustomError
 
 from kit.errors import UsageError
-from kit.serve.errors import loggable
+from kit.serve.api.errors import loggable
 
 logger = logging.getLogger("kit.serve")
 

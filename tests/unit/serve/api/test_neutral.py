@@ -10,8 +10,8 @@ import pytest
 from serve_fakes import CONTEXT, MODEL, FakeEngine, RunningServer
 
 from kit.errors import UsageError
-from kit.serve import neutral
-from kit.serve.neutral import read_unknown
+from kit.serve.api import neutral
+from kit.serve.api.neutral import read_unknown
 
 Start = Callable[..., RunningServer]
 CHAT = "/v1/chat/completions"

@@ -11,15 +11,15 @@ from fastapi.routing import APIRoute
 
 import kit
 from kit.memory.budget import Budget
-from kit.serve import about, chat, completions, health
-from kit.serve.bodies import BODY_SECONDS
+from kit.serve.api import about, chat, completions, health
+from kit.serve.api.bodies import BODY_SECONDS
+from kit.serve.api.errors import REQUEST_ID, install_handlers
+from kit.serve.api.generation import Answers
+from kit.serve.api.metrics import Metrics
+from kit.serve.api.middleware import Gate, HostCheck, Observe
+from kit.serve.api.neutral import UnknownParameters
 from kit.serve.budget import OnBreach
-from kit.serve.errors import REQUEST_ID, install_handlers
-from kit.serve.generation import Answers
-from kit.serve.metrics import Metrics
-from kit.serve.middleware import Gate, HostCheck, Observe
 from kit.serve.model import ModelSource
-from kit.serve.neutral import UnknownParameters
 from kit.serve.readiness import Readiness
 from kit.settings import DEFAULT_MAX_WAITING
 from kit.units import MIB

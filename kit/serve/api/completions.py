@@ -6,15 +6,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from kit.serve.answer import Chunk, ScoredToken
-from kit.serve.bodies import BoundedRoute
+from kit.serve.api.answer import Chunk, ScoredToken
+from kit.serve.api.bodies import BoundedRoute
+from kit.serve.api.exchange import Exchange, completion_logprobs, ready_model
+from kit.serve.api.generation import Choice
+from kit.serve.api.params import choices_for, require_short, tokenise
+from kit.serve.api.schema import CompletionRequest
+from kit.serve.api.sse import Events, EventStream, while_connected
 from kit.serve.engine import FinishReason
-from kit.serve.exchange import Exchange, completion_logprobs, ready_model
-from kit.serve.generation import Choice
 from kit.serve.model import Model
-from kit.serve.params import choices_for, require_short, tokenise
-from kit.serve.schema import CompletionRequest
-from kit.serve.sse import Events, EventStream, while_connected
 
 DEFAULT_MAX_TOKENS = 16
 """What OpenAI's endpoint generates when the request does not say."""

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from jinja2 import TemplateError
 
-from kit.serve.answer import Chunk, ScoredToken
-from kit.serve.bodies import BoundedRoute
-from kit.serve.errors import bad_request
-from kit.serve.exchange import Exchange, chat_logprobs, ready_model
-from kit.serve.params import choices_for, require_short, tokenise
-from kit.serve.schema import ChatRequest, Message
-from kit.serve.sse import Events, EventStream, while_connected
+from kit.serve.api.answer import Chunk, ScoredToken
+from kit.serve.api.bodies import BoundedRoute
+from kit.serve.api.errors import bad_request
+from kit.serve.api.exchange import Exchange, chat_logprobs, ready_model
+from kit.serve.api.params import choices_for, require_short, tokenise
+from kit.serve.api.schema import ChatRequest, Message
+from kit.serve.api.sse import Events, EventStream, while_connected
 from kit.serve.tokenizer import InContextDecoder, Tokenizer
 
 router = APIRouter(prefix="/v1", route_class=BoundedRoute)

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from kit.serve.api.errors import bad_request
+from kit.serve.api.generation import Choice
+from kit.serve.api.schema import GenerationRequest
 from kit.serve.defaults import GenerationDefaults
 from kit.serve.engine import ModelInfo, SamplingParams
-from kit.serve.errors import bad_request
-from kit.serve.generation import Choice
 from kit.serve.model import Model
-from kit.serve.schema import GenerationRequest
 
 Result = TypeVar("Result")
 _THREADS = 2

@@ -7,7 +7,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from kit.models.spark import SparkForCausalLM
-from kit.serve.cache import RingCache, Span
+from kit.serve.native.cache import RingCache, Span
 from kit.serve.next_token import Chooser, Wanted, upload
 from kit.serve.sequence import EngineSequence
 from kit.serve.shapes import Shapes

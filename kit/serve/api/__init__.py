@@ -1,0 +1,1 @@
+"""The API: routes, what they take and answer, and what stands between them and a client."""

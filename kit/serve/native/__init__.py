@@ -1,0 +1,1 @@
+"""The native engine: our model, its weights and its KV cache, on one device."""
