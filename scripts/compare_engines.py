@@ -22,9 +22,8 @@ from golden_runs import Case, Precision, greedy_tokens, read_cases
 
 from kit.errors import KitError
 from kit.serve.engine import Engine
-from kit.serve.megatron.arguments import DType
 from kit.serve.megatron.engine import MegatronEngine
-from kit.serve.megatron.folder import read_folder
+from kit.serve.megatron.folder import DType, read_folder
 from kit.serve.native.engine import NativeEngine
 from kit.settings import Settings
 from kit.upstream.tree import require_rewritten

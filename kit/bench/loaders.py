@@ -17,8 +17,7 @@ from kit.bench.fresh_process import Measured, measure
 from kit.errors import EnvironmentNotReady
 from kit.memory.pagecache import evict
 from kit.memory.unavailable import Unavailable
-from kit.serve.megatron.arguments import DType, upstream_arguments
-from kit.serve.megatron.folder import read_folder
+from kit.serve.megatron.folder import DType, read_folder, upstream_arguments
 from kit.serve.megatron.launch import environment
 from kit.settings import Settings
 from kit.upstream.render import MEGATRON, render, write_rendered

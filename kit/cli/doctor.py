@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kit.cli import up_options as option
+from kit.cli import options as option
+from kit.cli.options import Device, Engine
 from kit.cli.output import print_record, to_json
-from kit.cli.up_options import Device, Engine
 from kit.cli.wiring import wiring
 from kit.units import KIB
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kit.doctor.request import Request
 
 
-_Json = typer.Option("--json", help="One JSON object on stdout.")
 _Strict = typer.Option("--strict", help="Exit code 1 for warnings, too.")
 _List = typer.Option("--list-checks", help="Show what is checked, and check nothing.")
 _Skip = typer.Option(metavar="ID", help="Leave out this check, or this area; may be repeated.")
@@ -37,7 +36,7 @@ def doctor(
     skip: Annotated[list[str] | None, _Skip] = None,
     strict: Annotated[bool, _Strict] = False,
     list_checks: Annotated[bool, _List] = False,
-    as_json: Annotated[bool, _Json] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Look at this machine and say what would stop the kit, with evidence and remedy.
 
@@ -88,7 +87,7 @@ def support_bundle(
         typer.Option("--output", "-o", metavar="FILE", show_default="in this folder, by date"),
     ] = None,
     instance: Annotated[str | None, option.Instance] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Pack what helps to find a fault: versions, findings, status, logs, plan, configuration.
 

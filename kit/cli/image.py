@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kit.cli import options as option
 from kit.cli.output import print_record
 from kit.units import format_gib
 
@@ -39,7 +40,6 @@ BaseImage = Annotated[
         envvar="KIT_BASE_IMAGE", metavar="NAME", help="A Debian with Python 3.11 or 3.12."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @app.command()
@@ -96,7 +96,7 @@ def info(
     ] = None,
     target: TargetOption = None,
     base_image: BaseImage = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Show an image's size, layer by layer, and its labels."""
     from kit.containers.build import inspect

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import up_options as option
+from kit.cli import options as option
 from kit.cli.output import print_record
 from kit.cli.wiring import wiring
 from kit.settings import Settings
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from kit.runtime.protocol import Running, Runtime
     from kit.service.status import Details
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-
 
 def down(
     context: typer.Context,
     instance: Annotated[str | None, option.Instance] = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Stop the service; it may finish running requests first. Nothing running is fine too.
 
@@ -44,7 +42,7 @@ def down(
 def status(
     context: typer.Context,
     instance: Annotated[str | None, option.Instance] = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
     from kit.runtime.protocol import find_orphan
@@ -99,7 +97,7 @@ def health(
         typer.Option(envvar="KIT_PORT", min=1, max=65535, metavar="PORT", help="Port to ask."),
     ] = None,
     instance: Annotated[str | None, option.Instance] = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Ask the server whether it is ready: exit code 0 if it is, else 6.
 

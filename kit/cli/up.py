@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kit.cli import up_options as option
-from kit.cli.up_options import Device, Engine, RuntimeChoice
+from kit.cli import options as option
+from kit.cli.options import Device, Engine, RuntimeChoice
 from kit.cli.wiring import wiring
 from kit.settings import Settings
 

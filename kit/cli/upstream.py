@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kit.cli import options as option
 from kit.cli.output import print_record
 from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
@@ -58,7 +59,6 @@ Without = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Not this rewrite, or group. Repeatable."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def read_settings(lock: Path | None) -> Settings:
@@ -132,7 +132,7 @@ def fetch(
         ),
     ] = None,
     lock: Lock_ = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Bring in the pinned commit, as kit.lock has it.
 
@@ -159,7 +159,7 @@ _WRAPPED: Any = {
 }
 
 
-def list_(lock: Lock_ = None, as_json: Json = False) -> None:
+def list_(lock: Lock_ = None, as_json: Annotated[bool, option.Json] = False) -> None:
     """Show every rewrite, and how it stands.
 
     It fits the pristine tree, is applied in the rewritten one, or has drifted.
@@ -234,7 +234,7 @@ def render(
     names: Names = None,
     without: Without = None,
     lock: Lock_ = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Write the rewritten tree.
 
@@ -336,7 +336,7 @@ def verify(
         ),
     ] = None,
     lock: Lock_ = None,
-    as_json: Json = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Check every file of the trees against kit.lock."""
     from kit.upstream.tree import pinned

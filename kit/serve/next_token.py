@@ -11,7 +11,7 @@ import torch
 
 from kit.errors import ServiceError
 from kit.serve.engine import Logprobs, SamplingParams
-from kit.serve.sequence import EngineSequence
+from kit.serve.worker import EngineSequence
 
 LARGEST_SCORE = 1e30
 """A score beyond it comes of broken weights. Below it, no temperature gives an infinity."""

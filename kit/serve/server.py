@@ -22,9 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.serve.api.app import AppOptions, create_app
 from kit.serve.api.generation import Answers
-from kit.serve.budget import BudgetWatch
+from kit.serve.budget import BudgetWatch, look
 from kit.serve.engine import Engine
-from kit.serve.footprint import look
 from kit.serve.heap import give_back, settle_heap, tidy
 from kit.serve.model import ModelSource
 from kit.serve.readiness import Readiness

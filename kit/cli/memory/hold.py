@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import up_options as option
+from kit.cli import options as option
+from kit.cli.options import Device, Engine, RuntimeChoice
 from kit.cli.output import print_record
-from kit.cli.up_options import Device, Engine, RuntimeChoice
 from kit.cli.wiring import wiring
 from kit.records import read_object
 from kit.settings import Settings

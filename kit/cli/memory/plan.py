@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from kit.cli import options as option
 from kit.cli.output import print_record, print_table
 from kit.errors import UsageError
 from kit.settings import Settings
@@ -82,7 +83,6 @@ Window = Annotated[
     int | None,
     typer.Option(min=0, metavar="N", help="Of another model: its local window; 0: none."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 _DTYPE_BYTES = {"auto": None, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -107,7 +107,7 @@ def plan(
     heads: Heads = None,
     max_context: MaxContext = None,
     window: Window = None,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Show what serving MODEL takes, line by line, and how each figure is known.
 
@@ -162,7 +162,7 @@ def cards(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As the table of docs/memory.md.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Show what common GPUs serve iFlytekSpark-13B with: tokens of context x answers at once."""
     from rich.console import Console

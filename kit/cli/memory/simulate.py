@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kit.cli import options as option
 from kit.cli.memory.plan import (
-    AsJson,
     Context,
     Ffn,
     Heads,
@@ -52,7 +52,7 @@ def simulate(
     heads: Heads = None,
     max_context: MaxContext = None,
     window: Window = None,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Run the real code of serving MODEL on tensors without data, and count every byte.
 

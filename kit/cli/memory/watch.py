@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kit.cli import up_options as option
+from kit.cli import options as option
 from kit.cli.memory.explain import Html, Png, draw
 from kit.cli.wiring import wiring
 from kit.settings import Settings

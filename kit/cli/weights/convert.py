@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kit.cli import options as option
 from kit.commands import command
 
 if TYPE_CHECKING:
@@ -59,14 +60,12 @@ LoraAlpha = Annotated[
         metavar="A", help="The adapter's alpha.", show_default="from lora_config.json beside it"
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read both again and prove that every tensor is equal.")
 ]
 AllowNonfinite = Annotated[
     bool, typer.Option("--allow-nonfinite", help="Keep weights that are infinite or NaN.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="The record on stdout.")]
 
 
 def convert(
@@ -78,10 +77,10 @@ def convert(
     heads: Heads = None,
     lora: Lora = None,
     lora_alpha: LoraAlpha = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, option.Overwrite] = False,
     verify: Verify = False,
     allow_nonfinite: AllowNonfinite = False,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
     from kit.cli.transfer import TransferView

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from kit.cli import options as option
+
 
 def export(
     directory: Annotated[
@@ -20,10 +22,8 @@ def export(
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the shards' weights.")
     ] = "fp32",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="What was written, on stdout.")] = False,
+    overwrite: Annotated[bool, option.Overwrite] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Write a converted directory as checkpoint shards that upstream's own code loads."""
     from kit.cli.transfer import TransferView
@@ -66,10 +66,8 @@ def export_peft(
             show_default="from lora_config.json beside it",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing OUTPUT.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="What was written, on stdout.")] = False,
+    overwrite: Annotated[bool, option.Overwrite] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Write an adapter for the peft library, to be put on a converted directory's model."""
     from kit.weights.peft import export_peft as export

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kit.cli import options as option
 from kit.commands import command
 from kit.errors import EnvironmentNotReady
 
@@ -59,7 +60,6 @@ Connections = Annotated[int, typer.Option(min=1, max=32, metavar="N", help="Rang
 NoPreflight = Annotated[
     bool, typer.Option("--no-preflight", help="Do not check disk, RAM and VRAM first.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def fetch(
@@ -73,7 +73,7 @@ def fetch(
     gpu_memory: GpuMemory = None,
     connections: Connections = 4,
     no_preflight: NoPreflight = False,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Fetch weights: licence, room, download, check. Interrupted, the same command goes on."""
     from kit.cli.transfer import TransferView
@@ -247,7 +247,7 @@ def import_(
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy large files, even where a hard link would do.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Take weights that are on this machine already into the weights folder, checked."""
     from kit.cli.transfer import TransferView

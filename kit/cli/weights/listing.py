@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kit.cli import options as option
+
 if TYPE_CHECKING:
     from kit.weights.catalogue import Catalogue
     from kit.weights.listing import SetState
 
 
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Show what can be fetched, from where, and what is here already."""
     from kit.settings import Settings

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kit.cli import options as option
+
 if TYPE_CHECKING:
     from kit.settings import Settings
     from kit.weights.transfer import Watch
@@ -21,7 +23,7 @@ def verify(
             show_default="all that is here",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Read weights again and check every byte against the lock or the conversion's record."""
     from kit.cli.transfer import TransferView

@@ -20,8 +20,7 @@ from kit.proof.simulate.tensors import with_data, without_data
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.native import staging
 from kit.serve.native.engine import NativeEngine
-from kit.serve.sequence import EngineSequence
-from kit.serve.worker import Running, Worker
+from kit.serve.worker import EngineSequence, Running, Worker
 
 ANSWER_TOKENS = 4
 """Generated at the context's end: the first comes with the prompt, the others are decode steps."""

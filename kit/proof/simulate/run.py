@@ -22,7 +22,7 @@ from kit.memory.plan import Engine
 from kit.memory.shape import Architecture, Precision
 from kit.proof.simulate.files import write_checkpoint, write_converted
 from kit.proof.simulate.ledger import Ledger, Moment, Stage
-from kit.serve.megatron.arguments import DType
+from kit.serve.megatron.folder import DType
 from kit.serve.megatron.launch import environment
 from kit.settings import Settings
 from kit.upstream.render import MEGATRON, render, write_rendered

@@ -18,8 +18,7 @@ from kit.proof.simulate.card import pretended_card
 from kit.proof.simulate.ledger import Ledger, Place, Stage, Step
 from kit.proof.simulate.tensors import Watch, without_data
 from kit.serve.megatron import upstream
-from kit.serve.megatron.arguments import DType, upstream_arguments
-from kit.serve.megatron.folder import read_folder
+from kit.serve.megatron.folder import DType, read_folder, upstream_arguments
 
 # The first allocates what the next ones use again; the third shows that nothing more comes.
 DECODE_STEPS = 3

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 import kit
 from kit.memory.budget import Budget
-from kit.serve.api import about, chat, completions, health
+from kit.serve.api import about, chat, completions
 from kit.serve.api.bodies import BODY_SECONDS
 from kit.serve.api.errors import REQUEST_ID, install_handlers
 from kit.serve.api.generation import Answers
@@ -77,7 +77,7 @@ def create_app(source: ModelSource, readiness: Readiness, options: AppOptions) -
     app.state.readiness = readiness
     app.state.answers = answers = Answers(options.max_waiting)
     app.state.metrics = metrics = Metrics(readiness, options.budget, options.max_waiting)
-    for part in (chat, completions, about, health):
+    for part in (chat, completions, about):
         app.include_router(part.router)
         _answer_head(app, part.router)
     install_handlers(app)

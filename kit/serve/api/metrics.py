@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from kit.memory.budget import Budget
 from kit.serve.api.generation import OnToken
-from kit.serve.footprint import measured_peaks, memory_figures
+from kit.serve.budget import measured_peaks, memory_figures
 from kit.serve.model import Model
 from kit.serve.readiness import Readiness, Ready
 

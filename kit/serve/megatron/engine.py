@@ -11,15 +11,13 @@ from kit.memory.limits import serving_limits
 from kit.memory.plan import PREFILL_CHUNK
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
 from kit.serve.gpu import named_device
-from kit.serve.megatron.arguments import DTYPE_BYTES, DType, upstream_arguments
-from kit.serve.megatron.folder import UpstreamFolder
+from kit.serve.megatron.folder import DTYPE_BYTES, DType, UpstreamFolder, upstream_arguments
 from kit.serve.megatron.messages import Forward, Task
 from kit.serve.megatron.ranks import Ranks
 from kit.serve.native.loader import DTypeName
 from kit.serve.next_token import hand_out
-from kit.serve.sequence import EngineSequence
-from kit.serve.warm_up import warm_up
-from kit.serve.worker import Worker
+from kit.serve.shapes import warm_up
+from kit.serve.worker import EngineSequence, Worker
 from kit.units import MIB
 from kit.upstream.manifest import read_manifest
 

@@ -9,8 +9,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from kit.models.spark import SparkForCausalLM
 from kit.serve.native.cache import RingCache, Span
 from kit.serve.next_token import Chooser, Wanted, upload
-from kit.serve.sequence import EngineSequence
 from kit.serve.shapes import Shapes
+from kit.serve.worker import EngineSequence
 
 _ATTENTION = "kit_ring"
 """transformers' own call of torch's attention, under a name for which it makes no masks."""

@@ -11,8 +11,7 @@ from serve_fakes import FakeEngine, RunningServer, source
 from kit.errors import UsageError
 from kit.memory.budget import Budget, Measured
 from kit.memory.unavailable import Unavailable
-from kit.serve.budget import BudgetWatch, OnBreach, read_on_breach
-from kit.serve.footprint import Footprint, Parts
+from kit.serve.budget import BudgetWatch, Footprint, OnBreach, Parts, read_on_breach
 from kit.serve.readiness import Failed, Readiness, Ready
 from kit.units import GIB, MIB
 

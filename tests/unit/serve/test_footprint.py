@@ -8,7 +8,7 @@ from tests import nvml_driver
 
 CODE = """
 from types import SimpleNamespace
-from kit.serve.footprint import measured_peaks
+from kit.serve.budget import measured_peaks
 
 class Engine:
     def __init__(self, pool): self.pool = pool

@@ -4,7 +4,7 @@ import torch
 
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.next_token import hand_out
-from kit.serve.sequence import EngineSequence
+from kit.serve.worker import EngineSequence
 
 END = 0
 

@@ -7,8 +7,7 @@ import pytest
 
 from kit.errors import ServiceError
 from kit.serve.engine import SamplingParams, Step
-from kit.serve.sequence import EngineSequence
-from kit.serve.worker import EngineDied, Worker
+from kit.serve.worker import EngineDied, EngineSequence, Worker
 
 Steps = queue.Queue[Step | Exception]
 

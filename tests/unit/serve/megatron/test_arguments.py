@@ -3,8 +3,7 @@
 import json
 import shutil
 
-from kit.serve.megatron.arguments import upstream_arguments
-from kit.serve.megatron.folder import read_folder
+from kit.serve.megatron.folder import read_folder, upstream_arguments
 
 
 def options(arguments: tuple[str, ...]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from kit.serve.engine import SamplingParams, Step
 from kit.serve.native.batch import Batch
 from kit.serve.native.cache import RingCache
 from kit.serve.native.loader import load_model
-from kit.serve.sequence import EngineSequence
 from kit.serve.shapes import Shapes
+from kit.serve.worker import EngineSequence
 
 CPU = torch.device("cpu")
 CHUNK = 112

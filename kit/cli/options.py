@@ -1,4 +1,4 @@
-"""The options of `kit up`, which `kit upgrade` shares, and what they mean together."""
+"""Every option that more than one command has, and what those of `kit up` mean together."""
 
 import os
 from dataclasses import replace
@@ -103,6 +103,7 @@ Instance = typer.Option(
     show_default="the only one",
 )
 Json = typer.Option("--json", help="One JSON object on stdout.")
+Overwrite = typer.Option("--overwrite", help="Replace an existing OUTPUT.")
 
 
 def options_of(
