@@ -57,6 +57,7 @@ VARIABLES = frozenset(
         "OWNER",
         "PORT",
         "PROMETHEUS_IMAGE",
+        "PUBLISHED_HOST",
         "REQUIRE",
         "RESTART",
         "RUNTIME",

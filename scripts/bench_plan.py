@@ -33,7 +33,7 @@ from kit.memory.proc import tree_peak_bytes
 from kit.memory.shape import DTYPES, Precision, read_shape
 from kit.memory.torch_build import installed_build
 from kit.memory.unavailable import Unavailable
-from kit.proof.exercise import fill_context
+from kit.proof.assertion import fill_context
 from kit.runtime.client import Ready, Service
 from kit.units import GIB, format_gib
 

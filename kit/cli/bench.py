@@ -11,7 +11,7 @@ import typer
 from kit.errors import UsageError
 
 if TYPE_CHECKING:
-    from kit.bench.loaders_receipt import Comparison
+    from kit.bench.loaders import Comparison
 
 app = typer.Typer(
     help="Measure on this machine, side by side.", no_args_is_help=True, rich_markup_mode=None
@@ -71,7 +71,7 @@ def loaders(
         return
     if checkpoint is None:
         raise UsageError("there is no CHECKPOINT to load", hint="name its folder, or --simulate")
-    from kit.bench.loaders_receipt import table, write_picture, write_receipt
+    from kit.bench.loaders import table, write_picture, write_receipt
 
     found = _compare(checkpoint, upstream, device, precision, rounds)
     print(table(found))
@@ -122,8 +122,7 @@ def _compare(
 ) -> "Comparison":
     import torch
 
-    from kit.bench.loaders import Sources, compare_loaders, make_trees
-    from kit.bench.loaders_receipt import Comparison
+    from kit.bench.loaders import Comparison, Sources, compare_loaders, make_trees
     from kit.settings import Settings, bundled
     from kit.upstream.fetch import fetch
     from kit.upstream.tree import pinned

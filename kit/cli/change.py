@@ -11,8 +11,8 @@ from kit.cli.wiring import wiring
 from kit.settings import Settings
 
 if TYPE_CHECKING:
-    from kit.cli.terminal import Terminal
-    from kit.service.report import UpReport
+    from kit.cli.render import Terminal
+    from kit.service.measured_run import UpReport
 
 _Model = typer.Option(metavar="demo|NAME|DIR", help="Another model.")
 _Name = typer.Option(metavar="NAME", help="Another name in the API.")
@@ -115,7 +115,7 @@ def rollback(
 
 def _report(change: "Callable[[Terminal], UpReport]", as_json: bool) -> None:
     from kit.cli import up_report
-    from kit.cli.terminal import Terminal
+    from kit.cli.render import Terminal
     from kit.memory.budget import require
 
     with Terminal() as terminal:

@@ -9,7 +9,7 @@ import typer
 
 from kit.cli import options as option
 from kit.cli.options import Device, Engine
-from kit.cli.output import print_record, to_json
+from kit.cli.render import print_record, to_json
 from kit.cli.wiring import wiring
 from kit.units import KIB
 

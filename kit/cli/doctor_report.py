@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 import kit
-from kit.cli.output import print_record
+from kit.cli.render import print_record
 from kit.doctor.check import Result
 from kit.doctor.examine import Report
 from kit.doctor.finding import Status

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from kit.cli.output import print_record
-from kit.cli.terminal import Terminal
+from kit.cli.render import Terminal, print_record
 from kit.memory.plan import Pool
 from kit.runtime.protocol import Launch
 from kit.runtime.state import spec_record

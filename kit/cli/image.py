@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kit.cli import options as option
-from kit.cli.output import print_record
+from kit.cli.render import print_record
 from kit.units import format_gib
 
 if TYPE_CHECKING:
-    from kit.containers.build import ImageInfo
     from kit.containers.image import BuildOptions
+    from kit.containers.wanted_image import ImageInfo
 
 app = typer.Typer(
     help="Build the container images, and look at them.",
@@ -73,9 +73,9 @@ def build(
     Takes Python's packages from ./wheelhouse and upstream's repository from ./upstream where they
     are there, else from pip's index and from gitee. Prints the image's tag and size.
     """
-    from kit.containers.build import build as run
-    from kit.containers.build import inspect
     from kit.containers.image import checkout
+    from kit.containers.wanted_image import build as run
+    from kit.containers.wanted_image import inspect
 
     options = replace(
         _options(target),
@@ -99,8 +99,8 @@ def info(
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Show an image's size, layer by layer, and its labels."""
-    from kit.containers.build import inspect
     from kit.containers.image import checkout, image_tag
+    from kit.containers.wanted_image import inspect
 
     if image is None:
         image = image_tag(replace(_options(target), base_image=base_image), checkout())

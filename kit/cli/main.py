@@ -12,7 +12,7 @@ import typer
 import kit
 from kit.cli import bench, change, doctor, image, memory, serve, service, up, upstream, weights
 from kit.cli.doctor import support_bundle
-from kit.cli.output import tolerate_any_text
+from kit.cli.render import tolerate_any_text
 from kit.cli.wiring import Wiring
 from kit.errors import EnvironmentNotReady, KitError, UsageError
 from kit.settings import bundled, misspelt

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kit.cli import options as option
-from kit.cli.output import print_record
+from kit.cli.render import print_record
 from kit.cli.wiring import wiring
 from kit.settings import Settings
 

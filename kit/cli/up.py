@@ -15,11 +15,11 @@ from kit.cli.wiring import wiring
 from kit.settings import Settings
 
 if TYPE_CHECKING:
-    from kit.cli.terminal import Terminal
+    from kit.cli.render import Terminal
     from kit.runtime.protocol import Runtime, RuntimeName
     from kit.service.change import Runtimes
     from kit.service.intent import UpOptions
-    from kit.service.report import UpReport
+    from kit.service.measured_run import UpReport
 
 
 def up(
@@ -80,7 +80,7 @@ def up(
 
 def _bring_up(options: "UpOptions", runtimes: "Runtimes", *, as_json: bool) -> None:
     from kit.cli import up_report
-    from kit.cli.terminal import Terminal
+    from kit.cli.render import Terminal
     from kit.memory.budget import require
 
     with Terminal() as terminal:

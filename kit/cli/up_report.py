@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from kit.cli.output import print_record, to_json
+from kit.cli.render import print_record, to_json
 from kit.memory.budget import Verdict
 from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
+from kit.service.measured_run import UpReport
 from kit.service.model import CONVERT, FETCH, SERVE, WEIGHTS_URL
-from kit.service.report import UpReport
 from kit.settings import api_key_file
 from kit.units import format_gib
 

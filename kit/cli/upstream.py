@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kit.cli import options as option
-from kit.cli.output import print_record
+from kit.cli.render import print_record
 from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.settings import Settings

@@ -6,9 +6,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from kit.containers.compose import Compose, find_compose, project_name
+from kit.containers.compose import (
+    KEY_VARIABLE,
+    SERVICES,
+    Compose,
+    find_compose,
+    project_name,
+    service_name,
+    variables,
+)
 from kit.containers.docker import Container, Engine, kept_name
-from kit.containers.variables import KEY_VARIABLE, SERVICES, service_name, variables
 from kit.containers.wanted_image import require_runnable
 from kit.errors import EnvironmentNotReady, KitError
 from kit.files import writing

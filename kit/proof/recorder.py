@@ -14,7 +14,7 @@ from kit.memory.timeline import Run, Sample, Timeline, TimelineWriter
 from kit.memory.unavailable import Unavailable
 from kit.proof.measure import DeviceUse
 from kit.runtime.client import Failed, Health, Loading, Ready, Service
-from kit.runtime.out_of_memory import Lived
+from kit.runtime.postmortem import Lived
 from kit.runtime.protocol import Runtime
 from kit.units import MIB
 

@@ -8,7 +8,7 @@ from kit.memory.proc import process_stat
 from kit.memory.unavailable import Unavailable
 from kit.runtime import postmortem
 from kit.runtime.client import Failed, Loading, Ready, Service, Silent
-from kit.runtime.out_of_memory import Lived
+from kit.runtime.postmortem import Lived
 from kit.runtime.protocol import Listener, Running, Runtime
 
 LivedSoFar = Callable[[], Lived]

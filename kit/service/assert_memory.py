@@ -8,16 +8,14 @@ from pathlib import Path
 
 from kit.errors import BudgetExceeded, EnvironmentNotReady, ServiceError, UsageError
 from kit.memory.timeline import read_timeline
-from kit.proof.evidence import RECEIPTS, new_path, now, run_of
 from kit.proof.picture import write_html, write_png
+from kit.proof.receipt import RECEIPTS, new_path, now, run_of
 from kit.runtime.client import Failed, Ready
 from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
 from kit.service.bring_up import Up, bring_up, exclusive, reason_to_restart, report_of
-from kit.service.history import Proven
 from kit.service.intent import Intent, UpOptions, decide
-from kit.service.measured_run import measured_run
-from kit.service.recall import recall
-from kit.service.report import UpReport
+from kit.service.measured_run import UpReport, measured_run
+from kit.service.recall import Proven, recall
 
 Runtimes = Mapping[RuntimeName, Runtime]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import filelock
 
+from kit.containers.compose import service_name
 from kit.containers.runtime import ContainerRuntime
-from kit.containers.variables import service_name
 from kit.containers.wanted_image import build_image, require_image
 from kit.errors import KitError, ServiceError
 from kit.files import unwritable, writing
@@ -19,15 +19,14 @@ from kit.proof.assertion import Held
 from kit.proof.measure import DeviceUse, look_again
 from kit.runtime import postmortem
 from kit.runtime.client import Failed, Ready
-from kit.runtime.out_of_memory import Lived, refused_request
 from kit.runtime.port import require_free
+from kit.runtime.postmortem import Lived, refused_request
 from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current, differences
 from kit.runtime.ready import LivedSoFar, require_alive, require_no_death, wait_ready
-from kit.service import history
 from kit.service.intent import Intent, UpOptions, decide
-from kit.service.measured_run import measured_run
+from kit.service.measured_run import UpReport, measured_run
 from kit.service.preflight import require_start
-from kit.service.report import UpReport
+from kit.service.recall import Proven, remember
 
 
 def up(
@@ -115,7 +114,7 @@ def bring_up(
 
 
 def _remember(intent: Intent, runtime: Runtime, listener: Listener) -> None:
-    history.remember(intent.settings.state_dir, history.Proven(intent.runtime, intent.spec))
+    remember(intent.settings.state_dir, Proven(intent.runtime, intent.spec))
     if isinstance(runtime, ContainerRuntime):
         try:
             runtime.keep_image(intent.spec)

@@ -13,11 +13,10 @@ from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.proof.assertion import PROOF, Proof
 from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current, differences
 from kit.service.bring_up import bring_up, exclusive, pull_image
-from kit.service.history import Proven, before, read_history
 from kit.service.intent import Intent, UpOptions, decide, plan_of
+from kit.service.measured_run import UpReport
 from kit.service.model import DEMO, model_at
-from kit.service.recall import recall
-from kit.service.report import UpReport
+from kit.service.recall import Proven, before, read_history, recall
 from kit.settings import Settings
 
 Runtimes = Mapping[RuntimeName, Runtime]

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from kit.containers.compose import service_name
 from kit.containers.runtime import ContainerRuntime
-from kit.containers.variables import service_name
 from kit.errors import KitError
 from kit.runtime.protocol import (
     ImageRef,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import kit
+from kit.containers.compose import container_user, require_self_contained
 from kit.containers.docker import Engine, Image
-from kit.containers.user import container_user, require_self_contained
 from kit.containers.wanted_image import WantedImage, torch_in, wanted_image
 from kit.errors import EnvironmentNotReady
 from kit.memory import nvml

@@ -13,8 +13,8 @@ from kit.memory.torch_build import TorchBuild
 from kit.memory.unavailable import Unavailable
 from kit.runtime.port import require_free
 from kit.runtime.protocol import Listener, Running
-from kit.service.history import Proven, read_history
 from kit.service.intent import Intent
+from kit.service.recall import Proven, read_history
 from kit.units import format_gib
 
 

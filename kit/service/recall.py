@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import kit
+from kit.containers.compose import container_user, require_self_contained
 from kit.containers.docker import Engine
-from kit.containers.user import container_user, require_self_contained
 from kit.containers.wanted_image import torch_in
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory import nvml
@@ -15,11 +16,62 @@ from kit.memory.plan import Plan
 from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import PROOF, Proof
-from kit.runtime.protocol import ServeSpec
-from kit.service.history import Proven
+from kit.records import read_object
+from kit.runtime.protocol import RuntimeName, ServeSpec
+from kit.runtime.state import read_spec, spec_record, write_record
 from kit.service.intent import Intent, key_digest, plan_of
 from kit.service.model import gpus_of, model_at, shape_of
 from kit.settings import Settings, api_key_file
+
+FILE_NAME = "history.json"
+_VERSION = 1
+# Each keeps a name for its image: a rollback goes one back, seldom two.
+_MOST = 5
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A service that was ready, answered, and stayed within its budget."""
+
+    runtime: RuntimeName
+    spec: ServeSpec
+
+
+def read_history(state_dir: Path) -> tuple[Proven, ...]:
+    """The proven services. What this version does not understand is left out."""
+    try:
+        content = read_object(state_dir / FILE_NAME)
+        entries = content["proven"] if content["version"] == _VERSION else []
+        return tuple(Proven(entry["runtime"], read_spec(entry["spec"])) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def remember(state_dir: Path, proven: Proven) -> None:
+    """Make ``proven`` the newest entry.
+
+    Raises:
+        EnvironmentNotReady: the state folder cannot be written.
+    """
+    known = read_history(state_dir)
+    earlier = [entry for entry in known if _settings(entry.spec) != _settings(proven.spec)]
+    entries = [
+        {"runtime": entry.runtime, "spec": spec_record(entry.spec)}
+        for entry in (proven, *earlier)[:_MOST]
+    ]
+    write_record(state_dir / FILE_NAME, {"version": _VERSION, "proven": entries})
+
+
+def before(state_dir: Path, spec: ServeSpec) -> Proven | None:
+    """The newest proven service of other settings than ``spec``; None: there is none."""
+    known = read_history(state_dir)
+    found = (entry for entry in known if _settings(entry.spec) != _settings(spec))
+    return next(found, None)
+
+
+def _settings(spec: ServeSpec) -> ServeSpec:
+    """All but the kit's own version: an earlier one cannot be run from here."""
+    return replace(spec, kit_version=None)
 
 
 def recall(

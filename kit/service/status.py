@@ -1,16 +1,21 @@
 """`kit status` and `kit health`: what should run, whether it does, and what is known of it."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from kit.containers.runtime import ContainerRuntime
+from kit.errors import KitError, ServiceError
 from kit.memory import cgroup, proc
+from kit.memory.timeline import Run
 from kit.memory.unavailable import Unavailable
+from kit.proof.receipt import now, run_of
 from kit.runtime.client import Failed, Health, Loading, Ready, Service, Silent, base_url
-from kit.runtime.protocol import Running, Runtime
+from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
 from kit.runtime.ready import cause_of_death
+from kit.service.recall import Proven, recall_plan
 
 VERSION_LABEL = "org.opencontainers.image.version"
 COMMIT_LABEL = "spark-kit.upstream.commit"
@@ -157,3 +162,43 @@ def health(url: str) -> Status:
             return Status("failed", f"failed: {error} ({hint})", None, reply)
         case Silent(reason):
             return Status("silent", f"no answer from {url}: {reason}", None, reply)
+
+
+_POLL_SECONDS = 0.1
+
+
+def await_service(
+    runtimes: Mapping[RuntimeName, Runtime], listener: Listener, seconds: float | None
+) -> tuple[Runtime, Running]:
+    """The service that runs, or the next that is started.
+
+    Raises:
+        ServiceError: none was within ``seconds``.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        found = current(runtimes)
+        if found is not None and found[1].alive:
+            return found
+        if deadline is not None and time.monotonic() > deadline:
+            raise ServiceError(
+                f"nothing was started within {seconds:.0f} s", hint="in another terminal: kit up"
+            )
+        listener.progress("waiting for a service (in another terminal: kit up)", None)
+        time.sleep(_POLL_SECONDS)
+
+
+def run_of_service(
+    runtime: Runtime,
+    running: Running,
+    listener: Listener,
+    environ: Mapping[str, str] = os.environ,
+) -> Run:
+    """What the timeline of a running service is of; without a plan where that cannot be had."""
+    spec = running.spec
+    try:
+        plan = recall_plan(Proven(runtime.name, spec), environ)
+    except KitError as error:
+        listener.say(f"there is no plan to compare with: {error.message}")
+        return run_of(spec, None, now())
+    return run_of(spec, plan, now())

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.containers.build import require_buildkit
 from kit.containers.image import INPUTS, checkout
+from kit.containers.wanted_image import require_buildkit
 from kit.errors import KitError
 from kit.settings import bundled
 from kit.weights.convert import convert_checkpoint

@@ -48,8 +48,8 @@ def explain(
 ) -> None:
     """Say where the memory peak of a kept timeline came from, in words and numbers."""
     from kit.memory.timeline import read_timeline
-    from kit.proof.evidence import latest_timeline
     from kit.proof.explain import explain as in_words
+    from kit.proof.receipt import latest_timeline
 
     path = file or latest_timeline(Settings.from_environ().state_dir)
     timeline = read_timeline(path)

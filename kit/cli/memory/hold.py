@@ -9,7 +9,7 @@ import typer
 
 from kit.cli import options as option
 from kit.cli.options import Device, Engine, RuntimeChoice
-from kit.cli.output import print_record
+from kit.cli.render import print_record
 from kit.cli.wiring import wiring
 from kit.records import read_object
 from kit.settings import Settings
@@ -81,7 +81,7 @@ def hold(
 
 
 def _hold(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: bool) -> None:
-    from kit.cli.terminal import Terminal
+    from kit.cli.render import Terminal
     from kit.memory.budget import require
     from kit.service.assert_memory import hold_service
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from kit.cli import options as option
-from kit.cli.output import print_record, print_table
+from kit.cli.render import print_record, print_table
 from kit.errors import UsageError
 from kit.settings import Settings
 from kit.units import parse_size

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kit.cli.memory.plan_question import Question
-from kit.cli.output import print_record, print_table
+from kit.cli.render import print_record, print_table
 from kit.commands import command
 from kit.errors import EnvironmentNotReady
 from kit.memory.fit import Fitting, Option, options, smallest

@@ -63,7 +63,7 @@ def simulate(
     import tempfile
 
     from kit.cli.memory.plan import require_one_shape
-    from kit.cli.output import print_record
+    from kit.cli.render import print_record
     from kit.proof.simulate.picture import write_picture
     from kit.proof.simulate.report import record, table
     from kit.proof.simulate.run import simulate_all

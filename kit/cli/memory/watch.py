@@ -39,12 +39,12 @@ def watch(
     the peak came from.
     """
     from kit.cli.memory.live import Live
-    from kit.cli.terminal import Terminal
-    from kit.proof.evidence import TIMELINES, new_path
+    from kit.cli.render import Terminal
     from kit.proof.explain import explain
+    from kit.proof.receipt import TIMELINES, new_path
     from kit.proof.recorder import recording
     from kit.runtime.client import Service, base_url
-    from kit.service.watch import await_service, run_of_service
+    from kit.service.status import await_service, run_of_service
 
     settings = Settings.from_environ()
     with Terminal() as terminal:

@@ -50,7 +50,7 @@ def _print_table(states: "tuple[SetState, ...]", catalogue: "Catalogue") -> None
     from rich.console import Console
     from rich.table import Table
 
-    from kit.cli.output import print_table
+    from kit.cli.render import print_table
 
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)

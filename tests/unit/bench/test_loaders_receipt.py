@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from kit.bench.loaders import LoadRun
-from kit.bench.loaders_receipt import Comparison, table, write_picture, write_receipt
+from kit.bench.loaders import Comparison, LoadRun, table, write_picture, write_receipt
 from kit.memory.unavailable import Unavailable
 
 GB = 10**9

@@ -13,8 +13,8 @@ from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import MeasuredWork
 from kit.runtime.client import Ready
 from kit.runtime.protocol import ServeSpec
+from kit.service.measured_run import UpReport
 from kit.service.model import Model
-from kit.service.report import UpReport
 from kit.units import GIB
 
 SHAPE = ModelShape(40, 5120, 14336, 60000, 32768, 8192, 2, 26_627_072_000)

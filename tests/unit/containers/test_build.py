@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.containers.build import build, docker_client, require_buildkit, why_it_failed
 from kit.containers.image import BuildOptions, checkout
+from kit.containers.wanted_image import build, docker_client, require_buildkit, why_it_failed
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 
 DRIFTED = """\

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.containers.build import Layer, inspect
+from kit.containers.wanted_image import Layer, inspect
 from kit.errors import EnvironmentNotReady
 
 IMAGE = [

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from kit.containers.user import container_user, require_self_contained
+from kit.containers.compose import container_user, require_self_contained
 from kit.errors import EnvironmentNotReady
 
 

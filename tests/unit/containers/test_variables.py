@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.containers.variables import published_address, service_name, variables
+from kit.containers.compose import published_address, service_name, variables
 from kit.errors import UsageError
 from kit.runtime.protocol import ServeSpec
 from kit.settings import bundled

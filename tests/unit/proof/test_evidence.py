@@ -7,7 +7,7 @@ from kit.errors import EnvironmentNotReady
 from kit.memory.plan import Pool, plan_serving
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CPU_BUILD
-from kit.proof.evidence import KEPT, latest_timeline, new_path, run_of
+from kit.proof.receipt import KEPT, latest_timeline, new_path, run_of
 from kit.runtime.protocol import ServeSpec
 from kit.units import GIB
 from tests.timelines import RUN

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the native extra")
 
 from kit.errors import ServiceError
-from kit.proof.exercise import expected_seconds, extrapolate, fill_context, work_of
+from kit.proof.assertion import expected_seconds, extrapolate, fill_context, work_of
 from kit.runtime.client import Ready, Service
 from kit.serve.api.app import AppOptions
 from kit.serve.server import ServerOptions

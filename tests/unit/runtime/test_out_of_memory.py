@@ -12,7 +12,7 @@ from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.runtime import postmortem
 from kit.runtime.bounds import NO_BOUNDS, Bounds
-from kit.runtime.out_of_memory import Lived, refused_request
+from kit.runtime.postmortem import Lived, refused_request
 from kit.runtime.protocol import Running, ServeSpec
 from kit.units import GIB, MIB
 from tests.timelines import RUN, TIMELINE

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kit.runtime.protocol import ImageRef, ServeSpec
-from kit.service.history import FILE_NAME, Proven, before, read_history, remember
+from kit.service.recall import FILE_NAME, Proven, before, read_history, remember
 
 SPEC = ServeSpec(Path("/models/spark"), "spark", "127.0.0.1", 8000, 4096, 1, "cpu")
 LOCAL = Proven("local", SPEC)

@@ -8,8 +8,7 @@ from kit.errors import EnvironmentNotReady
 from kit.memory.torch_build import CUDA_BUILD
 from kit.runtime.protocol import ImageRef, ServeSpec
 from kit.service import recall as recalling
-from kit.service.history import Proven
-from kit.service.recall import recall
+from kit.service.recall import Proven, recall
 from kit.settings import Settings
 from tests.e2e.kit_process import write_tiny_model
 

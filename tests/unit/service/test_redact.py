@@ -4,7 +4,7 @@ import urllib.parse
 
 import pytest
 
-from kit.service.redact import Redactor, is_secret, redactor
+from kit.service.support_bundle import Redactor, is_secret, redactor
 
 ENVIRON = {
     "HOME": "/home/ming",

@@ -1,13 +1,16 @@
-"""What commands print where the terminal's or the file's encoding cannot hold every character."""
+"""What all commands print with: tables, JSON, progress, in any encoding and any width."""
 
 import io
 import json
 import sys
+from contextlib import ExitStack
 from textwrap import wrap
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
     from rich.table import Table
 
 
@@ -66,3 +69,54 @@ def _rows_as_lines(table: "Table", width: int) -> list[str]:
 def print_record(record: dict[str, Any]) -> None:
     """Print one JSON object on stdout, which loses nothing in any encoding."""
     print(to_json(record, indent=2))
+
+
+# Piped, a line per quarter: enough to see that it goes on, few enough for a log.
+_STEPS = 4
+_SPINNER_COLUMNS = 3
+
+
+class Terminal:
+    """Shows messages and progress on stderr. A context manager; a :class:`Listener`."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._live = ExitStack()
+        self._status: Status | None = None
+        self._shown: tuple[str, int] | None = None
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.close()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, soft_wrap=True)
+
+    def progress(self, phase: str, fraction: float | None) -> None:
+        """Show what is under way; piped, a line per phase and quarter."""
+        text = f"{phase} {fraction:.0%}" if fraction else phase
+        if self._console.is_interactive:
+            from rich.text import Text
+
+            self._status = self._status or self._live.enter_context(self._console.status(""))
+            self._status.update(Text(text[: self._console.width - _SPINNER_COLUMNS]))
+            return
+        step = (phase, int((fraction or 0.0) * _STEPS))
+        if step != self._shown:
+            self._shown = step
+            self.say(text)
+
+    def pause(self) -> None:
+        """Take what moves off the screen, so that a question can be asked."""
+        self._live.close()
+        self._status = None
