@@ -114,11 +114,11 @@ def rollback(
 
 
 def _report(change: "Callable[[Terminal], UpReport]", as_json: bool) -> None:
-    from kit.cli import up_report
     from kit.cli.render import Terminal
+    from kit.cli.up import print_json, print_text
     from kit.memory.budget import require
 
     with Terminal() as terminal:
         report = change(terminal)
-    (up_report.print_json if as_json else up_report.print_text)(report)
+    (print_json if as_json else print_text)(report)
     require(report.verdicts)

@@ -103,6 +103,8 @@ Instance = typer.Option(
     show_default="the only one",
 )
 Json = typer.Option("--json", help="One JSON object on stdout.")
+Png = typer.Option("--png", metavar="FILE", help="Draw the timeline as a picture.")
+Html = typer.Option("--html", metavar="FILE", help="Draw it as a page that needs nothing else.")
 Overwrite = typer.Option("--overwrite", help="Replace an existing OUTPUT.")
 
 

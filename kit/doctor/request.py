@@ -10,7 +10,7 @@ from kit.memory.nvml import Gpu
 from kit.memory.plan import Plan
 from kit.memory.torch_build import TorchBuild
 from kit.runtime.protocol import EngineName, Runtime, RuntimeName
-from kit.service.preflight import NOTHING, Held
+from kit.service.preflight import NOTHING, Freed
 from kit.settings import Settings
 
 
@@ -30,7 +30,7 @@ class Decided:
     build: TorchBuild
     gpus: tuple[Gpu, ...]
     runtime: RuntimeName
-    freed: Held = NOTHING
+    freed: Freed = NOTHING
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ PROOF = Proof()
 
 
 @dataclass(frozen=True)
-class Held:
+class Assessed:
     """What came of it.
 
     Attributes:
@@ -210,7 +210,7 @@ class Answering:
     ready: Ready
 
 
-def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: Listener) -> Held:
+def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: Listener) -> Assessed:
     """Let the service do its work, while ``recorder`` looks, and hold its peaks; ends the looking.
 
     Raises:
@@ -223,7 +223,7 @@ def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: List
     recorder.stop()  # so that no sample shows more than is measured now
     spec, timeline = answering.running.spec, recorder.timeline()
     measured = measure(answering.runtime, answering.service, spec.device, timeline)
-    return Held(measured, hold(spec.budget, measured), work, skipped)
+    return Assessed(measured, hold(spec.budget, measured), work, skipped)
 
 
 def _exercise(

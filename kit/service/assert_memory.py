@@ -21,7 +21,7 @@ Runtimes = Mapping[RuntimeName, Runtime]
 
 
 @dataclass(frozen=True)
-class HoldReport:
+class AssertReport:
     """What was measured.
 
     Attributes:
@@ -36,7 +36,7 @@ class HoldReport:
     breach: BudgetExceeded | None
 
 
-def hold_service(
+def assert_service(
     options: UpOptions,
     runtimes: Runtimes,
     listener: Listener,
@@ -44,7 +44,7 @@ def hold_service(
     as_it_runs: bool,
     keep: bool,
     environ: Mapping[str, str] = os.environ,
-) -> HoldReport:
+) -> AssertReport:
     """Fill the context of the service, which is started unless it runs, and hold its peaks.
 
     A service that already ran goes on, whatever is measured. One that was started for this is
@@ -73,7 +73,7 @@ def hold_service(
             listener.say("stopped the service; --keep lets it run")
     receipt = _receipt(intent)
     pictures = draw_beside(receipt, listener)
-    return HoldReport(receipt, pictures, report, breach)
+    return AssertReport(receipt, pictures, report, breach)
 
 
 def draw_beside(receipt: Path, listener: Listener) -> tuple[Path, ...]:

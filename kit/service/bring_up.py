@@ -15,7 +15,7 @@ from kit.containers.wanted_image import build_image, require_image
 from kit.errors import KitError, ServiceError
 from kit.files import unwritable, writing
 from kit.memory.budget import hold
-from kit.proof.assertion import Held
+from kit.proof.assertion import Assessed
 from kit.proof.measure import DeviceUse, look_again
 from kit.runtime import postmortem
 from kit.runtime.client import Failed, Ready
@@ -67,7 +67,7 @@ class Up:
     running: Running
     ready: Ready
     answer: str | None
-    held: Held | None = None
+    held: Assessed | None = None
 
 
 def bring_up(
@@ -269,7 +269,7 @@ def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
 
 
 def report_of(
-    intent: Intent, up: Up, running: Running, held: Held, seconds: float, *, is_new: bool
+    intent: Intent, up: Up, running: Running, held: Assessed, seconds: float, *, is_new: bool
 ) -> UpReport:
     """The report of a service that is up.
 
@@ -297,10 +297,10 @@ def report_of(
     )
 
 
-def _held(intent: Intent, runtime: Runtime) -> Held:
+def _held(intent: Intent, runtime: Runtime) -> Assessed:
     """The peaks so far of a service that already ran, whatever it has done."""
     measured = look_again(runtime, intent.service(), intent.spec.device)
-    return Held(measured, hold(intent.spec.budget, measured), None, "it was running already")
+    return Assessed(measured, hold(intent.spec.budget, measured), None, "it was running already")
 
 
 @contextmanager

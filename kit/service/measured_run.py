@@ -16,7 +16,7 @@ from kit.memory.plan import Plan, Pool
 from kit.memory.proc import total_ram_bytes
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
-from kit.proof.assertion import Answering, Held, prove
+from kit.proof.assertion import Answering, Assessed, prove
 from kit.proof.measure import DeviceUse, measure
 from kit.proof.receipt import (
     RECEIPTS,
@@ -55,7 +55,7 @@ class MeasuredRun:
     recorder: Recorder
     receipt: Path
 
-    def prove(self, ready: Ready, listener: Listener) -> Held:
+    def prove(self, ready: Ready, listener: Listener) -> Assessed:
         """Let the service do its work, hold its peaks, and write the receipt.
 
         Raises:
@@ -76,9 +76,9 @@ class MeasuredRun:
             now = self.runtime.status()
             by_kernel = now is not None and now.out_of_memory
             pool = Pool.HOST if by_kernel or spec.device == "cpu" else Pool.DEVICE
-        self._write(Held(measured, verdicts, None, "it passed its budget before"), None, pool)
+        self._write(Assessed(measured, verdicts, None, "it passed its budget before"), None, pool)
 
-    def _write(self, held: Held, ready: Ready | None, refused: Pool | None = None) -> None:
+    def _write(self, held: Assessed, ready: Ready | None, refused: Pool | None = None) -> None:
         receipt = receipt_of(
             self.intent,
             self.runtime,
@@ -119,7 +119,7 @@ def measured_run(
 def receipt_of(
     intent: Intent,
     runtime: Runtime,
-    held: Held,
+    held: Assessed,
     timeline: Timeline,
     ready: Ready | None,
     version: Mapping[str, str | None],

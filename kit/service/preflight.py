@@ -88,26 +88,26 @@ def _ask_doctor(
 
 
 @dataclass(frozen=True)
-class Held:
+class Freed:
     """Memory that comes free when a running service ends; ``device_bytes`` by the GPU's index."""
 
     host_bytes: int
     device_bytes: Mapping[int, int] | Unavailable
 
 
-NOTHING = Held(0, {})
+NOTHING = Freed(0, {})
 
 
-def held_by(pid: int) -> Held:
+def held_by(pid: int) -> Freed:
     """What process ``pid`` and its descendants hold that nobody else could take now."""
     pids = (pid, *proc.descendants(pid))
     found = [proc.process_memory(each) for each in pids]
     host = sum(m.anonymous_bytes + m.shared_bytes for m in found if not isinstance(m, Unavailable))
-    return Held(host, nvml.processes_bytes_by_gpu(pids))
+    return Freed(host, nvml.processes_bytes_by_gpu(pids))
 
 
 def rooms(
-    plan: Plan, build: TorchBuild, gpus: Sequence[Gpu], freed: Held = NOTHING
+    plan: Plan, build: TorchBuild, gpus: Sequence[Gpu], freed: Freed = NOTHING
 ) -> tuple[Room, ...]:
     """Every limit that stands before ``plan`` on this machine once ``freed`` has come free.
 
@@ -125,7 +125,7 @@ def rooms(
     return (ram, *_group(need, freed), *_virtual(need, build, freed), *cards)
 
 
-def _group(need: int, freed: Held) -> Iterator[Room]:
+def _group(need: int, freed: Freed) -> Iterator[Room]:
     group = cgroup.memory_limit()
     if isinstance(group, Unavailable):
         yield Room("memory under the control group's limit", group, need, "", "cgroup")
@@ -136,7 +136,7 @@ def _group(need: int, freed: Held) -> Iterator[Room]:
         yield Room(what, free, need, remedy, "cgroup")
 
 
-def _virtual(need: int, build: TorchBuild, freed: Held) -> Iterator[Room]:
+def _virtual(need: int, build: TorchBuild, freed: Freed) -> Iterator[Room]:
     """Limits on what is asked for, whether or not it is used.
 
     Under ``ulimit -d`` weights count that a CPU reads out of a privately mapped file; thread
@@ -154,7 +154,7 @@ def _virtual(need: int, build: TorchBuild, freed: Held) -> Iterator[Room]:
         yield Room(what, _sum(free, freed.host_bytes), need, remedy, "address space")
 
 
-def _vram(plan: Plan, gpu: Gpu, ranks: int, freed: Held) -> Room:
+def _vram(plan: Plan, gpu: Gpu, ranks: int, freed: Freed) -> Room:
     device = freed.device_bytes
     own = device if isinstance(device, Unavailable) else device.get(gpu.index, 0)
     what = f"free VRAM on {gpu.name}" + (f" (GPU {gpu.index})" if ranks > 1 else "")

@@ -2,8 +2,9 @@
 
 import typer
 
-from kit.cli.memory import explain, hold, plan, simulate, watch
+from kit.cli.memory import assert_, plan, simulate, watch
 from kit.cli.memory.plan import cards
+from kit.cli.memory.watch import explain
 
 app = typer.Typer(
     help="Predict, watch and prove the memory that serving takes.",
@@ -18,9 +19,9 @@ app.command("cards", short_help="Show what common GPUs serve iFlytekSpark-13B wi
 app.command("watch", short_help="Watch the memory of the service, and keep its timeline.")(
     watch.watch
 )
-app.command("assert", short_help="Prove the peak at full context, with a receipt.")(hold.hold)
-app.command("hold", hidden=True, help="The former name of assert.")(hold.hold)
-app.command("explain", short_help="Say where the peak of a timeline came from.")(explain.explain)
+app.command("assert", short_help="Prove the peak at full context, with a receipt.")(assert_.assert_)
+app.command("hold", hidden=True, help="The former name of assert.")(assert_.assert_)
+app.command("explain", short_help="Say where the peak of a timeline came from.")(explain)
 
 
 @app.callback()

@@ -2,11 +2,10 @@
 
 import typer
 
-from kit.cli.weights import bundle, convert, export, fetch, listing, verify
-from kit.cli.weights.export import export_peft
+from kit.cli.weights import convert, fetch, listing
+from kit.cli.weights.carry import bundle, export, export_peft, unbundle
 from kit.cli.weights.fetch import import_
-from kit.cli.weights.listing import lock
-from kit.cli.weights.verify import refresh
+from kit.cli.weights.listing import lock, refresh, verify
 
 app = typer.Typer(
     help="Fetch, verify, convert, export and bundle weights.",
@@ -16,11 +15,11 @@ app = typer.Typer(
 app.command("list")(listing.list_)
 app.command("fetch")(fetch.fetch)
 app.command("import")(import_)
-app.command("verify")(verify.verify)
+app.command("verify")(verify)
 app.command("lock")(lock)
 app.command("convert")(convert.convert)
 app.command("refresh")(refresh)
-app.command("export")(export.export)
+app.command("export")(export)
 app.command("export-peft")(export_peft)
-app.command("bundle")(bundle.bundle)
-app.command("unbundle")(bundle.unbundle)
+app.command("bundle")(bundle)
+app.command("unbundle")(unbundle)

@@ -21,9 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from kit.errors import EnvironmentNotReady
 from kit.memory.allocator import OutOfPool
-from kit.proof.simulate.attention import attention_on_gpu
 from kit.proof.simulate.ledger import Ledger, Place
-from kit.proof.simulate.recall import Recall
+from kit.proof.simulate.operations import Recall, attention_on_gpu
 
 aten = torch.ops.aten
 _MAKES_FAKE = {aten.lift.default, aten.lift_fresh.default}

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from kit.cli.memory.hold import print_json, print_text
+from kit.cli.memory.assert_ import print_json, print_text
 from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import write_receipt
-from kit.service.assert_memory import HoldReport
+from kit.service.assert_memory import AssertReport
 from kit.units import GIB
 from tests.receipts import receipt
 
@@ -15,7 +15,7 @@ def report(tmp_path):
     def make(**figures):
         path = tmp_path / "r.json"
         write_receipt(path, receipt(**figures))
-        return HoldReport(path, (tmp_path / "r.png", tmp_path / "r.html"), None, None)
+        return AssertReport(path, (tmp_path / "r.png", tmp_path / "r.html"), None, None)
 
     return make
 

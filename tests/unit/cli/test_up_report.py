@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli.up_report import print_json, print_text
+from kit.cli.up import print_json, print_text
 from kit.memory.budget import Budget, Measured, hold
 from kit.memory.plan import Pool, plan_serving
 from kit.memory.shape import ModelShape

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from kit.cli import doctor_report
+from kit.cli.doctor import as_record, print_text
 from kit.doctor.check import run
 from kit.doctor.container_facts import NoDocker, ProbeRun
 from kit.doctor.examine import Report
@@ -56,11 +56,11 @@ def played(driver, scenario: str | None) -> Nvidia | Unavailable:
 
 def hold_report(name: str, facts: Facts, capsys) -> None:
     report = Report(run(CHECKS, facts))
-    doctor_report.print_text(report)
+    print_text(report)
     text = capsys.readouterr().out
     assert all(len(line) <= 80 or " " not in line.strip() for line in text.splitlines())
     hold(f"{name}.txt", text)
-    hold(f"{name}.json", json.dumps(doctor_report.as_record(report), indent=2) + "\n")
+    hold(f"{name}.json", json.dumps(as_record(report), indent=2) + "\n")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

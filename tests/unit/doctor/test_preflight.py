@@ -11,7 +11,7 @@ from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady
 from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
-from kit.service.preflight import Held
+from kit.service.preflight import Freed
 from kit.settings import Settings
 from kit.units import GIB, KIB
 from tests.unit.doctor.machines import GPU, plan
@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_refused_with_evidence_and_remedy(request_):
 
 
 def test_what_the_old_service_frees_counts(request_):
-    request = about(request_, 999 * TIB, freed=Held(1000 * TIB, {}))
+    request = about(request_, 999 * TIB, freed=Freed(1000 * TIB, {}))
     assert require(("memory.ram",), request) == ()
 
 

@@ -13,7 +13,7 @@ from kit.memory.room import Room
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
-from kit.service.preflight import Held, held_by, require_room, rooms
+from kit.service.preflight import Freed, held_by, require_room, rooms
 from kit.units import GIB, MIB
 
 SHAPE = ModelShape(2, 64, 128, 100, 1024, 256, 2, 10 * GIB)
@@ -45,7 +45,7 @@ def test_rooms_on_a_cpu():
 def test_what_a_service_frees_is_counted_as_room():
     plan = plan_serving(SHAPE, context=256, max_sequences=1, device="cuda", build=CPU_BUILD)
     gpu = Gpu(0, "GPU-a", "L4", 24 * GIB, 20 * GIB, "580")
-    found = {r.what: r for r in rooms(plan, CPU_BUILD, (gpu,), Held(1000 * GIB, {0: 19 * GIB}))}
+    found = {r.what: r for r in rooms(plan, CPU_BUILD, (gpu,), Freed(1000 * GIB, {0: 19 * GIB}))}
     assert found["free VRAM on L4"].free_bytes == 23 * GIB
     assert found["RAM (MemAvailable)"].free_bytes > 1000 * GIB
 
@@ -57,7 +57,7 @@ def test_every_rank_needs_its_share_of_its_own_card():
     )
     first = Gpu(0, "GPU-a", "L4", 24 * GIB, 1 * GIB, "580")
     second = replace(first, index=3, uuid="GPU-b", used_bytes=20 * GIB)
-    held = Held(0, {3: 2 * GIB})
+    held = Freed(0, {3: 2 * GIB})
     one, other = (r for r in rooms(plan, CPU_BUILD, (first, second), held) if r.limit == "vram")
     assert one.need_bytes == other.need_bytes == -(-plan.peak_bytes(Pool.DEVICE) // 2)
     assert (one.free_bytes, other.free_bytes) == (23 * GIB, 6 * GIB)
@@ -96,7 +96,7 @@ def test_what_a_shell_holds_its_processes_to_is_seen(kind, what, option):
 def test_unknown_vram_of_a_service_is_room_unknown():
     plan = plan_serving(SHAPE, context=256, max_sequences=1, device="cuda", build=CPU_BUILD)
     gpu = Gpu(0, "GPU-a", "L4", 24 * GIB, 20 * GIB, "580")
-    found = rooms(plan, CPU_BUILD, (gpu,), Held(0, Unavailable("NVML is silent")))
+    found = rooms(plan, CPU_BUILD, (gpu,), Freed(0, Unavailable("NVML is silent")))
     assert "free VRAM on L4 unknown: NVML is silent" in require_room([found[-1]])
 
 

@@ -12,7 +12,7 @@ from kit.memory.plan import Pool
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
-from kit.proof.assertion import Held
+from kit.proof.assertion import Assessed
 from kit.proof.receipt import MeasuredWork
 from kit.runtime.client import Failed, Ready, Silent
 from kit.runtime.local import LocalRuntime
@@ -53,7 +53,7 @@ def intent(tmp_path):
 def made(intent, host=3 * GIB, device=27 * GIB, ready=READY, work=None):
     by = "driver-by-process" if isinstance(device, int) else None
     measured = Measured(host, device, "kernel", by)
-    held = Held(measured, hold(intent.spec.budget, measured), work, None)
+    held = Assessed(measured, hold(intent.spec.budget, measured), work, None)
     runtime = LocalRuntime(intent.settings.state_dir)
     return receipt_of(intent, runtime, held, TIMELINE, ready, VERSION if ready else {})
 

@@ -16,14 +16,14 @@ from kit.settings import Settings
 from kit.units import format_gib
 
 if TYPE_CHECKING:
-    from kit.service.assert_memory import HoldReport
+    from kit.service.assert_memory import AssertReport
     from kit.service.intent import UpOptions
 
 
 _NOT_OF_THE_SERVICE = {"timeout", "preflight", "receipt", "keep", "as_json"}
 
 
-def hold(
+def assert_(
     context: typer.Context,
     model: Annotated[str | None, option.Model] = None,
     name: Annotated[str | None, option.Name] = None,
@@ -83,11 +83,11 @@ def hold(
 def _hold(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: bool) -> None:
     from kit.cli.render import Terminal
     from kit.memory.budget import require
-    from kit.service.assert_memory import hold_service
+    from kit.service.assert_memory import assert_service
 
     runtimes = wiring(context).runtimes(options.settings)
     with Terminal() as terminal:
-        report = hold_service(
+        report = assert_service(
             options, runtimes, terminal, as_it_runs=not _chosen(context), keep=keep
         )
     (print_json if as_json else print_text)(report)
@@ -115,12 +115,12 @@ _OUTCOMES = {
 _POOLS = {"host": "host RAM", "device": "VRAM"}
 
 
-def print_json(report: "HoldReport") -> None:
+def print_json(report: "AssertReport") -> None:
     """The receipt, and where it and its pictures are."""
     print_record({"receipt": _record(report), "files": _files(report)})
 
 
-def print_text(report: "HoldReport") -> None:
+def print_text(report: "AssertReport") -> None:
     """The receipt in a few lines."""
     from rich.console import Console
     from rich.text import Text
@@ -135,7 +135,7 @@ def print_text(report: "HoldReport") -> None:
         console.print(f"  {label:<10}{path}", soft_wrap=True)
 
 
-def _files(report: "HoldReport") -> list[str]:
+def _files(report: "AssertReport") -> list[str]:
     return [str(path) for path in (report.receipt, *report.pictures)]
 
 
@@ -170,5 +170,5 @@ def _pool(label: str, pool: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _record(report: "HoldReport") -> dict[str, Any]:
+def _record(report: "AssertReport") -> dict[str, Any]:
     return read_object(report.receipt)
