@@ -34,7 +34,7 @@ from kit.memory.shape import DTYPES, Precision, read_shape
 from kit.memory.torch_build import installed_build
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import fill_context
-from kit.runtime.client import Ready, Service
+from kit.runtime.client import Client, Ready
 from kit.units import GIB, format_gib
 
 SIZES = {
@@ -151,9 +151,9 @@ def cast_run(case: Case, model: Path) -> Outcome:
     command = [*KIT, "serve", str(model), *options.split(), "--dtype", str(case.cast)]
     with subprocess.Popen(command) as server:
         try:
-            service = Service(f"http://127.0.0.1:{port}")
-            ready = await_ready(service, server)
-            fill_context(service, ready, on_phase=lambda phase: None, timeout_seconds=_SECONDS)
+            client = Client(f"http://127.0.0.1:{port}")
+            ready = await_ready(client, server)
+            fill_context(client, ready, on_phase=lambda phase: None, timeout_seconds=_SECONDS)
             peak = tree_peak_bytes(server.pid)
         finally:
             server.terminate()
@@ -161,10 +161,10 @@ def cast_run(case: Case, model: Path) -> Outcome:
     return Outcome(case, plan.peak_bytes(Pool.HOST), measured)
 
 
-def await_ready(service: Service, server: "subprocess.Popen[bytes]") -> Ready:
+def await_ready(client: Client, server: "subprocess.Popen[bytes]") -> Ready:
     """Wait until the model answers."""
     while server.poll() is None:
-        health = service.health()
+        health = client.health()
         if isinstance(health, Ready):
             return health
         subprocess.run(["sleep", "0.2"], check=True)  # noqa: S607

@@ -13,7 +13,7 @@ from kit.memory.plan import PREFILL_CHUNK
 from kit.proof.measure import measure
 from kit.proof.receipt import MeasuredWork
 from kit.proof.recorder import Recorder
-from kit.runtime.client import Failed, Ready, Service, TooSlow
+from kit.runtime.client import Client, Failed, Ready, TooSlow
 from kit.runtime.postmortem import refused_request
 from kit.runtime.protocol import Listener, Running, Runtime
 from kit.runtime.ready import require_no_death
@@ -43,7 +43,7 @@ def work_of(ready: Ready) -> tuple[int, int]:
 
 
 def fill_context(
-    service: Service,
+    client: Client,
     ready: Ready,
     *,
     on_phase: Callable[[str], None],
@@ -69,7 +69,7 @@ def fill_context(
 
     def run() -> None:
         try:
-            tokens = service.generate(
+            tokens = client.generate(
                 ready.model, prompt, generated, timeout_seconds=timeout_seconds
             )
             for count, _ in enumerate(tokens):
@@ -81,7 +81,7 @@ def fill_context(
 
     on_phase("prefill")
     begin = time.monotonic()
-    _vary(service, ready, timeout_seconds)
+    _vary(client, ready, timeout_seconds)
     threads = [threading.Thread(target=run, daemon=True) for _ in range(ready.max_sequences)]
     for thread in threads:
         thread.start()
@@ -97,7 +97,7 @@ def fill_context(
     )
 
 
-def expected_seconds(service: Service, ready: Ready, limit_seconds: float) -> float:
+def expected_seconds(client: Client, ready: Ready, limit_seconds: float) -> float:
     """How long :func:`fill_context` will take here, from short prompts that are timed.
 
     A few tokens are tried first: a slow machine would take minutes for more. They tell too much
@@ -115,7 +115,7 @@ def expected_seconds(service: Service, ready: Ready, limit_seconds: float) -> fl
         if tokens < 1:
             return 0.0
         try:
-            chunk, token = _time(service, ready, tokens, limit_seconds)
+            chunk, token = _time(client, ready, tokens, limit_seconds)
         except TooSlow:
             break
         expected = min(expected, extrapolate(ready, tokens, chunk, token))
@@ -132,21 +132,21 @@ def extrapolate(ready: Ready, tokens: int, chunk_seconds: float, token_seconds: 
     return chunks * chunk_seconds + generated * token_seconds
 
 
-def _time(service: Service, ready: Ready, tokens: int, limit_seconds: float) -> tuple[float, float]:
+def _time(client: Client, ready: Ready, tokens: int, limit_seconds: float) -> tuple[float, float]:
     """Seconds to read a prompt of so many tokens, and for each token after it."""
     begin = time.monotonic()
     marks = [
         time.monotonic() - begin
-        for _ in service.generate(
+        for _ in client.generate(
             ready.model, _prompt(tokens), _PROBE_ANSWER, timeout_seconds=limit_seconds
         )
     ]
     return marks[0], (marks[-1] - marks[0]) / (_PROBE_ANSWER - 1)
 
 
-def _vary(service: Service, ready: Ready, timeout_seconds: float) -> None:
+def _vary(client: Client, ready: Ready, timeout_seconds: float) -> None:
     for tokens in _varied(ready):
-        told = service.generate(
+        told = client.generate(
             ready.model, _prompt(tokens), _VARIED_ANSWER, timeout_seconds=timeout_seconds
         )
         for _ in told:
@@ -206,7 +206,7 @@ class Answering:
 
     running: Running
     runtime: Runtime
-    service: Service
+    client: Client
     ready: Ready
 
 
@@ -222,7 +222,7 @@ def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: List
         listener.say(f"its context was not filled: {skipped}")
     recorder.stop()  # so that no sample shows more than is measured now
     spec, timeline = answering.running.spec, recorder.timeline()
-    measured = measure(answering.runtime, answering.service, spec.device, timeline)
+    measured = measure(answering.runtime, answering.client, spec.device, timeline)
     return Assessed(measured, hold(spec.budget, measured), work, skipped)
 
 
@@ -230,25 +230,25 @@ def _exercise(
     answering: Answering, proof: Proof, recorder: Recorder, listener: Listener
 ) -> tuple[MeasuredWork | None, str | None]:
     """The work, or why there was none."""
-    service, ready = answering.service, answering.ready
+    client, ready = answering.client, answering.ready
     what = f"{ready.max_sequences} x {ready.context_length} tokens"
     if not proof.exercise:
         return None, "as was asked for"
-    if service.is_busy(1):
+    if client.is_busy(1):
         return None, "it is busy with other requests"
     try:
         listener.progress("measuring its speed", None)
         recorder.phase("prefill")
-        seconds = expected_seconds(service, ready, min(proof.limit_seconds, _DAY_SECONDS))
+        seconds = expected_seconds(client, ready, min(proof.limit_seconds, _DAY_SECONDS))
         if seconds > proof.limit_seconds:
             return None, f"{what} would take {_duration(seconds)}; kit memory assert does it"
         listener.say(f"filling its context: {what}, {_duration(seconds)}")
         return _fill(answering, recorder, listener), None
     except ServiceError as error:
-        health = service.health()
+        health = client.health()
         if isinstance(health, Failed) and health.exit_code == BudgetExceeded.exit_code:
             return None, "it passed its budget meanwhile"
-        require_no_death(answering.runtime, answering.running, service, listener, recorder.lived)
+        require_no_death(answering.runtime, answering.running, client, listener, recorder.lived)
         refused = refused_request(error.message, answering.running, recorder.lived())
         raise refused or error from None
     finally:
@@ -261,7 +261,7 @@ def _fill(answering: Answering, recorder: Recorder, listener: Listener) -> Measu
         listener.progress(f"filling its context: {name}", None)
 
     return fill_context(
-        answering.service, answering.ready, on_phase=on_phase, timeout_seconds=_DAY_SECONDS
+        answering.client, answering.ready, on_phase=on_phase, timeout_seconds=_DAY_SECONDS
     )
 
 

@@ -9,7 +9,7 @@ from kit.memory.plan import Pool
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.memory.vram import estimated_peak, proven_peak
-from kit.runtime.client import Ready, Service
+from kit.runtime.client import Client, Ready
 from kit.runtime.protocol import Runtime
 
 
@@ -57,7 +57,7 @@ def _used(uuids: Collection[str]) -> dict[str, int] | None:
     return used if len(used) == len(set(uuids)) else None
 
 
-def measure(runtime: Runtime, service: Service, device: str, timeline: Timeline) -> Measured:
+def measure(runtime: Runtime, client: Client, device: str, timeline: Timeline) -> Measured:
     """The peaks so far, by what is told now and by the samples of ``timeline``: a proof.
 
     Host RAM is the sum of the processes' resident peaks as this machine's kernel counts them, also
@@ -65,7 +65,7 @@ def measure(runtime: Runtime, service: Service, device: str, timeline: Timeline)
     groups are not asked: they count the cache of every file that was read. VRAM is what the driver
     tells, and unavailable where it tells nothing.
     """
-    pids, ready = runtime.processes(), _ready(service)
+    pids, ready = runtime.processes(), _ready(client)
     seen = max((sample.peak_bytes for sample in timeline.samples), default=0)
     host = _host(pids, ready, seen)
     if device == "cpu":
@@ -76,13 +76,13 @@ def measure(runtime: Runtime, service: Service, device: str, timeline: Timeline)
     return replace(host, device_peak_bytes=peak, device_by=by)
 
 
-def look_again(runtime: Runtime, service: Service, device: str) -> Measured:
+def look_again(runtime: Runtime, client: Client, device: str) -> Measured:
     """The peaks so far of a service that was proven when it started.
 
     Where the driver tells nothing of its processes, its VRAM is torch's pool and the CUDA context
     that is assumed.
     """
-    pids, ready = runtime.processes(), _ready(service)
+    pids, ready = runtime.processes(), _ready(client)
     host = _host(pids, ready, 0)
     if device == "cpu":
         return host
@@ -90,8 +90,8 @@ def look_again(runtime: Runtime, service: Service, device: str) -> Measured:
     return replace(host, device_peak_bytes=peak, device_by=by)
 
 
-def _ready(service: Service) -> Ready | None:
-    health = service.health()
+def _ready(client: Client) -> Ready | None:
+    health = client.health()
     return health if isinstance(health, Ready) else None
 
 

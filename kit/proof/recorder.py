@@ -13,7 +13,7 @@ from kit.memory.proc import ProcessMemory, descendants, process_memory
 from kit.memory.timeline import Run, Sample, Timeline, TimelineWriter
 from kit.memory.unavailable import Unavailable
 from kit.proof.measure import DeviceUse
-from kit.runtime.client import Failed, Health, Loading, Ready, Service
+from kit.runtime.client import Client, Failed, Health, Loading, Ready
 from kit.runtime.postmortem import Lived
 from kit.runtime.protocol import Runtime
 from kit.units import MIB
@@ -48,7 +48,7 @@ class Recorder:
     def __init__(
         self,
         runtime: Runtime,
-        service: Service,
+        client: Client,
         run: Run,
         *,
         writer: TimelineWriter | None = None,
@@ -59,7 +59,7 @@ class Recorder:
         self._address_space_peak_bytes = 0
         self._pids: set[int] = set()
         self._tree = _Tree(runtime)
-        self._service, self._run, self._writer = service, run, writer
+        self._client, self._run, self._writer = client, run, writer
         self._device_use = None if run.device == "cpu" else device_use or DeviceUse()
         self._on_sample = on_sample
         self._asked: str | None = None
@@ -133,7 +133,7 @@ class Recorder:
             self._ask_once()
 
     def _ask_once(self) -> None:
-        health = self._service.health()
+        health = self._client.health()
         self._phase = _phase(health) or self._phase
         self._ready = health if isinstance(health, Ready) else self._ready
 
@@ -192,7 +192,7 @@ def recording(
     path: Path,
     run: Run,
     runtime: Runtime,
-    service: Service,
+    client: Client,
     *,
     device_use: DeviceUse | None = None,
     on_sample: Callable[[Sample], None] | None = None,
@@ -214,7 +214,7 @@ def recording(
         file,
         Recorder(
             runtime,
-            service,
+            client,
             run,
             writer=TimelineWriter(file, run),
             device_use=device_use,

@@ -71,7 +71,7 @@ class TooSlow(ServiceError):
     """No token came within the time that was given for it."""
 
 
-class Service:
+class Client:
     """A client of the service at ``base_url`` (such as ``http://127.0.0.1:8000``).
 
     Proxy settings of the environment are not followed: the service is on this machine.

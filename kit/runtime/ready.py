@@ -7,7 +7,7 @@ from kit.errors import KitError, ServiceError
 from kit.memory.proc import process_stat
 from kit.memory.unavailable import Unavailable
 from kit.runtime import postmortem
-from kit.runtime.client import Failed, Loading, Ready, Service, Silent
+from kit.runtime.client import Client, Failed, Loading, Ready, Silent
 from kit.runtime.postmortem import Lived
 from kit.runtime.protocol import Listener, Running, Runtime
 
@@ -35,7 +35,7 @@ _LOG_LINES = 12
 def wait_ready(
     runtime: Runtime,
     started: Running,
-    service: Service,
+    client: Client,
     timeout_seconds: float,
     listener: Listener,
     lived: LivedSoFar = Lived,
@@ -54,7 +54,7 @@ def wait_ready(
     phase, hangs, worked = _STARTING, 0, _work(runtime)
     while time.monotonic() < deadline:
         require_alive(runtime, started, listener, lived)
-        match service.health():
+        match client.health():
             case Ready() as ready:
                 return ready
             case Failed() as failed:
@@ -110,7 +110,7 @@ def require_alive(
 def require_no_death(
     runtime: Runtime,
     started: Running,
-    service: Service,
+    client: Client,
     listener: Listener,
     lived: LivedSoFar = Lived,
 ) -> None:
@@ -119,7 +119,7 @@ def require_no_death(
     Raises:
         KitError: it did; why.
     """
-    if isinstance(service.health(), Silent):
+    if isinstance(client.health(), Silent):
         _await_end(runtime, started, listener, lived)
 
 

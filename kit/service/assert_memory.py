@@ -150,14 +150,14 @@ def _measure_running(
     intent: Intent, running: Running, runtime: Runtime, listener: Listener
 ) -> UpReport:
     begin = time.monotonic()
-    service = intent.service()
-    health = service.health()
+    client = intent.client()
+    health = client.health()
     if isinstance(health, Failed) and health.exit_code == BudgetExceeded.exit_code:
         with measured_run(intent, runtime, running):  # which leaves a receipt of it
             raise BudgetExceeded(health.error, hint=health.hint)
     if not isinstance(health, Ready):
         raise ServiceError("the service that runs is not ready", hint="see kit status")
-    if service.is_busy(1):
+    if client.is_busy(1):
         raise ServiceError(
             "the service is busy with requests, which filling its context would hold up",
             hint="try again while nobody asks it",

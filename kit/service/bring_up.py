@@ -218,7 +218,7 @@ def _start(
         try:
             answer = _ask(intent, ready, listener)
         except ServiceError as error:
-            require_no_death(runtime, running, intent.service(), listener, lived)
+            require_no_death(runtime, running, intent.client(), listener, lived)
             raise refused_request(error.message, running, lived()) or error from None
         return Up(running, ready, answer, run.prove(ready, listener))
 
@@ -230,7 +230,7 @@ def _ready(
     listener: Listener,
     lived: LivedSoFar = Lived,
 ) -> Ready:
-    ready = wait_ready(runtime, running, intent.service(), intent.timeout_seconds, listener, lived)
+    ready = wait_ready(runtime, running, intent.client(), intent.timeout_seconds, listener, lived)
     require_alive(runtime, running, listener, lived)
     if ready.model != intent.spec.name:
         raise ServiceError(
@@ -241,13 +241,13 @@ def _ready(
 
 
 def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None:
-    service = intent.service()
-    if service.is_busy(ready.max_sequences):
+    client = intent.client()
+    if client.is_busy(ready.max_sequences):
         return None
     try:
         return _ask(intent, ready, listener)
     except KitError:
-        if service.is_busy(ready.max_sequences):  # others came first
+        if client.is_busy(ready.max_sequences):  # others came first
             return None
         raise
 
@@ -255,14 +255,14 @@ def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None
 def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
     listener.progress("asking a first question", None)
     try:
-        return intent.service().ask(
+        return intent.client().ask(
             ready.model,
             intent.model.question,
             max_tokens=min(_ANSWER_TOKENS[intent.model.demo], max(1, ready.context_length // 4)),
             timeout_seconds=_ANSWER_SECONDS,
         )
     except ServiceError:
-        health = intent.service().health()
+        health = intent.client().health()
         if isinstance(health, Failed):  # since it was ready; it knows better why
             raise postmortem.refusal(health) from None
         raise
@@ -299,7 +299,7 @@ def report_of(
 
 def _held(intent: Intent, runtime: Runtime) -> Assessed:
     """The peaks so far of a service that already ran, whatever it has done."""
-    measured = look_again(runtime, intent.service(), intent.spec.device)
+    measured = look_again(runtime, intent.client(), intent.spec.device)
     return Assessed(measured, hold(intent.spec.budget, measured), None, "it was running already")
 
 

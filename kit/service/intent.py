@@ -20,7 +20,7 @@ from kit.memory.shape import ModelShape
 from kit.memory.torch_build import TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import PROOF, Proof
-from kit.runtime.client import Service, base_url
+from kit.runtime.client import Client, base_url
 from kit.runtime.protocol import (
     EngineName,
     HostFacts,
@@ -90,9 +90,9 @@ class Intent:
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", self._plan())
 
-    def service(self) -> Service:
+    def client(self) -> Client:
         """A client of the service once it runs."""
-        return Service(base_url(self.spec.host, self.spec.port), self.settings.api_key)
+        return Client(base_url(self.spec.host, self.spec.port), self.settings.api_key)
 
     def with_image(self, found: Image) -> "Intent":
         """The same, made from an image that is here: its torch decides the plan."""

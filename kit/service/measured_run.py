@@ -33,7 +33,7 @@ from kit.proof.receipt import (
     write_receipt,
 )
 from kit.proof.recorder import Recorder, recording
-from kit.runtime.client import Failed, Health, Ready, Service, base_url
+from kit.runtime.client import Client, Failed, Health, Ready, base_url
 from kit.runtime.protocol import Listener, Running, Runtime, ServeSpec
 from kit.service.intent import Intent
 from kit.service.model import DEMO, Model
@@ -51,7 +51,7 @@ class MeasuredRun:
     intent: Intent
     runtime: Runtime
     running: Running
-    service: Service
+    client: Client
     recorder: Recorder
     receipt: Path
 
@@ -61,7 +61,7 @@ class MeasuredRun:
         Raises:
             KitError: see :func:`kit.proof.assertion.prove`.
         """
-        answering = Answering(self.running, self.runtime, self.service, ready)
+        answering = Answering(self.running, self.runtime, self.client, ready)
         held = prove(answering, self.intent.proof, self.recorder, listener)
         self._write(held, ready)
         return replace(held, receipt=self.receipt)
@@ -69,7 +69,7 @@ class MeasuredRun:
     def write_breach(self) -> None:
         """The receipt of a service that died, or was refused memory, at its budget."""
         spec, timeline = self.intent.spec, self.recorder.timeline()
-        measured = measure(self.runtime, self.service, spec.device, timeline)
+        measured = measure(self.runtime, self.client, spec.device, timeline)
         verdicts = hold(spec.budget, measured)
         pool = None
         if all(verdict.passed for verdict in verdicts):  # it was held below by force
@@ -85,8 +85,8 @@ class MeasuredRun:
             held,
             self.recorder.timeline(),
             ready,
-            self.service.version(),
-            reported_by(self.service.health()),
+            self.client.version(),
+            reported_by(self.client.health()),
         )
         write_receipt(self.receipt, receipt if refused is None else breached(receipt, refused))
 
@@ -106,9 +106,9 @@ def measured_run(
     run = run_of(intent.spec, intent.plan, now())
     receipt = intent.proof.receipt or new_path(intent.settings.state_dir, RECEIPTS, run, ".json")
     timeline = receipt.with_suffix(".jsonl")
-    service = intent.service()
-    with recording(timeline, run, runtime, service, device_use=device_use) as recorder:
-        measured = MeasuredRun(intent, runtime, running, service, recorder, receipt)
+    client = intent.client()
+    with recording(timeline, run, runtime, client, device_use=device_use) as recorder:
+        measured = MeasuredRun(intent, runtime, running, client, recorder, receipt)
         try:
             yield measured
         except BudgetExceeded:

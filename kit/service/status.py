@@ -12,7 +12,7 @@ from kit.memory import cgroup, proc
 from kit.memory.timeline import Run
 from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import now, run_of
-from kit.runtime.client import Failed, Health, Loading, Ready, Service, Silent, base_url
+from kit.runtime.client import Client, Failed, Health, Loading, Ready, Silent, base_url
 from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
 from kit.runtime.ready import cause_of_death
 from kit.service.recall import Proven, recall_plan
@@ -149,7 +149,7 @@ def status(runtime: Runtime, port: int) -> Status:
 
 def health(url: str) -> Status:
     """Readiness of whatever serves at ``url``, whoever started it."""
-    reply = Service(url).health()
+    reply = Client(url).health()
     match reply:
         case Ready(model=model, device=device, dtype=dtype, breach=breach, passed_peaks=passed):
             over = f"\n  over its memory budget: {breach}" if breach else ""

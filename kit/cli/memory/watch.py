@@ -190,7 +190,7 @@ def watch(
     from kit.proof.explain import explain
     from kit.proof.receipt import TIMELINES, new_path
     from kit.proof.recorder import recording
-    from kit.runtime.client import Service, base_url
+    from kit.runtime.client import Client, base_url
     from kit.service.status import await_service, run_of_service
 
     settings = Settings.from_environ()
@@ -199,10 +199,10 @@ def watch(
         runtime, running = await_service(runtimes, terminal, seconds)
         run = run_of_service(runtime, running, terminal)
     path = output or new_path(settings.state_dir, TIMELINES, run, ".jsonl")
-    service = Service(base_url(running.spec.host, running.spec.port))
+    client = Client(base_url(running.spec.host, running.spec.port))
     with (
         Live(run) as live,
-        recording(path, run, runtime, service, on_sample=live.show) as recorder,
+        recording(path, run, runtime, client, on_sample=live.show) as recorder,
     ):
         ended = _wait(recorder, seconds)
     if ended:

@@ -13,7 +13,7 @@ from kit.errors import ServiceError
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import Answering, Proof, prove
 from kit.proof.recorder import Recorder
-from kit.runtime.client import Service
+from kit.runtime.client import Client
 from kit.runtime.protocol import Running, ServeSpec
 from kit.serve.api.app import AppOptions
 from kit.serve.server import ServerOptions
@@ -59,15 +59,15 @@ def engine():
 def answering(engine):
     server = RunningServer(source(engine), ServerOptions(port=0, app=AppOptions()))
     server.wait_until_ready()
-    service = Service(server.url)
+    client = Client(server.url)
     runtime = ThisProcess()
-    yield Answering(runtime.status(), runtime, service, service.health())
+    yield Answering(runtime.status(), runtime, client, client.health())
     engine.go_on()
     server.end()
 
 
 def proven(answering, proof, listener=None):
-    with Recorder(answering.runtime, answering.service, replace(RUN, device="cpu")) as recorder:
+    with Recorder(answering.runtime, answering.client, replace(RUN, device="cpu")) as recorder:
         held = prove(answering, proof, recorder, listener or Hears())
         return held, recorder.timeline()
 
@@ -96,7 +96,7 @@ def test_what_would_take_too_long_is_left_out(answering):
 
 def test_a_busy_service_is_left_alone(answering, engine):
     engine.pause_after = 1
-    running = answering.service.generate(MODEL, [7], 9, timeout_seconds=30)
+    running = answering.client.generate(MODEL, [7], 9, timeout_seconds=30)
     next(running)
     held, _ = proven(answering, Proof())
     assert held.skipped == "it is busy with other requests"

@@ -16,7 +16,7 @@ from kit.memory.timeline import TimelineWriter, read_timeline
 from kit.memory.unavailable import Unavailable
 from kit.proof.measure import DeviceUse
 from kit.proof.recorder import Recorder, is_news, recording
-from kit.runtime.client import Service
+from kit.runtime.client import Client
 from kit.runtime.protocol import Running
 from kit.units import MIB
 from tests.timelines import RUN, sample
@@ -48,7 +48,7 @@ def process():
 
 
 @pytest.fixture
-def service():
+def client():
     """Says what is in ``service.tells`` as its health."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ def service():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.tells = (503, {"status": "loading", "phase": "startup", "progress": 0.0})
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    client = Service(f"http://127.0.0.1:{server.server_port}")
+    client = Client(f"http://127.0.0.1:{server.server_port}")
     client.tell = lambda status, body: setattr(server, "tells", (status, body))
     yield client
     server.shutdown()
@@ -84,14 +84,14 @@ def grow(process):
     process.stdout.readline()
 
 
-def test_memory_and_phases_of_a_process_until_it_ends(process, service):
-    with Recorder(OneProcess(process), service, CPU) as recorder:
+def test_memory_and_phases_of_a_process_until_it_ends(process, client):
+    with Recorder(OneProcess(process), client, CPU) as recorder:
         wait_for(recorder, lambda one: one.phase == "starting")
-        service.tell(503, {"status": "loading", "phase": "weights", "progress": 0.5})
+        client.tell(503, {"status": "loading", "phase": "weights", "progress": 0.5})
         wait_for(recorder, lambda one: one.phase == "weights")
         grow(process)
         wait_for(recorder, lambda one: one.private_bytes > 64 * MIB)
-        service.tell(200, {**READY, "memory": TOLD})
+        client.tell(200, {**READY, "memory": TOLD})
         wait_for(recorder, lambda one: one.phase == "serving")
         recorder.phase("prefill")
         wait_for(recorder, lambda one: one.phase == "prefill")
@@ -108,8 +108,8 @@ def test_memory_and_phases_of_a_process_until_it_ends(process, service):
     assert [one.seconds for one in samples] == sorted(one.seconds for one in samples)
 
 
-def test_the_shortest_phase_has_a_sample(process, service):
-    with Recorder(OneProcess(process), service, CPU) as recorder:
+def test_the_shortest_phase_has_a_sample(process, client):
+    with Recorder(OneProcess(process), client, CPU) as recorder:
         for name in ("prefill", "decode", None):
             recorder.phase(name)
     phases = [one.phase for one in recorder.timeline().samples]
@@ -117,20 +117,20 @@ def test_the_shortest_phase_has_a_sample(process, service):
     assert phases[-1] == "starting"
 
 
-def test_children_count(service):
+def test_children_count(client):
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {GROWS!r}])"
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        with Recorder(OneProcess(process), service, CPU) as recorder:
+        with Recorder(OneProcess(process), client, CPU) as recorder:
             grow(process)
             wait_for(recorder, lambda one: one.private_bytes > 64 * MIB)
         process.communicate(b"\n")
 
 
-def test_what_cannot_be_seen_is_what_the_service_says(process, service):
-    service.tell(200, {**READY, "memory": TOLD})
+def test_what_cannot_be_seen_is_what_the_service_says(process, client):
+    client.tell(200, {**READY, "memory": TOLD})
     hidden = OneProcess(process, Unavailable("another machine"))
-    with Recorder(hidden, service, CPU) as recorder:
+    with Recorder(hidden, client, CPU) as recorder:
         wait_for(recorder, lambda one: one.phase == "serving")
     last = recorder.timeline().samples[-1]
     assert (last.private_bytes, last.mapped_bytes, last.peak_bytes) == (
@@ -140,35 +140,35 @@ def test_what_cannot_be_seen_is_what_the_service_says(process, service):
     )
 
 
-def test_a_service_that_failed_is_told_apart(process, service):
-    service.tell(503, {"status": "failed", "error": "over", "hint": "less", "exit_code": 5})
-    with Recorder(OneProcess(process), service, CPU) as recorder:
+def test_a_service_that_failed_is_told_apart(process, client):
+    client.tell(503, {"status": "failed", "error": "over", "hint": "less", "exit_code": 5})
+    with Recorder(OneProcess(process), client, CPU) as recorder:
         wait_for(recorder, lambda one: one.phase == "failed")
 
 
-def test_the_file_has_what_is_kept_at_every_moment(process, service, tmp_path):
+def test_the_file_has_what_is_kept_at_every_moment(process, client, tmp_path):
     path = tmp_path / "new" / "t.jsonl"
-    with recording(path, CPU, OneProcess(process), service) as recorder:
+    with recording(path, CPU, OneProcess(process), client) as recorder:
         wait_for(recorder, lambda one: True)
         assert read_timeline(path).run == CPU
     assert read_timeline(path) == recorder.timeline()
 
 
-def test_a_place_that_cannot_be_written(process, service, tmp_path):
+def test_a_place_that_cannot_be_written(process, client, tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(EnvironmentNotReady, match="timeline cannot be written"),
-        recording(tmp_path / "file" / "t.jsonl", CPU, OneProcess(process), service),
+        recording(tmp_path / "file" / "t.jsonl", CPU, OneProcess(process), client),
     ):
         pass
 
 
-def test_every_sample_is_told_and_few_are_kept(process, service):
+def test_every_sample_is_told_and_few_are_kept(process, client):
     told = []
     file = io.StringIO()
     writer = TimelineWriter(file, CPU)
     with Recorder(
-        OneProcess(process), service, CPU, writer=writer, on_sample=told.append
+        OneProcess(process), client, CPU, writer=writer, on_sample=told.append
     ) as recorder:
         while len(told) < 15:
             time.sleep(0.02)

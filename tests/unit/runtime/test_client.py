@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from kit.errors import ServiceError
-from kit.runtime.client import Failed, Loading, Ready, Service, Silent, TooSlow, base_url
+from kit.runtime.client import Client, Failed, Loading, Ready, Silent, TooSlow, base_url
 
 READY = {
     "status": "ready",
@@ -65,18 +65,18 @@ def serve():
     ],
 )
 def test_health(serve, status, body, expected):
-    assert Service(serve(status, body)).health() == expected
+    assert Client(serve(status, body)).health() == expected
 
 
 def test_nobody_listens():
-    reply = Service("http://127.0.0.1:9").health()
+    reply = Client("http://127.0.0.1:9").health()
     assert isinstance(reply, Silent)
     assert reply.refused
 
 
 def test_answer(serve):
     url = serve(200, {"choices": [{"message": {"content": "hello"}}]})
-    assert Service(url).ask("spark", "hi", max_tokens=5, timeout_seconds=5) == "hello"
+    assert Client(url).ask("spark", "hi", max_tokens=5, timeout_seconds=5) == "hello"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_answer(serve):
 )
 def test_no_answer(serve, status, body, reason):
     with pytest.raises(ServiceError, match=reason):
-        Service(serve(status, body)).ask("spark", "hi", max_tokens=5, timeout_seconds=5)
+        Client(serve(status, body)).ask("spark", "hi", max_tokens=5, timeout_seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def chunks(tokens):
 
 
 def generate(url, tokens):
-    return list(Service(url).generate("spark", [7, 11], tokens, timeout_seconds=5))
+    return list(Client(url).generate("spark", [7, 11], tokens, timeout_seconds=5))
 
 
 def test_generation_that_ends_as_it_should(serve):
@@ -139,9 +139,9 @@ def test_signs_of_life_are_no_tokens(serve):
     alive = b": ping\n\n" * 3 + chunks(4)
     assert len(generate(serve(200, alive), 4)) == 3
     with pytest.raises(TooSlow, match="no token came for 0 s"):
-        list(Service(serve(200, alive)).generate("spark", [7], 4, timeout_seconds=1e-9))
+        list(Client(serve(200, alive)).generate("spark", [7], 4, timeout_seconds=1e-9))
 
 
 def test_version(serve):
-    assert Service(serve(200, {"torch": "2.13"})).version() == {"torch": "2.13"}
-    assert Service(serve(500, {})).version() == {}
+    assert Client(serve(200, {"torch": "2.13"})).version() == {"torch": "2.13"}
+    assert Client(serve(500, {})).version() == {}

@@ -41,8 +41,8 @@ def wait(pids: tuple[int, ...] | Unavailable, probes: list[Health], seconds: flo
         status=lambda: running, processes=lambda: pids, logs=lambda *_, **__: iter(())
     )
     told = iter(probes)
-    service = SimpleNamespace(health=lambda: next(told))
-    return ready.wait_ready(runtime, running, service, seconds, LISTENER)  # type: ignore[arg-type]
+    client = SimpleNamespace(health=lambda: next(told))
+    return ready.wait_ready(runtime, running, client, seconds, LISTENER)  # type: ignore[arg-type]
 
 
 def test_a_server_that_works_is_waited_for(busy: int, monkeypatch: pytest.MonkeyPatch) -> None:
