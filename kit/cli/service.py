@@ -13,8 +13,7 @@ from kit.settings import Settings
 
 if TYPE_CHECKING:
     from kit.memory.unavailable import Unavailable
-    from kit.runtime.protocol import Running, Runtime
-    from kit.service.status import Details
+    from kit.runtime.protocol import Details, Running, Runtime
 
 
 def down(
@@ -45,7 +44,7 @@ def status(
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Show what runs. Exit code 0: ready; 1: nothing runs; 6: it should run and is not ready."""
-    from kit.runtime.protocol import find_orphan
+    from kit.runtime.protocol import Service, find_orphan
     from kit.service.status import details
     from kit.service.status import status as inspect
 
@@ -57,7 +56,7 @@ def status(
     record: dict[str, Any] = {"state": found.state, "detail": found.detail}
     lines = [found.detail]
     if found.running is not None:
-        more = details(runtime, found.running)
+        more = details(Service(runtime, found.running))
         record |= _record(runtime, found.running, more)
         lines += [f"  {name:<9}{text}" for name, text in _facts(runtime, found.running, more)]
     _print(as_json, record, "\n".join(lines))

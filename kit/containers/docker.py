@@ -15,6 +15,7 @@ from typing import Any, Literal
 from kit.containers.docker_errors import explain
 from kit.errors import KitError
 from kit.memory.unavailable import Unavailable
+from kit.runtime.protocol import Image
 
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -27,26 +28,6 @@ _GONE = (404, 409)
 """HTTP status for a container that was removed, or is just being removed."""
 
 Health = Literal["none", "starting", "healthy", "unhealthy"]
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image that the engine has.
-
-    Attributes:
-        identity: ``sha256:…`` of its configuration.
-        digests: ``REPOSITORY@sha256:…`` as registries know it; empty for what was built here.
-    """
-
-    identity: str
-    tags: tuple[str, ...]
-    digests: tuple[str, ...]
-    size_bytes: int
-    labels: Mapping[str, str]
-    platform: str = ""
-    """System and processor that it is for, such as ``linux/amd64``; empty: it does not say."""
-    command: tuple[str, ...] = ()
-    """What a container of it runs: its entry point, else its command."""
 
 
 @dataclass(frozen=True)

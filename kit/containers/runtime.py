@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kit.containers.compose import (
@@ -19,13 +19,21 @@ from kit.containers.docker import Container, Engine, kept_name
 from kit.containers.wanted_image import require_runnable
 from kit.errors import EnvironmentNotReady, KitError
 from kit.files import writing
+from kit.memory import cgroup
 from kit.memory.proc import PROC, descendants
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state as states
 from kit.runtime.orphan import Orphan, owner_of
 from kit.runtime.protocol import (
+    COMMIT_LABEL,
+    REWRITES_LABEL,
+    VERSION_LABEL,
+    Details,
     EngineName,
+    Image,
+    Images,
     Launch,
+    MemoryUse,
     Running,
     RuntimeName,
     ServeSpec,
@@ -38,11 +46,59 @@ _KEPT_LINES = 10_000
 """Of a container's log, which goes with it when it is removed."""
 
 
+class ContainerImages:
+    """The images of one Docker engine.
+
+    Args:
+        compose: fills compose.yaml in, see :meth:`ContainerRuntime.compose`; Compose pulls, by the
+            credentials and mirrors that it would start with.
+    """
+
+    def __init__(self, engine: Engine, compose: Callable[..., Compose]) -> None:
+        self._engine, self._compose = engine, compose
+
+    def find(self, name: str) -> Image | None:
+        """The engine's own answer."""
+        return self._engine.image(name)
+
+    def require(self, name: str) -> Image:
+        """The image, or how to see which ones there are."""
+        if (found := self._engine.image(name)) is None:
+            raise EnvironmentNotReady(
+                f"the Docker engine has no image {name}",
+                hint="docker image ls shows what it has; name one with KIT_IMAGE",
+            )
+        return found
+
+    def require_runnable(self, spec: ServeSpec) -> None:
+        """One that is gone is Compose's to complain of."""
+        found = self._engine.image(spec.image.identity) if spec.image else None
+        if spec.image and found is not None:
+            require_runnable(found, spec.image.name, self._engine.platform())
+
+    def pulling(self, spec: ServeSpec, name: str) -> Launch:
+        """`docker compose pull`."""
+        command = self._compose(spec, image=name).pull_command(service_name(spec))
+        return Launch(command, {"KIT_IMAGE": name})
+
+    def pull(self, spec: ServeSpec, name: str, on_line: Callable[[str], None]) -> Image:
+        """Also where one of its name is here."""
+        compose = self._compose(spec, image=name)
+        compose.run(compose.pull_command(service_name(spec)), "docker compose pull", on_line)
+        return self.require(name)
+
+    def keep(self, spec: ServeSpec) -> None:
+        """By a name of the kit's own, so that nothing prunes it."""
+        if spec.image is not None:
+            self._engine.keep(spec.image.identity)
+
+
 class ContainerRuntime:
     """One service as a container of compose.yaml.
 
     Attributes:
         engine: answers questions about it.
+        images: what it is made from.
     """
 
     name: RuntimeName = "container"
@@ -53,6 +109,7 @@ class ContainerRuntime:
         self._environ = environ
         self._owner = owner_of(state_dir)
         self.engine = Engine(environ)
+        self.images: Images | None = ContainerImages(self.engine, self.compose)
 
     def require_installed(self, engine: EngineName = "native") -> None:
         """Compose is there and the engine answers; what the server imports is in the image."""
@@ -100,7 +157,7 @@ class ContainerRuntime:
             raise EnvironmentNotReady(
                 f"{orphan.what}, and kit up has no record of it", hint=f"end it: {orphan.remedy}"
             )
-        self.require_own_project()
+        self.require_vacancy()
         compose = self.compose(spec)
         state = State("container", spec, time.time(), project=compose.project)
         states.write(self._state_file, state)
@@ -160,12 +217,8 @@ class ContainerRuntime:
             return None
         return self._server(state, self.engine.containers(state.project))
 
-    def require_own_project(self) -> None:
-        """Return when no other kit has a service in the project, which a start would replace.
-
-        Raises:
-            EnvironmentNotReady: one has, or the engine does not answer.
-        """
+    def require_vacancy(self) -> None:
+        """No other kit has a service in the project, which a start would replace."""
         project = project_name(self._environ)
         found = [c for c in self.engine.containers(project) if c.service in SERVICES]
         foreign = next((each for each in found if self._is_foreign(each)), None)
@@ -178,20 +231,35 @@ class ContainerRuntime:
             hint="give yours a name: kit up --instance NAME, and a port of its own",
         )
 
-    def require_image_runs(self, spec: ServeSpec) -> None:
-        """Return when a container can be made of the image of ``spec``, as far as it tells.
+    def details(self, running: Running) -> Details | None:
+        """Of the container and its image, as the engine tells them."""
+        container = self.container()
+        if container is None:
+            return None
+        used, peak = self.engine.memory_usage(container.identity)
+        if isinstance(peak, Unavailable) and isinstance(running.pid, int):
+            group = cgroup.group_of(running.pid)  # version 2: the engine does not ask for it
+            peak = peak if isinstance(group, Unavailable) else cgroup.usage(group).peak_bytes
+        image = self.engine.image(container.image)
+        labels: Mapping[str, str] = image.labels if image else {}
+        named = running.spec.image
+        return Details(
+            where=running.where,
+            uptime_seconds=running.uptime_seconds,
+            memory=MemoryUse(used, peak, container.memory_limit_bytes),
+            image=named.name if named else container.image,
+            digest=image.digest if image else container.image,
+            kit_version=labels.get(VERSION_LABEL),
+            upstream_commit=labels.get(COMMIT_LABEL),
+            rewrites=labels.get(REWRITES_LABEL),
+            health=container.health,
+            restarts=container.restarts,
+        )
 
-        Raises:
-            EnvironmentNotReady: it is for another processor, or runs no server.
-        """
-        found = self.engine.image(spec.image.identity) if spec.image else None
-        if spec.image and found is not None:  # one that is gone is Compose's to complain of
-            require_runnable(found, spec.image.name, self.engine.platform())
-
-    def keep_image(self, spec: ServeSpec) -> None:
-        """See that the image of ``spec``, which has passed its checks, can be gone back to."""
-        if spec.image is not None:
-            self.engine.keep(spec.image.identity)
+    def configuration(self) -> str | None:
+        """compose.yaml, filled in."""
+        state = self._read()
+        return None if state is None else self.compose(state.spec, project=state.project).config()
 
     def orphan(self, port: int) -> Orphan | None:
         """A container of this state folder that the state does not tell of, on whatever port.

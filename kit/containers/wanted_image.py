@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from kit.containers.docker import Engine, Image
+from kit.containers.docker import Engine
 from kit.containers.docker_errors import explain
 from kit.containers.image import (
     REPOSITORY,
@@ -26,7 +26,7 @@ from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.files import writing
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
 from kit.records import parse_json
-from kit.runtime.protocol import docker_engine_found
+from kit.runtime.protocol import Image, docker_engine_found
 
 _KINDS: Mapping[int, type[KitError]] = {3: EnvironmentNotReady, 4: IntegrityError}
 _BUILDKIT = {"DOCKER_BUILDKIT": "1"}
@@ -290,20 +290,6 @@ def build_image(wanted: WantedImage, log: Path, on_line: Callable[[str], None]) 
                 on_line(line)
 
             build(wanted.build_options, checkout(), keep, environ=wanted.environ)
-
-
-def require_image(engine: Engine, name: str) -> Image:
-    """The image of that name.
-
-    Raises:
-        EnvironmentNotReady: the engine has none.
-    """
-    if (found := engine.image(name)) is None:
-        raise EnvironmentNotReady(
-            f"the Docker engine has no image {name}",
-            hint="docker image ls shows what it has; name one with KIT_IMAGE",
-        )
-    return found
 
 
 def require_runnable(image: Image, name: str, platform: str) -> None:

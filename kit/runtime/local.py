@@ -14,13 +14,22 @@ from pathlib import Path
 import kit
 from kit.errors import KitError, ServiceError
 from kit.files import writing
-from kit.memory.proc import descendants, process_stat
+from kit.memory.proc import descendants, process_memory, process_stat, tree_peak_bytes
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state as states
 from kit.runtime.bounds import bounds_of
 from kit.runtime.orphan import OWNER_VARIABLE, Orphan, orphaned_server, owner_of
 from kit.runtime.packages import require_megatron_packages, require_native_packages
-from kit.runtime.protocol import EngineName, Launch, Running, RuntimeName, ServeSpec
+from kit.runtime.protocol import (
+    Details,
+    EngineName,
+    Images,
+    Launch,
+    MemoryUse,
+    Running,
+    RuntimeName,
+    ServeSpec,
+)
 from kit.runtime.state import Process, State
 from kit.settings import api_key_file
 from kit.units import MIB
@@ -42,6 +51,7 @@ class LocalRuntime:
     """
 
     name: RuntimeName = "local"
+    images: Images | None = None
 
     def __init__(
         self,
@@ -64,6 +74,9 @@ class LocalRuntime:
             require_native_packages()
             if engine == "megatron":
                 require_megatron_packages()
+
+    def require_vacancy(self) -> None:
+        """Processes do not replace each other; that the port is free is looked at by itself."""
 
     def launch(self, spec: ServeSpec) -> Launch:
         """The server's command line. The API key travels in the environment."""
@@ -130,6 +143,20 @@ class LocalRuntime:
                 time.sleep(_POLL_SECONDS)
             if follow:
                 yield from (line.rstrip("\n") for line in file)
+
+    def details(self, running: Running) -> Details | None:
+        """Its memory, with that of its descendants."""
+        pids = self.processes()
+        if isinstance(pids, Unavailable):
+            return None
+        found = [process_memory(pid) for pid in pids]
+        known = [memory for memory in found if not isinstance(memory, Unavailable)]
+        used = sum(memory.anonymous_bytes + memory.shared_bytes for memory in known)
+        memory = MemoryUse(used, tree_peak_bytes(pids[0]), None)
+        return Details(running.where, running.uptime_seconds, memory)
+
+    def configuration(self) -> None:
+        """Its command line is all there is."""
 
     def processes(self) -> tuple[int, ...] | Unavailable:
         """The server and its descendants."""

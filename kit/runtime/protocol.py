@@ -1,6 +1,7 @@
 """The seam between `kit up` and what runs the service: a local process, or a container."""
 
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -25,6 +26,9 @@ class Listener(Protocol):
 
 
 RuntimeName = Literal["local", "container"]
+VERSION_LABEL = "org.opencontainers.image.version"
+COMMIT_LABEL = "spark-kit.upstream.commit"
+REWRITES_LABEL = "spark-kit.upstream.rewrites"
 EngineName = Literal["native", "megatron"]
 _BUDGET = {"max_ram_bytes": "RAM budget", "max_vram_bytes": "VRAM budget"}
 
@@ -41,6 +45,32 @@ class ImageRef:
 
     name: str
     identity: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that the engine has.
+
+    Attributes:
+        identity: ``sha256:…`` of its configuration.
+        digests: ``REPOSITORY@sha256:…`` as registries know it; empty for what was built here.
+        platform: system and processor that it is for, such as ``linux/amd64``; empty: it does not
+            say.
+        command: what a container of it runs: its entry point, else its command.
+    """
+
+    identity: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size_bytes: int
+    labels: Mapping[str, str]
+    platform: str = ""
+    command: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """As its registry knows it, else of its configuration."""
+        return next(iter(self.digests), self.identity)
 
 
 @dataclass(frozen=True)
@@ -116,6 +146,50 @@ class Running:
     bounds: Bounds = NO_BOUNDS
     fate: str = "is gone"
 
+    @property
+    def uptime_seconds(self) -> float:
+        """Since it was started."""
+        return max(0.0, time.time() - self.started_at)
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Host RAM, in bytes.
+
+    Attributes:
+        used_bytes: now, of what nobody else could take.
+        peak_bytes: of a container with the files it has read, of a process with those it maps.
+        limit_bytes: None: there is none.
+    """
+
+    used_bytes: int | Unavailable
+    peak_bytes: int | Unavailable
+    limit_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Details:
+    """One running service.
+
+    Attributes:
+        image: name as it was asked for; this and the fields below it are None for a process.
+        digest: of the image, as its registry knows it; else of its configuration.
+        kit_version, upstream_commit, rewrites: as the image's labels say.
+        health: as the engine's own check finds it.
+        restarts: by the engine, because it had ended.
+    """
+
+    where: str
+    uptime_seconds: float
+    memory: MemoryUse
+    image: str | None = None
+    digest: str | None = None
+    kit_version: str | None = None
+    upstream_commit: str | None = None
+    rewrites: str | None = None
+    health: str | None = None
+    restarts: int = 0
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -125,17 +199,73 @@ class Launch:
     variables: Mapping[str, str]
 
 
+class Images(Protocol):
+    """The images that a runtime makes services from."""
+
+    def find(self, name: str) -> Image | None:
+        """The image of that name or identity; None: it is not here."""
+        ...
+
+    def require(self, name: str) -> Image:
+        """The image of that name.
+
+        Raises:
+            EnvironmentNotReady: it is not here.
+        """
+        ...
+
+    def require_runnable(self, spec: ServeSpec) -> None:
+        """Return when a service can be made from the image of ``spec``, as far as it tells.
+
+        Raises:
+            EnvironmentNotReady: it is for another processor, or runs no server.
+        """
+        ...
+
+    def pulling(self, spec: ServeSpec, name: str) -> Launch:
+        """The command that :meth:`pull` runs."""
+        ...
+
+    def pull(self, spec: ServeSpec, name: str, on_line: Callable[[str], None]) -> Image:
+        """Bring the image of that name from its registry.
+
+        Args:
+            on_line: is told every line that this prints.
+
+        Raises:
+            EnvironmentNotReady: it cannot be had.
+        """
+        ...
+
+    def keep(self, spec: ServeSpec) -> None:
+        """See that the image of ``spec``, which has passed its checks, can be gone back to."""
+        ...
+
+
 class Runtime(Protocol):
-    """Starts, stops and shows one service. `kit up` holds a lock while it uses it."""
+    """Starts, stops and shows one service. `kit up` holds a lock while it uses it.
+
+    Attributes:
+        images: None: it runs what is installed here.
+    """
 
     name: RuntimeName
     log_file: Path
+    images: Images | None
 
     def require_installed(self, engine: EngineName = "native") -> None:
         """Return when everything that the server is run from is there.
 
         Raises:
             EnvironmentNotReady: something has to be installed first.
+        """
+        ...
+
+    def require_vacancy(self) -> None:
+        """Return when no other kit has a service where this one's would be.
+
+        Raises:
+            EnvironmentNotReady: one has.
         """
         ...
 
@@ -163,9 +293,25 @@ class Runtime(Protocol):
         """Process ids of the running service, as this machine sees them."""
         ...
 
+    def details(self, running: Running) -> Details | None:
+        """What is known of a service that is alive; None: it has just ended."""
+        ...
+
+    def configuration(self) -> str | None:
+        """The started service as its engine has it, for people; None: there is no such text."""
+        ...
+
     def orphan(self, port: int) -> Orphan | None:
         """A server of the kit that nobody remembers, as far as it can be seen."""
         ...
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that was started, and the runtime that has it."""
+
+    runtime: Runtime
+    running: Running
 
 
 @dataclass(frozen=True)
@@ -211,9 +357,9 @@ def find_orphan(runtimes: Mapping[RuntimeName, Runtime], port: int) -> Orphan | 
     return next((orphan for orphan in found if orphan is not None), None)
 
 
-def current(runtimes: Mapping[RuntimeName, Runtime]) -> tuple[Runtime, Running] | None:
-    """The runtime that has a service, and the service; None: nothing was started."""
+def current(runtimes: Mapping[RuntimeName, Runtime]) -> Service | None:
+    """The service that was started, alive or dead; None: nothing was."""
     for runtime in runtimes.values():
         if (running := runtime.status()) is not None:
-            return runtime, running
+            return Service(runtime, running)
     return None

@@ -11,7 +11,7 @@ from kit.memory.timeline import read_timeline
 from kit.proof.picture import write_html, write_png
 from kit.proof.receipt import RECEIPTS, new_path, now, run_of
 from kit.runtime.client import Failed, Ready
-from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
+from kit.runtime.protocol import Listener, Runtime, RuntimeName, Service, current
 from kit.service.bring_up import Up, bring_up, exclusive, reason_to_restart, report_of
 from kit.service.intent import Intent, UpOptions, decide
 from kit.service.measured_run import UpReport, measured_run
@@ -60,9 +60,9 @@ def assert_service(
     """
     with exclusive(options.settings.state_dir, options.timeout_seconds, listener):
         found = current(runtimes)
-        old = found if found is not None and found[1].alive else None
+        old = found if found is not None and found.running.alive else None
         intent = _intent(options, old if as_it_runs else None, runtimes, listener, environ)
-        if old is not None and (reason := reason_to_restart(old[1], old[0].name, intent)):
+        if old is not None and (reason := reason_to_restart(old, intent)):
             raise UsageError(
                 reason,
                 hint="kit down ends it; without options kit memory assert measures it as it is",
@@ -93,15 +93,15 @@ def draw_beside(receipt: Path, listener: Listener) -> tuple[Path, ...]:
 
 def _intent(
     options: UpOptions,
-    running: tuple[Runtime, Running] | None,
+    service: Service | None,
     runtimes: Runtimes,
     listener: Listener,
     environ: Mapping[str, str],
 ) -> Intent:
     """Of the service that runs, else of the options."""
-    if running is None:
+    if service is None:
         return decide(options, runtimes, listener, environ)
-    proven = Proven(running[0].name, running[1].spec)
+    proven = Proven(service.runtime.name, service.running.spec)
     return recall(
         proven,
         options.settings,
@@ -125,7 +125,7 @@ def _receipt(intent: Intent) -> Path:
 
 def _measure(
     intent: Intent,
-    old: tuple[Runtime, Running] | None,
+    old: Service | None,
     runtimes: Runtimes,
     listener: Listener,
 ) -> tuple[UpReport | None, BudgetExceeded | None]:
@@ -133,7 +133,7 @@ def _measure(
         if old is None:
             report = bring_up(intent, runtimes, listener)
         else:
-            report = _measure_running(intent, old[1], old[0], listener)
+            report = _measure_running(intent, old, listener)
     except BudgetExceeded as breach:
         if not _receipt(intent).exists():
             raise
@@ -146,10 +146,9 @@ def _measure(
     return report, None
 
 
-def _measure_running(
-    intent: Intent, running: Running, runtime: Runtime, listener: Listener
-) -> UpReport:
+def _measure_running(intent: Intent, service: Service, listener: Listener) -> UpReport:
     begin = time.monotonic()
+    runtime, running = service.runtime, service.running
     client = intent.client()
     health = client.health()
     if isinstance(health, Failed) and health.exit_code == BudgetExceeded.exit_code:

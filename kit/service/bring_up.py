@@ -9,9 +9,7 @@ from pathlib import Path
 
 import filelock
 
-from kit.containers.compose import service_name
-from kit.containers.runtime import ContainerRuntime
-from kit.containers.wanted_image import build_image, require_image
+from kit.containers.wanted_image import build_image
 from kit.errors import KitError, ServiceError
 from kit.files import unwritable, writing
 from kit.memory.budget import hold
@@ -21,7 +19,16 @@ from kit.runtime import postmortem
 from kit.runtime.client import Failed, Ready
 from kit.runtime.port import require_free
 from kit.runtime.postmortem import Lived, refused_request
-from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current, differences
+from kit.runtime.protocol import (
+    Images,
+    Listener,
+    Running,
+    Runtime,
+    RuntimeName,
+    Service,
+    current,
+    differences,
+)
 from kit.runtime.ready import LivedSoFar, require_alive, require_no_death, wait_ready
 from kit.service.intent import Intent, UpOptions, decide
 from kit.service.measured_run import UpReport, measured_run
@@ -115,16 +122,16 @@ def bring_up(
 
 def _remember(intent: Intent, runtime: Runtime, listener: Listener) -> None:
     remember(intent.settings.state_dir, Proven(intent.runtime, intent.spec))
-    if isinstance(runtime, ContainerRuntime):
+    if runtime.images is not None:
         try:
-            runtime.keep_image(intent.spec)
+            runtime.images.keep(intent.spec)
         except KitError as error:  # it runs; what is lost is a way back
             listener.say(f"warning: a rollback may not find its image: {error.message}")
 
 
 def _keep(
     intent: Intent,
-    old: tuple[Runtime, Running] | None,
+    old: Service | None,
     runtime: Runtime,
     listener: Listener,
 ) -> Up | None:
@@ -134,8 +141,8 @@ def _keep(
     """
     if old is None:
         return None
-    running = old[1]
-    reason = reason_to_restart(running, old[0].name, intent)
+    running = old.running
+    reason = reason_to_restart(old, intent)
     if reason is None:
         listener.say(f"already running ({running.where})")
         try:
@@ -147,66 +154,60 @@ def _keep(
     return None
 
 
-def reason_to_restart(running: Running, runtime: RuntimeName, intent: Intent) -> str | None:
-    """Why a service in ``runtime`` is not what was decided; None: it is."""
+def reason_to_restart(service: Service, intent: Intent) -> str | None:
+    """Why a service is not what was decided; None: it is."""
+    running = service.running
     if not running.alive:
         return f"the service had died ({running.where} {running.fate})"
     changed = differences(running.spec, intent.spec)
-    if runtime != intent.runtime:
+    if service.runtime.name != intent.runtime:
         changed = ("runtime", *changed)
     if changed:
         return f"the running service has other settings ({', '.join(changed)})"
     return None
 
 
-def _prepare(
-    intent: Intent, old: tuple[Runtime, Running] | None, runtime: Runtime, listener: Listener
-) -> Intent:
+def _prepare(intent: Intent, old: Service | None, runtime: Runtime, listener: Listener) -> Intent:
     """Refuse what cannot start, and get the image, while ``old``, to be replaced, still runs."""
     try:
-        require_start(intent, old[1] if old else None, listener)
-        if isinstance(runtime, ContainerRuntime):
-            runtime.require_own_project()
-        intent = _with_image(intent, runtime, listener)
-        if isinstance(runtime, ContainerRuntime):
-            runtime.require_image_runs(intent.spec)
+        require_start(intent, old.running if old else None, listener)
+        runtime.require_vacancy()
+        intent = _with_image(intent, runtime.images, listener)
+        if runtime.images is not None:
+            runtime.images.require_runnable(intent.spec)
         return intent
     except KitError:
-        if old is not None and old[1].alive:
-            listener.say(f"the service that was running goes on ({old[1].where})")
+        if old is not None and old.running.alive:
+            listener.say(f"the service that was running goes on ({old.running.where})")
         raise
 
 
-def _with_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
+def _with_image(intent: Intent, images: Images | None, listener: Listener) -> Intent:
     wanted = intent.image
-    if wanted is None or intent.spec.image is not None or not isinstance(runtime, ContainerRuntime):
+    if wanted is None or intent.spec.image is not None or images is None:
         return intent
     if wanted.named:
-        return pull_image(intent, runtime, listener)
+        return pull_image(intent, images, listener)
     listener.say(f"image {wanted.name} is not here: building it, which takes minutes")
     log = intent.settings.state_dir / BUILD_LOG
     build_image(wanted, log, lambda line: listener.progress(line, None))
-    return intent.with_image(require_image(runtime.engine, wanted.name))
+    return intent.with_image(images.require(wanted.name))
 
 
-def pull_image(intent: Intent, runtime: Runtime, listener: Listener) -> Intent:
+def pull_image(intent: Intent, images: Images | None, listener: Listener) -> Intent:
     """Bring the image from its registry, also where one of its name is here."""
     wanted = intent.image
-    if wanted is None or not isinstance(runtime, ContainerRuntime):
+    if wanted is None or images is None:
         return intent
     listener.say(f"pulling image {wanted.name}")
-    compose = runtime.compose(intent.spec, image=wanted.name)
-    command = compose.pull_command(service_name(intent.spec))
-    compose.run(command, "docker compose pull", lambda line: listener.progress(line, None))
-    return intent.with_image(require_image(runtime.engine, wanted.name))
+    pulled = images.pull(intent.spec, wanted.name, lambda line: listener.progress(line, None))
+    return intent.with_image(pulled)
 
 
-def _start(
-    intent: Intent, old: tuple[Runtime, Running] | None, runtime: Runtime, listener: Listener
-) -> Up:
+def _start(intent: Intent, old: Service | None, runtime: Runtime, listener: Listener) -> Up:
     if old is not None:
-        listener.progress(f"stopping {old[1].where}", None)
-        old[0].stop()
+        listener.progress(f"stopping {old.running.where}", None)
+        old.runtime.stop()
     require_free(intent.spec.host, intent.spec.port)
     listener.progress("starting the server", None)
     uuids = [gpu.uuid for gpu in intent.gpus]

@@ -11,7 +11,7 @@ from kit.memory.budget import default_ram_budget, require
 from kit.memory.plan import Pool
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.proof.assertion import PROOF, Proof
-from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current, differences
+from kit.runtime.protocol import Listener, Runtime, RuntimeName, Service, current, differences
 from kit.service.bring_up import bring_up, exclusive, pull_image
 from kit.service.intent import Intent, UpOptions, decide, plan_of
 from kit.service.measured_run import UpReport
@@ -63,8 +63,8 @@ def restart(
         KitError: see :func:`kit.service.recall.recall` and :func:`kit.service.bring_up.bring_up`.
     """
     with exclusive(settings.state_dir, timeout_seconds, listener):
-        runtime, running = _require_service(runtimes)
-        proven = Proven(runtime.name, running.spec)
+        service = _require_service(runtimes)
+        proven = Proven(service.runtime.name, service.running.spec)
         intent = recall(proven, settings, environ, timeout_seconds=timeout_seconds, proof=proof)
         return bring_up(intent, runtimes, listener, anew=True)
 
@@ -84,16 +84,17 @@ def upgrade(
         KitError: what was wrong with the new one, and whether the old one is back.
     """
     with exclusive(settings.state_dir, wishes.timeout_seconds, listener):
-        runtime, running = _require_service(runtimes)
-        if runtime.name == "local" and (wishes.pull or (wishes.image and wishes.insists)):
+        service = _require_service(runtimes)
+        if service.runtime.images is None and (wishes.pull or (wishes.image and wishes.insists)):
             raise UsageError(
-                f"the service is a local process ({running.where}), which has no image",
+                f"the service is a local process ({service.running.where}), which has no image",
                 hint="leave --image and --pull out; for a container: kit up --runtime container",
             )
-        old = recall(Proven(runtime.name, running.spec), settings, environ, to_run=False)
+        proven = Proven(service.runtime.name, service.running.spec)
+        old = recall(proven, settings, environ, to_run=False)
         intent = decide(options_after(wishes, old), runtimes, listener, environ)
         if wishes.pull:
-            intent = pull_image(intent, runtimes[intent.runtime], listener)
+            intent = pull_image(intent, runtimes[intent.runtime].images, listener)
         return _replace(intent, settings, runtimes, listener, environ)
 
 
@@ -115,7 +116,7 @@ def rollback(
     with exclusive(settings.state_dir, timeout_seconds, listener):
         found = current(runtimes)
         history = read_history(settings.state_dir)
-        present = found[1].spec if found else history[0].spec if history else None
+        present = found.running.spec if found else history[0].spec if history else None
         target = before(settings.state_dir, present) if present else None
         if present is None or target is None:
             raise ServiceError(
@@ -202,12 +203,14 @@ def _attempt(action: Callable[[], object]) -> str | None:
     return None
 
 
-def _still_runs(old: tuple[Runtime, Running] | None, runtimes: Runtimes) -> bool:
+def _still_runs(old: Service | None, runtimes: Runtimes) -> bool:
     now = current(runtimes)
-    return old is not None and now is not None and now[1].alive and now[1].spec == old[1].spec
+    if old is None or now is None:
+        return False
+    return now.running.alive and now.running.spec == old.running.spec
 
 
-def _require_service(runtimes: Runtimes) -> tuple[Runtime, Running]:
+def _require_service(runtimes: Runtimes) -> Service:
     found = current(runtimes)
     if found is None:
         raise ServiceError("nothing runs", hint="start it: kit up")

@@ -4,8 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kit.containers.compose import service_name
-from kit.containers.runtime import ContainerRuntime
 from kit.errors import KitError
 from kit.runtime.protocol import (
     ImageRef,
@@ -15,6 +13,7 @@ from kit.runtime.protocol import (
     Runtime,
     RuntimeName,
     ServeSpec,
+    Service,
     current,
 )
 from kit.service.bring_up import reason_to_restart
@@ -54,14 +53,14 @@ def dry_run(
     """
     intent = decide(options, runtimes, listener, environ, dry=True)
     old = current(runtimes)
-    reason = None if old is None else reason_to_restart(old[1], old[0].name, intent)
+    reason = None if old is None else reason_to_restart(old, intent)
     if old is not None and reason is None:
-        return DryRun(intent, old[1].where, None, ())
+        return DryRun(intent, old.running.where, None, ())
     runtime = runtimes[intent.runtime]
-    steps = [*_image_steps(intent, runtime), *_stop_steps(old[0] if old else None)]
+    steps = [*_image_steps(intent, runtime), *_stop_steps(old)]
     steps.append(runtime.launch(_with_image_name(intent)))
-    where = old[1].where if old else None
-    refusal = _refusal(intent, old[1] if old else None, runtime, listener)
+    where = old.running.where if old else None
+    refusal = _refusal(intent, old.running if old else None, runtime, listener)
     return DryRun(intent, where, reason, tuple(steps), refusal)
 
 
@@ -70,8 +69,7 @@ def _refusal(
 ) -> KitError | None:
     try:
         require_start(intent, old, listener)
-        if isinstance(runtime, ContainerRuntime):
-            runtime.require_own_project()
+        runtime.require_vacancy()
     except KitError as error:
         return error
     return None
@@ -86,13 +84,12 @@ def _with_image_name(intent: Intent) -> ServeSpec:
 
 def _image_steps(intent: Intent, runtime: Runtime) -> list[Launch]:
     wanted = intent.image
-    if wanted is None or intent.spec.image or not isinstance(runtime, ContainerRuntime):
+    if wanted is None or intent.spec.image or runtime.images is None:
         return []
     if not wanted.named:
         return [Launch(wanted.build_command, wanted.shown_variables)]
-    compose = runtime.compose(intent.spec, image=wanted.name)
-    return [Launch(compose.pull_command(service_name(intent.spec)), {"KIT_IMAGE": wanted.name})]
+    return [runtime.images.pulling(intent.spec, wanted.name)]
 
 
-def _stop_steps(old: Runtime | None) -> list[Launch]:
+def _stop_steps(old: Service | None) -> list[Launch]:
     return [Launch(("kit", "down"), {})] if old is not None else []

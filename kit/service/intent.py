@@ -8,7 +8,7 @@ from typing import Literal
 
 import kit
 from kit.containers.compose import container_user, require_self_contained
-from kit.containers.docker import Engine, Image
+from kit.containers.docker import Engine
 from kit.containers.wanted_image import WantedImage, torch_in, wanted_image
 from kit.errors import EnvironmentNotReady
 from kit.memory import nvml
@@ -24,6 +24,7 @@ from kit.runtime.client import Client, base_url
 from kit.runtime.protocol import (
     EngineName,
     HostFacts,
+    Image,
     ImageRef,
     Listener,
     Runtime,

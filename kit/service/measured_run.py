@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kit.containers.runtime import ContainerRuntime
 from kit.errors import BudgetExceeded
 from kit.lock import read_lock
 from kit.memory.budget import Measured, Verdict, hold
@@ -34,10 +33,18 @@ from kit.proof.receipt import (
 )
 from kit.proof.recorder import Recorder, recording
 from kit.runtime.client import Client, Failed, Health, Ready, base_url
-from kit.runtime.protocol import Listener, Running, Runtime, ServeSpec
+from kit.runtime.protocol import (
+    COMMIT_LABEL,
+    REWRITES_LABEL,
+    ImageRef,
+    Images,
+    Listener,
+    Running,
+    Runtime,
+    ServeSpec,
+)
 from kit.service.intent import Intent
 from kit.service.model import DEMO, Model
-from kit.service.status import COMMIT_LABEL, REWRITES_LABEL
 from kit.settings import bundled
 
 UNKNOWN = "unknown"
@@ -225,26 +232,23 @@ def _service(
         kit_version=version.get("version") or __version__,
         torch=version.get("torch"),
     )
-    if isinstance(runtime, ContainerRuntime) and spec.image is not None:
-        return _in_container(service, intent, runtime)
+    if runtime.images is not None and spec.image is not None:
+        return _by_image(service, spec, spec.image, runtime.images)
     if spec.engine == "megatron":
         return _by_upstream(service, intent)
     return service
 
 
-def _in_container(
-    service: MeasuredService, intent: Intent, runtime: ContainerRuntime
+def _by_image(
+    service: MeasuredService, spec: ServeSpec, named: ImageRef, images: Images
 ) -> MeasuredService:
     """The image's digest as its registry knows it, else of its configuration; upstream's labels."""
-    spec = intent.spec
-    if spec.image is None:
-        return service
-    image = runtime.engine.image(spec.image.identity)
+    image = images.find(named.identity)
     labels = image.labels if image and spec.engine == "megatron" else {}
     return replace(
         service,
-        image=spec.image.name,
-        image_digest=next(iter(image.digests), image.identity) if image else spec.image.identity,
+        image=named.name,
+        image_digest=image.digest if image else named.identity,
         upstream_commit=labels.get(COMMIT_LABEL),
         rewrite_digest=labels.get(REWRITES_LABEL),
     )

@@ -6,106 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from kit.containers.runtime import ContainerRuntime
 from kit.errors import KitError, ServiceError
-from kit.memory import cgroup, proc
 from kit.memory.timeline import Run
-from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import now, run_of
 from kit.runtime.client import Client, Failed, Health, Loading, Ready, Silent, base_url
-from kit.runtime.protocol import Listener, Running, Runtime, RuntimeName, current
+from kit.runtime.protocol import (
+    Details,
+    Listener,
+    Running,
+    Runtime,
+    RuntimeName,
+    Service,
+    current,
+)
 from kit.runtime.ready import cause_of_death
 from kit.service.recall import Proven, recall_plan
 
-VERSION_LABEL = "org.opencontainers.image.version"
-COMMIT_LABEL = "spark-kit.upstream.commit"
-REWRITES_LABEL = "spark-kit.upstream.rewrites"
 
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """Host RAM, in bytes.
-
-    Attributes:
-        used_bytes: now, of what nobody else could take.
-        peak_bytes: of a container with the files it has read, of a process with those it maps.
-        limit_bytes: None: there is none.
-    """
-
-    used_bytes: int | Unavailable
-    peak_bytes: int | Unavailable
-    limit_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Details:
-    """One running service.
-
-    Attributes:
-        image: name as it was asked for; this and the fields below it are None for a process.
-        digest: of the image, as its registry knows it; else of its configuration.
-        kit_version, upstream_commit, rewrites: as the image's labels say.
-        health: as the engine's own check finds it.
-        restarts: by the engine, because it had ended.
-    """
-
-    where: str
-    uptime_seconds: float
-    memory: MemoryUse
-    image: str | None = None
-    digest: str | None = None
-    kit_version: str | None = None
-    upstream_commit: str | None = None
-    rewrites: str | None = None
-    health: str | None = None
-    restarts: int = 0
-
-
-def details(runtime: Runtime, running: Running) -> Details | None:
-    """Of the service of ``runtime``; None where it does not run."""
-    if not running.alive:
-        return None
-    if isinstance(runtime, ContainerRuntime):
-        return _of_container(runtime, running)
-    return Details(running.where, _age(running), _process_memory(runtime.processes()))
-
-
-def _of_container(runtime: ContainerRuntime, running: Running) -> Details | None:
-    container = runtime.container()
-    if container is None:
-        return None
-    used, peak = runtime.engine.memory_usage(container.identity)
-    if isinstance(peak, Unavailable) and isinstance(running.pid, int):
-        group = cgroup.group_of(running.pid)  # version 2: the engine does not ask for it
-        peak = peak if isinstance(group, Unavailable) else cgroup.usage(group).peak_bytes
-    image = runtime.engine.image(container.image)
-    labels: Mapping[str, str] = image.labels if image else {}
-    named = running.spec.image
-    return Details(
-        where=running.where,
-        uptime_seconds=_age(running),
-        memory=MemoryUse(used, peak, container.memory_limit_bytes),
-        image=named.name if named else container.image,
-        digest=next(iter(image.digests), image.identity) if image else container.image,
-        kit_version=labels.get(VERSION_LABEL),
-        upstream_commit=labels.get(COMMIT_LABEL),
-        rewrites=labels.get(REWRITES_LABEL),
-        health=container.health,
-        restarts=container.restarts,
-    )
-
-
-def _process_memory(pids: tuple[int, ...] | Unavailable) -> MemoryUse:
-    if isinstance(pids, Unavailable):
-        return MemoryUse(pids, pids, None)
-    found = [proc.process_memory(pid) for pid in pids]
-    known = [memory for memory in found if not isinstance(memory, Unavailable)]
-    used = sum(memory.anonymous_bytes + memory.shared_bytes for memory in known)
-    return MemoryUse(used, proc.tree_peak_bytes(pids[0]), None)
-
-
-def _age(running: Running) -> float:
-    return max(0.0, time.time() - running.started_at)
+def details(service: Service) -> Details | None:
+    """Of a service; None where it does not run."""
+    return service.runtime.details(service.running) if service.running.alive else None
 
 
 StateName = Literal["ready", "loading", "failed", "silent", "dead", "stopped"]
@@ -169,7 +89,7 @@ _POLL_SECONDS = 0.1
 
 def await_service(
     runtimes: Mapping[RuntimeName, Runtime], listener: Listener, seconds: float | None
-) -> tuple[Runtime, Running]:
+) -> Service:
     """The service that runs, or the next that is started.
 
     Raises:
@@ -178,7 +98,7 @@ def await_service(
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         found = current(runtimes)
-        if found is not None and found[1].alive:
+        if found is not None and found.running.alive:
             return found
         if deadline is not None and time.monotonic() > deadline:
             raise ServiceError(
@@ -189,15 +109,12 @@ def await_service(
 
 
 def run_of_service(
-    runtime: Runtime,
-    running: Running,
-    listener: Listener,
-    environ: Mapping[str, str] = os.environ,
+    service: Service, listener: Listener, environ: Mapping[str, str] = os.environ
 ) -> Run:
     """What the timeline of a running service is of; without a plan where that cannot be had."""
-    spec = running.spec
+    spec = service.running.spec
     try:
-        plan = recall_plan(Proven(runtime.name, spec), environ)
+        plan = recall_plan(Proven(service.runtime.name, spec), environ)
     except KitError as error:
         listener.say(f"there is no plan to compare with: {error.message}")
         return run_of(spec, None, now())

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import kit
 from kit.containers.compose import find_compose
-from kit.containers.runtime import ContainerRuntime
+from kit.containers.docker import Engine
 from kit.errors import KitError
 from kit.files import writing
 from kit.memory import nvml
@@ -67,7 +67,7 @@ def parts_of(
     found = state.read(settings.state_dir / state.FILE_NAME)
     runtime = runtimes[found.runtime if found else "local"]
     parts: dict[str, Part] = {
-        "versions.json": lambda: _json(_versions(runtimes, environ)),
+        "versions.json": lambda: _json(_versions(environ)),
         "settings.json": lambda: _json(_settings(environ)),
         "status.json": lambda: _json(_status(settings, runtimes, runtime)),
         "log.txt": lambda: "\n".join(runtime.logs(_LOG_LINES)),
@@ -79,25 +79,18 @@ def parts_of(
     if found is not None:
         proven = Proven(found.runtime, found.spec)
         parts["plan.json"] = lambda: _json(asdict(recall(proven, settings, environ).plan))
-    if found is not None and isinstance(runtime, ContainerRuntime):
-        compose = runtime.compose(found.spec, project=found.project)
-        parts["compose.yaml"] = compose.config
+    if found is not None and found.runtime == "container":
+        parts["compose.yaml"] = lambda: runtime.configuration() or ""
     return parts
 
 
-def _versions(
-    runtimes: Mapping[RuntimeName, Runtime], environ: Mapping[str, str]
-) -> dict[str, object]:
-    container = runtimes.get("container")
-    engine: object = "not asked"
-    if isinstance(container, ContainerRuntime):
-        engine = _attempt(container.engine.version)
+def _versions(environ: Mapping[str, str]) -> dict[str, object]:
     driver = nvml.probe()
     return {
         "kit": kit.__version__,
         "python": sys.version,
         "platform": platform.platform(),
-        "docker engine": engine,
+        "docker engine": _attempt(Engine(environ).version),
         "compose": _attempt(lambda: asdict(find_compose(environ))),
         "nvidia": str(driver) if isinstance(driver, Unavailable) else asdict(driver),
     }
@@ -118,7 +111,7 @@ def _status(
 ) -> dict[str, object]:
     found = status(runtime, settings.port)
     service = current(runtimes)
-    more = details(*service) if service is not None else None
+    more = details(service) if service is not None else None
     return {
         "state": found.state,
         "detail": found.detail,

@@ -196,8 +196,9 @@ def watch(
     settings = Settings.from_environ()
     with Terminal() as terminal:
         runtimes = wiring(context).runtimes(settings)
-        runtime, running = await_service(runtimes, terminal, seconds)
-        run = run_of_service(runtime, running, terminal)
+        service = await_service(runtimes, terminal, seconds)
+        run = run_of_service(service, terminal)
+    runtime, running = service.runtime, service.running
     path = output or new_path(settings.state_dir, TIMELINES, run, ".jsonl")
     client = Client(base_url(running.spec.host, running.spec.port))
     with (

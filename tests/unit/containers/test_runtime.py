@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kit.containers.docker import Container, Death, Image
+from kit.containers.docker import Container, Death
 from kit.containers.runtime import ContainerRuntime
 from kit.errors import EnvironmentNotReady
 from kit.runtime import state as states
 from kit.runtime.orphan import owner_of
-from kit.runtime.protocol import ImageRef, ServeSpec
+from kit.runtime.protocol import Image, ImageRef, ServeSpec
 from kit.runtime.state import State
 from kit.service.status import status
 
@@ -147,7 +147,7 @@ def test_what_the_state_tells_of_is_ours(tmp_path, commands, owned):
     container = of(tmp_path, "ours") if owned else CONTAINER
     ours = runtime_of(tmp_path, "ours", container, started=True)
     assert ours.status().alive
-    ours.require_own_project()
+    ours.require_vacancy()
     assert ours.stop()
     assert commands()[0][-1] == "down"
 
@@ -207,5 +207,5 @@ def test_an_image_is_looked_at_by_what_it_is_not_by_its_name(tmp_path, commands)
     bad = replace(OLD, platform="linux/arm64", command=("kit",))
     ours.engine.images = {"mine:1": NEW, OLD.identity: bad}
     with pytest.raises(EnvironmentNotReady, match="image mine:1 is for linux/arm64"):
-        ours.require_image_runs(replace(SPEC, image=ImageRef("mine:1", OLD.identity)))
-    ours.require_image_runs(SPEC)
+        ours.images.require_runnable(replace(SPEC, image=ImageRef("mine:1", OLD.identity)))
+    ours.images.require_runnable(SPEC)

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from kit.containers import wanted_image as container_image
-from kit.containers.docker import Image
 from kit.containers.image import BuildOptions, checkout, image_tag, pinned_base
 from kit.containers.wanted_image import (
     BASE_LABEL,
@@ -14,6 +13,7 @@ from kit.containers.wanted_image import (
 )
 from kit.errors import EnvironmentNotReady
 from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
+from kit.runtime.protocol import Image
 from kit.units import GIB
 
 SMALL = Image("sha256:1", ("spark-kit:cpu",), (), GIB, {})
