@@ -14,6 +14,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background
 TOKENIZER = Path(__file__).parent / "golden" / "data" / "a" / "tokenizer" / "tokenizer.model"
 
 
+TESTS = Path(__file__).parent
+BY_TURNS = frozenset({"e2e", "gpu", "container"})
+"""Folders whose tests start servers with ports and budgets: side by side they would disturb each
+other, so one of pytest-xdist's processes runs them all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays together where tests run in several processes: these folders, else a file."""
+    for item in items:
+        folder, *rest = item.path.relative_to(TESTS).parts
+        group = folder if folder in BY_TURNS else "/".join((folder, *rest))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``make_model(**config)``: a directory as ``kit weights convert`` makes it, weights random."""
