@@ -1,6 +1,7 @@
 """A receipt of numbers that are easy to follow."""
 
 from kit.memory.budget import Verdict
+from kit.memory.plan import Pool
 from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import (
     MeasuredMachine,
@@ -19,9 +20,9 @@ def receipt(
     host: int | Unavailable = 2 * GIB, device: int | Unavailable | None = 27 * GIB
 ) -> Receipt:
     """Budgets are 4 and 30 GiB, plans 3 and 28; ``device`` None: the model ran on the CPU."""
-    pools = {"host": PoolResult.of(Verdict("host RAM", "--max-ram", host, 4 * GIB), 3 * GIB)}
+    pools = {"host": PoolResult.of(Verdict(Pool.HOST, host, 4 * GIB), 3 * GIB)}
     if device is not None:
-        verdict = Verdict("VRAM", "--max-vram", device, 30 * GIB)
+        verdict = Verdict(Pool.DEVICE, device, 30 * GIB)
         pools["device"] = PoolResult.of(verdict, 28 * GIB)
     return Receipt(
         date="2026-01-02T03:04:05+00:00",

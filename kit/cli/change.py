@@ -115,7 +115,7 @@ def rollback(
 
 def _report(change: "Callable[[Terminal], UpReport]", as_json: bool) -> None:
     from kit.cli.render import Terminal
-    from kit.cli.up import print_json, print_text
+    from kit.cli.up_report import print_json, print_text
     from kit.memory.budget import require
 
     with Terminal() as terminal:

@@ -92,15 +92,13 @@ def _where(found: DryRun) -> str:
 def _memory(found: DryRun) -> Iterator[str]:
     intent, spec = found.intent, found.intent.spec
     yield "\nMemory plan"
-    for pool, what, budget in (
-        (Pool.HOST, "host RAM", spec.max_ram_bytes),
-        (Pool.DEVICE, "VRAM", spec.max_vram_bytes),
-    ):
+    for pool in (Pool.HOST, Pool.DEVICE):
+        budget = spec.budget.of(pool)
         lines = [line for line in intent.plan.lines if line.pool is pool]
         if not lines:
             continue
         limit = f", budget {format_gib(budget)}" if budget else ""
-        yield f"  {what}: {format_gib(intent.plan.peak_bytes(pool))} at its peak{limit}"
+        yield f"  {pool.label}: {format_gib(intent.plan.peak_bytes(pool))} at its peak{limit}"
         for line in lines:
             yield f"    {format_gib(line.size_bytes):>10}  {line.name} ({line.basis})"
 

@@ -31,7 +31,6 @@ from kit.runtime.protocol import (
     Details,
     EngineName,
     Image,
-    Images,
     Launch,
     MemoryUse,
     Running,
@@ -98,7 +97,6 @@ class ContainerRuntime:
 
     Attributes:
         engine: answers questions about it.
-        images: what it is made from.
     """
 
     name: RuntimeName = "container"
@@ -109,7 +107,11 @@ class ContainerRuntime:
         self._environ = environ
         self._owner = owner_of(state_dir)
         self.engine = Engine(environ)
-        self.images: Images | None = ContainerImages(self.engine, self.compose)
+
+    @property
+    def images(self) -> ContainerImages:
+        """Those of the engine."""
+        return ContainerImages(self.engine, self.compose)
 
     def require_installed(self, engine: EngineName = "native") -> None:
         """Compose is there and the engine answers; what the server imports is in the image."""

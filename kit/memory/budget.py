@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kit.errors import BudgetExceeded
+from kit.memory.plan_line import Pool
 from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
 
@@ -26,6 +27,10 @@ class Budget:
 
     max_ram_bytes: int | None = None
     max_vram_bytes: int | None = None
+
+    def of(self, pool: Pool) -> int | None:
+        """Bytes that were promised of ``pool``."""
+        return self.max_vram_bytes if pool is Pool.DEVICE else self.max_ram_bytes
 
     def on(self, device: str) -> "Budget":
         """What of it holds for a model on ``device``, such as ``cpu`` or ``cuda:0``."""
@@ -52,10 +57,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One figure checked against its budget."""
+    """The figure of one pool, checked against its budget."""
 
-    what: str
-    flag: str
+    pool: Pool
     peak_bytes: int | Unavailable
     budget_bytes: int
     measured_by: MeasuredBy | None = None
@@ -68,29 +72,23 @@ class Verdict:
     def __str__(self) -> str:
         budget = format_gib(self.budget_bytes)
         if isinstance(self.peak_bytes, Unavailable):
-            return f"peak {self.what} could not be measured ({self.peak_bytes.reason})"
+            return f"peak {self.pool.label} could not be measured ({self.peak_bytes.reason})"
         if self.passed:
-            return f"peak {self.what} {format_gib(self.peak_bytes)} within {budget}"
-        over = format_gib(self.peak_bytes - self.budget_bytes)
-        return f"peak {self.what} {format_gib(self.peak_bytes)}, {over} over the budget of {budget}"
+            return f"peak {self.pool.label} {format_gib(self.peak_bytes)} within {budget}"
+        peak, over = format_gib(self.peak_bytes), format_gib(self.peak_bytes - self.budget_bytes)
+        return f"peak {self.pool.label} {peak}, {over} over the budget of {budget}"
 
 
-def hold(budget: Budget, measured: Measured) -> tuple[Verdict, ...]:
+def assess(budget: Budget, measured: Measured) -> tuple[Verdict, ...]:
     """A verdict for every figure that was promised."""
-    promised = (
-        ("host RAM", "--max-ram", budget.max_ram_bytes, measured.host_peak_bytes, measured.host_by),
-        (
-            "VRAM",
-            "--max-vram",
-            budget.max_vram_bytes,
-            measured.device_peak_bytes,
-            measured.device_by,
-        ),
-    )
+    figures = {
+        Pool.HOST: (measured.host_peak_bytes, measured.host_by),
+        Pool.DEVICE: (measured.device_peak_bytes, measured.device_by),
+    }
     return tuple(
-        Verdict(what, flag, peak_bytes, budget_bytes, by)
-        for what, flag, budget_bytes, peak_bytes, by in promised
-        if budget_bytes is not None
+        Verdict(pool, peak_bytes, allowed, by)
+        for pool, (peak_bytes, by) in figures.items()
+        if (allowed := budget.of(pool)) is not None
     )
 
 
@@ -103,7 +101,7 @@ def require(verdicts: Sequence[Verdict]) -> None:
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if not failed:
         return
-    over = [verdict.flag for verdict in failed if isinstance(verdict.peak_bytes, int)]
+    over = [verdict.pool.flag for verdict in failed if isinstance(verdict.peak_bytes, int)]
     less = f"ask for less (--context, --max-sequences), or allow more with {' and '.join(over)}"
     raise BudgetExceeded(
         "; ".join(str(verdict) for verdict in failed), hint=less if over else _UNMEASURED

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from kit.memory.shape import ModelShape
 from kit.memory.torch_build import TorchBuild
+
+if TYPE_CHECKING:
+    from kit.memory.shape import ModelShape  # which needs numpy, and pools are known at once
 
 Device = Literal["cpu", "cuda"]
 
@@ -20,6 +22,16 @@ class Pool(StrEnum):
     DEVICE = "device"
     HOST = "host"
     DISK = "disk"
+
+    @property
+    def label(self) -> str:
+        """As people call it."""
+        return {"device": "VRAM", "host": "host RAM", "disk": "disk"}[self.value]
+
+    @property
+    def flag(self) -> str:
+        """The option that bounds it; of VRAM and host RAM."""
+        return "--max-vram" if self is Pool.DEVICE else "--max-ram"
 
 
 class Phase(StrEnum):
@@ -57,7 +69,7 @@ class Serving:
         ranks: processes of upstream that share the model by tensor parallelism, on a GPU each.
     """
 
-    shape: ModelShape
+    shape: "ModelShape"
     context: int
     max_sequences: int
     device: Device

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import BudgetExceeded, KitError, ServiceError
-from kit.memory.budget import Measured, Verdict, hold
+from kit.memory.budget import Measured, Verdict, assess
 from kit.memory.plan import PREFILL_CHUNK
 from kit.proof.measure import measure
 from kit.proof.receipt import MeasuredWork
@@ -223,7 +223,7 @@ def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: List
     recorder.stop()  # so that no sample shows more than is measured now
     spec, timeline = answering.running.spec, recorder.timeline()
     measured = measure(answering.runtime, answering.client, spec.device, timeline)
-    return Assessed(measured, hold(spec.budget, measured), work, skipped)
+    return Assessed(measured, assess(spec.budget, measured), work, skipped)
 
 
 def _exercise(

@@ -11,7 +11,6 @@ _NOTHING_BYTES = MIB
 """Less than that is not worth a word."""
 _SERVING = {"warm-up", "serving", "prefill", "decode", "stopping", "failed"}
 """Phases in which all is held that the plan knows; in any other it is loading."""
-_POOLS = {Pool.HOST: "host RAM", Pool.DEVICE: "VRAM"}
 
 
 def explain(timeline: Timeline) -> tuple[str, ...]:
@@ -46,7 +45,7 @@ def _explain_pool(timeline: Timeline, pool: Pool, peak: Sample) -> list[str]:
     size = _size(peak, pool)
     reached = next(s for s in timeline.samples if _size(s, pool) > size - _NOTHING_BYTES)
     lines = [
-        f"{_POOLS[pool]}: the most at once was {format_gib(size)}, reached after "
+        f"{pool.label}: the most at once was {format_gib(size)}, reached after "
         f"{reached.seconds:.1f} s, phase {reached.phase}"
     ]
     if pool is Pool.HOST:

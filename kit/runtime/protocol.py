@@ -243,15 +243,15 @@ class Images(Protocol):
 
 
 class Runtime(Protocol):
-    """Starts, stops and shows one service. `kit up` holds a lock while it uses it.
-
-    Attributes:
-        images: None: it runs what is installed here.
-    """
+    """Starts, stops and shows one service. `kit up` holds a lock while it uses it."""
 
     name: RuntimeName
     log_file: Path
-    images: Images | None
+
+    @property
+    def images(self) -> Images | None:
+        """Where its services come from; None: it runs what is installed here."""
+        ...
 
     def require_installed(self, engine: EngineName = "native") -> None:
         """Return when everything that the server is run from is there.

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from kit.errors import BudgetExceeded, UsageError
 from kit.memory import nvml
-from kit.memory.budget import Budget, Measured, Verdict, hold
+from kit.memory.budget import Budget, Measured, Verdict, assess
 from kit.memory.proc import ProcessMemory, descendants, process_memory, tree_peak_bytes
 from kit.memory.unavailable import Unavailable
 from kit.memory.vram import estimated_peak
@@ -224,7 +224,7 @@ class BudgetWatch:
         elif self._readiness.breach is not None:
             self._readiness.breach = None
             logger.warning("memory budget: within it again")
-        for verdict in hold(self._budget, seen.peaks):
+        for verdict in assess(self._budget, seen.peaks):
             if isinstance(verdict.peak_bytes, int) and not verdict.passed:
                 self._passed(verdict)
 
@@ -236,13 +236,13 @@ class BudgetWatch:
                 logger.exception("memory budget: it could not be looked at")
 
     def _over(self, seen: Footprint) -> list[Verdict]:
-        now = hold(self._budget, seen.now)
+        now = assess(self._budget, seen.now)
         return [each for each in now if isinstance(each.peak_bytes, int) and not each.passed]
 
     def _begin(self, over: Sequence[Verdict], parts: Parts) -> None:
         grown = parts.growth_since(self._first or parts)
         error = "; ".join(map(_now, over)) + (f". Since it was ready: {grown}" if grown else "")
-        flags = " and ".join(verdict.flag for verdict in over)
+        flags = " and ".join(verdict.pool.flag for verdict in over)
         breach = Breach(
             error,
             f"ask for less (--context, --max-sequences), or allow more with {flags}",
@@ -255,8 +255,8 @@ class BudgetWatch:
         self._readiness.breach = breach
 
     def _passed(self, verdict: Verdict) -> None:
-        if verdict.what not in self._readiness.passed:
-            self._readiness.passed[verdict.what] = str(verdict)
+        if verdict.pool.label not in self._readiness.passed:
+            self._readiness.passed[verdict.pool.label] = str(verdict)
             logger.warning("memory budget: %s", verdict)
 
 
@@ -264,6 +264,6 @@ def _now(verdict: Verdict) -> str:
     assert isinstance(verdict.peak_bytes, int)  # noqa: S101  (it is over its budget)
     over = format_gib(verdict.peak_bytes - verdict.budget_bytes)
     return (
-        f"{verdict.what} is {format_gib(verdict.peak_bytes)}, {over} over the budget of "
+        f"{verdict.pool.label} is {format_gib(verdict.peak_bytes)}, {over} over the budget of "
         f"{format_gib(verdict.budget_bytes)}"
     )

@@ -12,7 +12,7 @@ import filelock
 from kit.containers.wanted_image import build_image
 from kit.errors import KitError, ServiceError
 from kit.files import unwritable, writing
-from kit.memory.budget import hold
+from kit.memory.budget import assess
 from kit.proof.assertion import Assessed
 from kit.proof.measure import DeviceUse, look_again
 from kit.runtime import postmortem
@@ -301,7 +301,7 @@ def report_of(
 def _held(intent: Intent, runtime: Runtime) -> Assessed:
     """The peaks so far of a service that already ran, whatever it has done."""
     measured = look_again(runtime, intent.client(), intent.spec.device)
-    return Assessed(measured, hold(intent.spec.budget, measured), None, "it was running already")
+    return Assessed(measured, assess(intent.spec.budget, measured), None, "it was running already")
 
 
 @contextmanager

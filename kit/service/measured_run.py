@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kit.errors import BudgetExceeded
 from kit.lock import read_lock
-from kit.memory.budget import Measured, Verdict, hold
+from kit.memory.budget import Measured, Verdict, assess
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Plan, Pool
 from kit.memory.proc import total_ram_bytes
@@ -48,7 +48,6 @@ from kit.service.model import DEMO, Model
 from kit.settings import bundled
 
 UNKNOWN = "unknown"
-_POOLS = {"host RAM": Pool.HOST, "VRAM": Pool.DEVICE}
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class MeasuredRun:
         """The receipt of a service that died, or was refused memory, at its budget."""
         spec, timeline = self.intent.spec, self.recorder.timeline()
         measured = measure(self.runtime, self.client, spec.device, timeline)
-        verdicts = hold(spec.budget, measured)
+        verdicts = assess(spec.budget, measured)
         pool = None
         if all(verdict.passed for verdict in verdicts):  # it was held below by force
             now = self.runtime.status()
@@ -144,7 +143,7 @@ def receipt_of(
         service=_service(intent, runtime, ready, version),
         machine=machine_of(intent.gpus),
         work=held.work,
-        pools={_POOLS[v.what].value: _pool(v, intent) for v in held.verdicts},
+        pools={v.pool.value: _pool(v, intent) for v in held.verdicts},
         phases=phase_results(timeline),
         while_serving=while_serving,
     )
@@ -265,7 +264,7 @@ def _by_upstream(service: MeasuredService, intent: Intent) -> MeasuredService:
 
 
 def _pool(verdict: Verdict, intent: Intent) -> PoolResult:
-    return PoolResult.of(verdict, intent.plan.peak_bytes(_POOLS[verdict.what]))
+    return PoolResult.of(verdict, intent.plan.peak_bytes(verdict.pool))
 
 
 @dataclass(frozen=True)

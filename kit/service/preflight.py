@@ -55,16 +55,13 @@ def _require_within_budget(intent: Intent) -> None:
     plan, budget = intent.plan, intent.spec.budget
     if Proven(intent.runtime, intent.spec) in read_history(intent.settings.state_dir):
         return
-    for what, flag, pool, allowed in (
-        ("host RAM", "--max-ram", Pool.HOST, budget.max_ram_bytes),
-        ("VRAM", "--max-vram", Pool.DEVICE, budget.max_vram_bytes),
-    ):
-        planned = plan.peak_bytes(pool)
+    for pool in (Pool.HOST, Pool.DEVICE):
+        planned, allowed = plan.peak_bytes(pool), budget.of(pool)
         if allowed is not None and planned > allowed:
             raise EnvironmentNotReady(
-                f"the plan is {format_gib(planned)} {what}, over the budget of "
+                f"the plan is {format_gib(planned)} {pool.label}, over the budget of "
                 f"{format_gib(allowed)}",
-                hint=f"allow more with {flag}, or ask for less (--context, --max-sequences); "
+                hint=f"allow more with {pool.flag}, or ask for less (--context, --max-sequences); "
                 "kit memory plan shows every line",
             )
 

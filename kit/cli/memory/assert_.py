@@ -11,6 +11,7 @@ from kit.cli import options as option
 from kit.cli.options import Device, Engine, RuntimeChoice
 from kit.cli.render import print_record
 from kit.cli.wiring import wiring
+from kit.memory.plan_line import Pool
 from kit.records import read_object
 from kit.settings import Settings
 from kit.units import format_gib
@@ -112,7 +113,6 @@ _OUTCOMES = {
     "breached": ("passed its memory budget", "bold red"),
     "unmeasured": ("could not be measured", "bold red"),
 }
-_POOLS = {"host": "host RAM", "device": "VRAM"}
 
 
 def print_json(report: "AssertReport") -> None:
@@ -149,9 +149,9 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
         tokens = work["prompt_tokens"] + work["generated_tokens"]
         filled = f"full context, {work['sequences']} x {tokens} tokens, {work['seconds']:.1f} s"
         facts.append(("work", filled))
-    for name, label in _POOLS.items():
-        if (pool := record["pools"].get(name)) is not None:
-            facts += _pool(label, pool)
+    for pool in (Pool.HOST, Pool.DEVICE):
+        if (figures := record["pools"].get(pool.value)) is not None:
+            facts += _pool(pool.label, figures)
     if "device" not in record["pools"]:
         facts.append(("VRAM", "none: no GPU in use"))
     return facts

@@ -18,7 +18,6 @@ from kit.units import format_gib
 from kit.weights.planned import DEMO, PUBLISHED, with_disk
 
 _WIDTH = 80
-_POOLS = {Pool.DEVICE: "VRAM", Pool.HOST: "host RAM", Pool.DISK: "disk"}
 _LETTERS = {Phase.CONVERT: "C", Phase.LOAD: "L", Phase.SERVE: "S"}
 _LEGEND = "C while converting, L while loading, S while serving"
 
@@ -132,7 +131,7 @@ def _peaks(plan: Plan) -> Table:
         if peak := plan.peak_bytes(pool):
             phase = _doing(plan.peak_phase(pool))
             why = f"while {phase}" if pool is not Pool.DISK else "at most"
-            table.add_row(_POOLS[pool], format_gib(peak), why)
+            table.add_row(pool.label, format_gib(peak), why)
     return table
 
 
@@ -174,7 +173,7 @@ def _commands(question: Question, best: Option) -> list[str]:
 
 
 def _pool_table(question: Question, plan: Plan, pool: Pool, lines: list[PlanLine]) -> Table:
-    table = Table(title=f"\n{_POOLS[pool]}", title_justify="left", title_style="bold", box=None)
+    table = Table(title=f"\n{pool.label}", title_justify="left", title_style="bold", box=None)
     table.pad_edge, table.show_header = False, False
     table.add_column(no_wrap=True, min_width=18)
     table.add_column(justify="right", no_wrap=True, min_width=9)
@@ -223,8 +222,8 @@ def _other_options(fitting: Fitting, found: tuple[Option, ...], shapes: dict[str
 def _budgets(question: Question, plan: Plan) -> list[Room]:
     given = ((Pool.DEVICE, question.max_vram_bytes), (Pool.HOST, question.max_ram_bytes))
     return [
-        Room(f"{_POOLS[pool]} (--max-{flag})", allowed, plan.peak_bytes(pool), "")
-        for (pool, allowed), flag in zip(given, ("vram", "ram"), strict=True)
+        Room(f"{pool.label} ({pool.flag})", allowed, plan.peak_bytes(pool), "")
+        for pool, allowed in given
         if allowed is not None
     ]
 

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from kit.cli.memory.watch import Live
+from kit.cli.memory.live import Live
 from tests.timelines import RUN, TIMELINE
 
 

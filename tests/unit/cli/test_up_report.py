@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.cli.up import print_json, print_text
-from kit.memory.budget import Budget, Measured, hold
+from kit.cli.up_report import print_json, print_text
+from kit.memory.budget import Budget, Measured, assess
 from kit.memory.plan import Pool, plan_serving
 from kit.memory.shape import ModelShape
 from kit.memory.torch_build import CUDA_BUILD
@@ -37,7 +37,7 @@ def report():
         question="你好",
         answer="你好！" * 40,
         measured=measured,
-        verdicts=hold(BUDGET, measured),
+        verdicts=assess(BUDGET, measured),
     )
 
 
@@ -70,7 +70,7 @@ def test_chinese_answers_fit_80_columns(report, capsys):
 
 def test_breach(report, capsys):
     measured = replace(report.measured, device_peak_bytes=31 * GIB)
-    print_text(replace(report, verdicts=hold(BUDGET, measured)))
+    print_text(replace(report, verdicts=assess(BUDGET, measured)))
     out = capsys.readouterr().out
     assert "was stopped: it took more memory than its budget" in out
     assert "  ran in " in out
@@ -79,7 +79,7 @@ def test_breach(report, capsys):
 
 def test_unmeasured_vram_is_said_and_null_in_json(report, capsys):
     measured = replace(report.measured, device_peak_bytes=Unavailable("NVML is silent"))
-    unmeasured = replace(report, verdicts=hold(BUDGET, measured))
+    unmeasured = replace(report, verdicts=assess(BUDGET, measured))
     print_text(unmeasured)
     out = capsys.readouterr().out
     assert "VRAM      could not be measured: NVML is silent" in out
@@ -98,7 +98,9 @@ def test_unmeasured_vram_is_said_and_null_in_json(report, capsys):
 
 
 def test_vram_that_is_not_the_drivers_figure_is_marked(report, capsys):
-    print_text(replace(report, verdicts=hold(BUDGET, replace(report.measured, device_by="torch"))))
+    print_text(
+        replace(report, verdicts=assess(BUDGET, replace(report.measured, device_by="torch")))
+    )
     assert "the CUDA context assumed" in capsys.readouterr().out
     print_text(report)
     assert "assumed" not in capsys.readouterr().out

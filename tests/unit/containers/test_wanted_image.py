@@ -4,9 +4,9 @@ import pytest
 
 from kit.containers import wanted_image as container_image
 from kit.containers.image import BuildOptions, checkout, image_tag, pinned_base
+from kit.containers.runtime import ContainerImages
 from kit.containers.wanted_image import (
     BASE_LABEL,
-    require_image,
     require_runnable,
     torch_in,
     wanted_image,
@@ -112,4 +112,4 @@ def test_one_that_cannot(platform, command, said):
 
 def test_an_image_that_is_not_there():
     with pytest.raises(EnvironmentNotReady, match="no image spark-kit:9"):
-        require_image(NoImages(), "spark-kit:9")
+        ContainerImages(NoImages(), compose=None).require("spark-kit:9")

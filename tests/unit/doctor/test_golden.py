@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from kit.cli.doctor import as_record, print_text
+from kit.cli.doctor_report import as_record, print_text
 from kit.doctor.check import run
 from kit.doctor.container_facts import NoDocker, ProbeRun
 from kit.doctor.examine import Report

@@ -1,7 +1,7 @@
 import pytest
 
 from kit.errors import BudgetExceeded
-from kit.memory.budget import Budget, Measured, default_ram_budget, hold, require
+from kit.memory.budget import Budget, Measured, assess, default_ram_budget, require
 from kit.memory.unavailable import Unavailable
 from kit.units import GIB, MIB
 
@@ -9,7 +9,7 @@ NO_GPU = Unavailable("the model runs on the CPU")
 
 
 def test_within():
-    verdicts = hold(Budget(2 * GIB, 30 * GIB), Measured(2 * GIB, 29 * GIB))
+    verdicts = assess(Budget(2 * GIB, 30 * GIB), Measured(2 * GIB, 29 * GIB))
     assert [str(verdict) for verdict in verdicts] == [
         "peak host RAM 2.00 GiB within 2.00 GiB",
         "peak VRAM 29.00 GiB within 30.00 GiB",
@@ -19,7 +19,7 @@ def test_within():
 
 def test_breach_names_figure_excess_and_flag():
     with pytest.raises(BudgetExceeded) as caught:
-        require(hold(Budget(2 * GIB, 30 * GIB), Measured(1 * GIB, 31 * GIB)))
+        require(assess(Budget(2 * GIB, 30 * GIB), Measured(1 * GIB, 31 * GIB)))
     assert caught.value.message == "peak VRAM 31.00 GiB, 1.00 GiB over the budget of 30.00 GiB"
     assert "--max-vram" in caught.value.hint
     assert "--max-ram" not in caught.value.hint
@@ -27,12 +27,12 @@ def test_breach_names_figure_excess_and_flag():
 
 
 def test_one_byte_over_is_over():
-    (verdict,) = hold(Budget(GIB, None), Measured(GIB + 1, NO_GPU))
+    (verdict,) = assess(Budget(GIB, None), Measured(GIB + 1, NO_GPU))
     assert not verdict.passed
 
 
 def test_what_was_promised_and_not_measured_is_a_failure():
-    verdicts = hold(Budget(GIB, GIB), Measured(1, Unavailable("NVML is silent")))
+    verdicts = assess(Budget(GIB, GIB), Measured(1, Unavailable("NVML is silent")))
     with pytest.raises(
         BudgetExceeded, match=r"VRAM could not be measured \(NVML is silent\)"
     ) as caught:
@@ -42,8 +42,8 @@ def test_what_was_promised_and_not_measured_is_a_failure():
 
 
 def test_vram_is_not_promised_on_a_cpu():
-    verdicts = hold(Budget(GIB, None), Measured(1, NO_GPU))
-    assert [verdict.what for verdict in verdicts] == ["host RAM"]
+    verdicts = assess(Budget(GIB, None), Measured(1, NO_GPU))
+    assert [verdict.pool.label for verdict in verdicts] == ["host RAM"]
     require(verdicts)
 
 

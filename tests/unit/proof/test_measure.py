@@ -68,7 +68,7 @@ def driver(tmp_path_factory):
 def held_on_the_stub(driver, use, scenario=None):
     """Verdict on a service whose pool's peak is 27 GiB; pid 4711 holds 3 GiB by the stub."""
     code = f"""
-from kit.memory.budget import Budget, hold
+from kit.memory.budget import Budget, assess
 from kit.memory.timeline import Timeline
 from kit.proof.measure import look_again, measure
 from kit.runtime.client import Ready
@@ -81,7 +81,7 @@ class Both:
 
 def proof(pid, timeline=Timeline(RUN, ())): return measure(Both(pid), Both(pid), "cuda", timeline)
 def again(pid): return look_again(Both(pid), Both(pid), "cuda")
-(verdict,) = hold(Budget(None, int(27.5 * (1 << 30))), {use})
+(verdict,) = assess(Budget(None, int(27.5 * (1 << 30))), {use})
 print(verdict.passed, verdict.measured_by, verdict)
 """
     return nvml_driver.run(driver, code, scenario).strip()

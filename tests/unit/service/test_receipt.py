@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from kit.lock import read_lock
-from kit.memory.budget import Measured, hold
+from kit.memory.budget import Measured, assess
 from kit.memory.nvml import Gpu
 from kit.memory.plan import Pool
 from kit.memory.shape import ModelShape
@@ -53,7 +53,7 @@ def intent(tmp_path):
 def made(intent, host=3 * GIB, device=27 * GIB, ready=READY, work=None):
     by = "driver-by-process" if isinstance(device, int) else None
     measured = Measured(host, device, "kernel", by)
-    held = Assessed(measured, hold(intent.spec.budget, measured), work, None)
+    held = Assessed(measured, assess(intent.spec.budget, measured), work, None)
     runtime = LocalRuntime(intent.settings.state_dir)
     return receipt_of(intent, runtime, held, TIMELINE, ready, VERSION if ready else {})
 
