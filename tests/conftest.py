@@ -20,6 +20,7 @@ BY_TURNS = frozenset({"e2e", "gpu", "container"})
 other, so one of pytest-xdist's processes runs them all."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what stays together where tests run in several processes: these folders, else a file."""
     for item in items:
