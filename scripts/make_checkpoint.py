@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kit.checkpoint.torch_writer import TorchWriter, Tree
+from kit.checkpoint.shard_export import TorchWriter, Tree
 
 CHUNK_ELEMENTS = 1 << 22
 

@@ -12,15 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from kit.checkpoint.cast import NUMPY, Array
-from kit.checkpoint.chunks import Block, wanted
 from kit.checkpoint.convert import DEFAULT_CHUNK_BYTES
-from kit.checkpoint.gather import FileReader, Gatherer, requests
-from kit.checkpoint.layout import Mapping, Part
-from kit.checkpoint.safetensors_index import index_directory
-from kit.checkpoint.source import SourceFile
-from kit.checkpoint.sweep import Progress, Sweep
-from kit.checkpoint.tensors import matrix
+from kit.checkpoint.encoding import NUMPY, Array
+from kit.checkpoint.gather import Block, FileReader, Gatherer, requests, wanted
+from kit.checkpoint.layout import Mapping, Part, matrix
+from kit.checkpoint.shards import index_directory
+from kit.checkpoint.source import Progress, SourceFile, Sweep
 from kit.checkpoint.torchfile import ITEM_BYTES, TensorEntry
 from kit.errors import IntegrityError
 

@@ -23,17 +23,12 @@ from blake3 import blake3
 
 import kit
 from kit import units
-from kit.checkpoint.buffers import ROOM_BYTES, Buffers
-from kit.checkpoint.cast import Array
-from kit.checkpoint.chunks import Block, wanted
-from kit.checkpoint.direct import NewFile
-from kit.checkpoint.encoding import OutputDType
-from kit.checkpoint.gather import Gatherer, requests
+from kit.checkpoint.encoding import Array, OutputDType
+from kit.checkpoint.gather import Block, Gatherer, requests, wanted
 from kit.checkpoint.journal import Journal, ShardRecord, open_journal, write_durably, write_journal
-from kit.checkpoint.layout import Mapping
-from kit.checkpoint.lora import Adapter
-from kit.checkpoint.lora_merge import MERGED_ITEM_BYTES, Merge
-from kit.checkpoint.pages import PAGE_BYTES, Bytes
+from kit.checkpoint.layout import Mapping, matrix
+from kit.checkpoint.lora import MERGED_ITEM_BYTES, Adapter, Merge
+from kit.checkpoint.pages import PAGE_BYTES, ROOM_BYTES, Buffers, Bytes, NewFile
 from kit.checkpoint.shards import (
     DEFAULT_MAX_SHARD_BYTES,
     INDEX_NAME,
@@ -44,9 +39,7 @@ from kit.checkpoint.shards import (
     index_json,
     plan_shards,
 )
-from kit.checkpoint.source import SourceFile, require_unchanged
-from kit.checkpoint.sweep import Progress, Sweep
-from kit.checkpoint.tensors import matrix
+from kit.checkpoint.source import Progress, SourceFile, Sweep, require_unchanged
 from kit.files import full_disk_explained, require_space
 
 

@@ -1,4 +1,4 @@
-"""How one of the model's tensors is stored: as it is in another type, or quantised.
+"""How one of the model's tensors is stored: cast to another type, or quantised.
 
 Quantised matrices have the layout of the compressed-tensors library, which transformers and vLLM
 read (https://github.com/vllm-project/compressed-tensors): ``int-quantized`` for 8 bits with a scale
@@ -8,14 +8,52 @@ for each row, ``pack-quantized`` for 4 bits with a scale for each group of a row
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
 
-from kit.checkpoint.cast import NUMPY, Array, cast_into, count_nonfinite
-from kit.checkpoint.torchfile import ITEM_BYTES
+from kit.checkpoint.torchfile import ITEM_BYTES, DType
 from kit.errors import UsageError
+
+NUMPY: dict[DType, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_UNSIGNED: dict[DType, Any] = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16}
+_EXPONENT = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
+# Numbers cast at once: source and target of a tile stay in a core's cache.
+_FINITE_TILE = 1 << 17
+
+
+def cast_into(target: Array, source: Array) -> None:
+    """Copy with rounding to nearest even. Infinities and NaN stay what they are; a finite value
+    beyond the target's range becomes infinite.
+    """
+    with np.errstate(all="ignore"):
+        np.copyto(target, source, casting="unsafe")
+
+
+def count_nonfinite(values: Array, dtype: DType) -> int:
+    """How many of the contiguous ``values`` are infinite or NaN, in little memory.
+
+    Their exponent has all bits set, so that they are the largest as integers: the positive ones as
+    signed, the negative ones as unsigned. That shows quickly where there are none.
+    """
+    unsigned, exponent = _UNSIGNED[dtype], _EXPONENT[dtype]
+    bits = values.reshape(-1).view(unsigned)
+    signed = bits.view(f"i{bits.itemsize}")
+    sign = 1 << (8 * bits.itemsize - 1)
+    if not bits.size or (signed.max() < exponent and bits.max() < exponent | sign):
+        return 0
+    return sum(
+        int(np.count_nonzero((bits[start : start + _FINITE_TILE] & unsigned(exponent)) == exponent))
+        for start in range(0, bits.size, _FINITE_TILE)
+    )
+
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # Numbers rounded at once: the fp32 copies of a tile stay in a core's cache.

@@ -1,4 +1,4 @@
-"""The mapping from upstream's tensors to the model's, which are named as Hugging Face models are.
+"""Tensors joined from pieces, and the mapping from upstream's names to Hugging Face's.
 
 Upstream stores query, key and value as one matrix (three thirds of its rows) and the gated MLP's
 two projections as one matrix with interleaved rows: even rows feed the GELU (``gate_proj``), odd
@@ -6,13 +6,62 @@ rows are the linear factor (``up_proj``). The output head shares the embedding t
 stored. Dimensions are read from the tensors, never assumed.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Shaped
 from dataclasses import dataclass
+from pathlib import Path
 
-from kit.checkpoint.tensors import Tensor
+from kit.checkpoint.torchfile import DType, TensorEntry
 from kit.errors import IntegrityError, printable
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rectangle of a tensor: its elements row by row, without gaps, from ``offset`` of a file.
+
+    Attributes:
+        rows: the tensor's rows in it, ascending, perhaps with a step.
+        columns: the tensor's columns in it, without a step.
+    """
+
+    path: Path
+    offset: int
+    rows: range
+    columns: range
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor whose pieces cover it, each element once.
+
+    Attributes:
+        copies: further copies of the whole tensor, which must be equal byte for byte.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    copies: tuple[Piece, ...] = ()
+
+
+def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor of this shape seen as a matrix."""
+    return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+
+
+def whole(entry: TensorEntry) -> Piece:
+    """The piece that is all of a file's tensor."""
+    rows, columns = matrix(entry.shape)
+    return Piece(entry.path, entry.offset, range(rows), range(columns))
+
+
+def in_one_place(entry: TensorEntry) -> Tensor:
+    """A file's tensor as a tensor of one piece."""
+    return Tensor(entry.name, entry.dtype, entry.shape, (whole(entry),))
+
 
 Shapes = Shaped[str, tuple[int, ...]]
 """Shapes of tensors by name."""

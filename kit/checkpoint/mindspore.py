@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.checkpoint.archive import Span
+from kit.checkpoint.layout import Piece, Tensor, matrix
 from kit.checkpoint.source import AGAIN, SourceFile, open_source
-from kit.checkpoint.tensors import Piece, Tensor, matrix
 from kit.checkpoint.torchfile import ITEM_BYTES, DType
 from kit.errors import IntegrityError, printable
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from kit.checkpoint.tensors import Piece, Tensor, in_one_place, matrix, whole
+from kit.checkpoint.layout import Piece, Tensor, in_one_place, matrix, whole
 from kit.checkpoint.torchfile import ITEM_BYTES, CheckpointFile, TensorEntry
 from kit.errors import IntegrityError
 

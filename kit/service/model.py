@@ -255,7 +255,7 @@ def _demo_shape() -> ModelShape:
 
 def _sound(directory: Path, record: "ConversionRecord") -> bool:
     """Whether every byte that is read from a (small) converted directory is as it was written."""
-    from kit.checkpoint.safetensors_index import index_directory
+    from kit.checkpoint.shards import index_directory
     from kit.weights.verify import verify_conversion
 
     results = verify_conversion(directory, record, lambda done, total: None)

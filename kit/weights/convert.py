@@ -14,7 +14,7 @@ from kit.checkpoint.convert import Conversion, Converted, convert_tensors
 from kit.checkpoint.journal import JOURNAL_NAME, write_durably
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model
-from kit.checkpoint.sweep import Progress
+from kit.checkpoint.source import Progress
 from kit.errors import IntegrityError
 from kit.files import full_disk_explained
 from kit.memory.shape import DTYPES

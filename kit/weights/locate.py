@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from kit.checkpoint.safetensors_index import was_converted
+from kit.checkpoint.shards import was_converted
 from kit.checkpoint.source import unreadable
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError, printable
 from kit.records import open_plain, read_plain

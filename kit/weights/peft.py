@@ -14,9 +14,8 @@ from typing import Any
 from kit.checkpoint.convert import Conversion, convert_tensors
 from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.journal import JOURNAL_NAME, write_durably
-from kit.checkpoint.layout import Mapping, Part
+from kit.checkpoint.layout import Mapping, Part, Tensor
 from kit.checkpoint.lora import Adapter
-from kit.checkpoint.tensors import Tensor
 from kit.weights.adapter import open_adapter
 from kit.weights.exclusive import exclusive
 from kit.weights.output import publish, require_free, require_outside, work_directory

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kit.checkpoint.buffers import ROOM_BYTES
 from kit.checkpoint.convert import DEFAULT_CHUNK_BYTES, OUTPUT_BUFFERS
 from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.model import read_model
-from kit.checkpoint.sweep import BUFFERS
+from kit.checkpoint.pages import ROOM_BYTES
+from kit.checkpoint.source import BUFFERS
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory.fit import PRECISIONS
 from kit.memory.plan import Plan

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from kit.checkpoint.safetensors_index import was_converted
+from kit.checkpoint.shards import was_converted
 from kit.commands import command
 from kit.errors import IntegrityError
 from kit.records import read_object

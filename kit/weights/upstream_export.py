@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from kit.checkpoint.journal import write_durably
 from kit.checkpoint.layout import Dimensions
-from kit.checkpoint.safetensors_index import index_directory
 from kit.checkpoint.shard_export import export_shards, upstream_tensors
-from kit.checkpoint.sweep import Progress
+from kit.checkpoint.shards import index_directory
+from kit.checkpoint.source import Progress
 from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry, index_checkpoint
 from kit.errors import IntegrityError, KitError, UsageError
 from kit.files import full_disk_explained, require_space

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kit.checkpoint.mindspore import index_mindspore
 from kit.checkpoint.model import map_parameters
-from kit.checkpoint.safetensors_index import index_directory
+from kit.checkpoint.shards import index_directory
 from kit.checkpoint.torchfile import index_checkpoint
 from kit.checkpoint.unpickle import read_pickle
 from kit.errors import KitError

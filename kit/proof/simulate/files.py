@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kit.checkpoint.layout import Dimensions, Mapping, expected_tensors
+from kit.checkpoint.layout import Dimensions, Mapping, Piece, Tensor, expected_tensors, matrix
+from kit.checkpoint.shard_export import ZIP64_FROM_BYTES, TorchWriter, Tree
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
-from kit.checkpoint.tensors import Piece, Tensor, matrix
-from kit.checkpoint.torch_writer import ZIP64_FROM_BYTES, TorchWriter, Tree
 from kit.memory.shape import DTYPES, Architecture, Precision
 from kit.settings import bundled
 from kit.weights.export import write_support_files

@@ -10,8 +10,7 @@ from typing import Any, Self
 import torch
 from safetensors import safe_open
 
-from kit.checkpoint.direct import SourceReader
-from kit.checkpoint.pages import Bytes
+from kit.checkpoint.pages import Bytes, SourceReader
 from kit.memory.plan import PREFILL_CHUNK
 from kit.proof.simulate.card import pretended_card
 from kit.proof.simulate.ledger import Ledger, Stage

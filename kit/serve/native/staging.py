@@ -18,8 +18,7 @@ from typing import Self
 import torch
 from safetensors import safe_open
 
-from kit.checkpoint.buffers import ROOM_BYTES, Buffer
-from kit.checkpoint.direct import SourceReader
+from kit.checkpoint.pages import ROOM_BYTES, Buffer, SourceReader
 from kit.errors import IntegrityError
 from kit.memory.pagecache import cached_bytes
 from kit.units import MIB

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kit.checkpoint.cast import NUMPY, cast_into, count_nonfinite
+from kit.checkpoint.encoding import NUMPY, cast_into, count_nonfinite
 from kit.checkpoint.torchfile import DType
 
 TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

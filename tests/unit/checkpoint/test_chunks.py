@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.checkpoint.chunks import Block, blocks, wanted
+from kit.checkpoint.gather import Block, blocks, wanted
 
 
 def test_whole_rows_when_they_fit() -> None:

@@ -8,10 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kit.checkpoint import direct
-from kit.checkpoint.buffers import Buffer
-from kit.checkpoint.direct import NewFile, SourceReader
-from kit.checkpoint.pages import PAGE_BYTES
+from kit.checkpoint import pages
+from kit.checkpoint.pages import PAGE_BYTES, Buffer, NewFile, SourceReader, read_into, write_at
 
 SIZE = 5 * PAGE_BYTES + 123
 CONTENT = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
@@ -24,7 +22,7 @@ anywhere = settings(
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the file system takes O_DIRECT."""
     if request.param == "refused when opened":
-        monkeypatch.setattr(direct, "_open_direct", lambda path, flags: None)
+        monkeypatch.setattr(pages, "_open_direct", lambda path, flags: None)
     elif request.param == "refused when used":
         refused: set[int] = set()
 
@@ -40,9 +38,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
             return checked
 
-        monkeypatch.setattr(direct, "_open_direct", open_direct)
-        monkeypatch.setattr(direct, "read_into", refuse(direct.read_into))
-        monkeypatch.setattr(direct, "write_at", refuse(direct.write_at))
+        monkeypatch.setattr(pages, "_open_direct", open_direct)
+        monkeypatch.setattr(pages, "read_into", refuse(read_into))
+        monkeypatch.setattr(pages, "write_at", refuse(write_at))
     return str(request.param)
 
 
@@ -81,7 +79,7 @@ def test_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     file = NewFile(tmp_path / "x", SIZE)
     memory = Buffer(SIZE).bytes[:SIZE]
-    monkeypatch.setattr(direct, "write_at", full)
+    monkeypatch.setattr(pages, "write_at", full)
     with pytest.raises(OSError, match="No space left"):
         file.write(memory, 0)
     file.close()

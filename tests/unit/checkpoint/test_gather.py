@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kit.checkpoint.gather import FileReader, Gatherer
-from kit.checkpoint.tensors import Piece, Tensor
+from kit.checkpoint.layout import Piece, Tensor
 from kit.errors import IntegrityError
 
 

@@ -1,7 +1,6 @@
 import pytest
 
-from kit.checkpoint.layout import Dimensions, map_tensors
-from kit.checkpoint.tensors import Tensor
+from kit.checkpoint.layout import Dimensions, Tensor, map_tensors
 from kit.errors import IntegrityError
 
 HIDDEN, FFN, VOCAB = 6, 10, 7

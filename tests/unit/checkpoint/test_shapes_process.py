@@ -20,7 +20,7 @@ from pathlib import Path
 from kit.checkpoint.convert import Conversion, convert_tensors
 from kit.checkpoint.lora import read_adapter
 from kit.checkpoint.model import read_model
-from kit.checkpoint.safetensors_index import index_directory
+from kit.checkpoint.shards import index_directory
 from kit.checkpoint.shard_export import export_shards, upstream_tensors
 
 def limit(extra_bytes):

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from kit.checkpoint.safetensors_index import index_directory
 from kit.checkpoint.shard_export import export_shards, upstream_tensors
+from kit.checkpoint.shards import index_directory
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError, UsageError
 from tests.shapes import cut, parts
 

@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kit import units
-from kit.checkpoint.source import Checksum, SourceFile
-from kit.checkpoint.sweep import Request, Sweep
+from kit.checkpoint.source import Checksum, Request, SourceFile, Sweep
 from kit.errors import IntegrityError
 
 SIZE = 300_000

@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kit.checkpoint import torch_writer
-from kit.checkpoint.torch_writer import TorchWriter, pickled
+from kit.checkpoint import shard_export
+from kit.checkpoint.shard_export import TorchWriter, pickled
 from kit.checkpoint.torchfile import index_checkpoint
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -53,7 +53,7 @@ def test_tensors_are_aligned_in_files_of_any_size(
 ) -> None:
     """Members of 2 GiB and more have a longer header; here, all of them have it."""
     if zip64_from is not None:
-        monkeypatch.setattr(torch_writer, "ZIP64_FROM_BYTES", zip64_from)
+        monkeypatch.setattr(shard_export, "ZIP64_FROM_BYTES", zip64_from)
     path = tmp_path / "x.pt"
     tensors = {"a": torch.randn(5), "b": torch.randn(3, 7), "c": torch.randn(1)}
     write(path, tensors, "float32")

@@ -107,7 +107,7 @@ def test_loading_holds_no_cache_yet():
 
 
 def test_what_is_known_of_the_engine_is_so():
-    from kit.checkpoint.buffers import ROOM_BYTES
+    from kit.checkpoint.pages import ROOM_BYTES
     from kit.serve.native import quantised, staging
 
     each = staging.BUFFER_BYTES + ROOM_BYTES

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit.checkpoint.model import read_model
-from kit.checkpoint.safetensors_index import index_directory
+from kit.checkpoint.shards import index_directory
 from kit.errors import IntegrityError, KitError, printable
 from kit.weights.copy import copy_file
 from kit.weights.record import read_record
