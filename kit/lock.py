@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady, IntegrityError, printable
+from kit.files import write_durably
 from kit.records import MAX_FILE_BYTES, read_object
 
 VERSION = 1

@@ -25,7 +25,7 @@ import kit
 from kit import units
 from kit.checkpoint.encoding import Array, OutputDType
 from kit.checkpoint.gather import Block, Gatherer, requests, wanted
-from kit.checkpoint.journal import Journal, ShardRecord, open_journal, write_durably, write_journal
+from kit.checkpoint.journal import Journal, ShardRecord, open_journal, write_journal
 from kit.checkpoint.layout import Mapping, matrix
 from kit.checkpoint.lora import MERGED_ITEM_BYTES, Adapter, Merge
 from kit.checkpoint.pages import PAGE_BYTES, ROOM_BYTES, Buffers, Bytes, NewFile
@@ -40,7 +40,7 @@ from kit.checkpoint.shards import (
     plan_shards,
 )
 from kit.checkpoint.source import Progress, SourceFile, Sweep, require_unchanged
-from kit.files import full_disk_explained, require_space
+from kit.files import full_disk_explained, require_space, write_durably
 
 
 class ShardFile:

@@ -4,11 +4,11 @@ One small JSON file in the work directory, replaced atomically after each finish
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from kit.files import write_durably
 from kit.records import read_object
 
 JOURNAL_NAME = ".progress.json"
@@ -65,27 +65,6 @@ def open_journal(directory: Path, key: str) -> Journal:
 def write_journal(directory: Path, journal: Journal) -> None:
     """Replace the journal on disk; it is there, whole, when this returns."""
     write_durably(directory / JOURNAL_NAME, json.dumps(asdict(journal)).encode())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file so that after a crash either the old or the new one is there, whole."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the directory's names (creations, renames) durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _read(path: Path) -> Journal | None:

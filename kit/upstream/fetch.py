@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import UsageError
+from kit.files import exclusive
 from kit.lock import Lock
 from kit.settings import Settings
-from kit.upstream.files import difference, read_folder
+from kit.upstream.files import difference, read_folder, write_tree
 from kit.upstream.git import shown
 from kit.upstream.source import read_source
 from kit.upstream.tree import pinned, pristine_dir
-from kit.upstream.writing import write_tree
-from kit.weights.exclusive import exclusive
 
 
 @dataclass(frozen=True)

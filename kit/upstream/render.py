@@ -8,13 +8,12 @@ from pathlib import Path, PurePosixPath
 
 import kit
 from kit.errors import UsageError
+from kit.files import exclusive
 from kit.lock import Lock
-from kit.upstream.files import difference, read_folder
+from kit.upstream.files import difference, read_folder, write_tree
 from kit.upstream.manifest import MANIFEST_NAME, Manifest, manifest_text
 from kit.upstream.rewrite import ADDED_PREFIX, Rewrite, added_files, apply_rewrites
 from kit.upstream.selection import rewrite_digest
-from kit.upstream.writing import write_tree
-from kit.weights.exclusive import exclusive
 
 MEGATRON = "deepspeed-megatron"
 """The folder of the repository that the rewrites work in."""

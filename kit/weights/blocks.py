@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kit.checkpoint.journal import write_durably
+from kit.files import write_durably
 from kit.records import parse_object, read_plain
 
 _MOST_BYTES = 16 << 20

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.files import exclusive, write_durably
 from kit.lock import LockedFile
 from kit.weights import folder, layers
 from kit.weights.copy import copy_file
-from kit.weights.exclusive import exclusive
 from kit.weights.folder import checkpoint_dir
 from kit.weights.licence import TEXT_FOLDER
 from kit.weights.manifest import MANIFEST_NAME, SUMS_NAME, Manifest, manifest_text, sums_text

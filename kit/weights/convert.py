@@ -11,20 +11,26 @@ from pathlib import Path
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
-from kit.checkpoint.journal import JOURNAL_NAME, write_durably
+from kit.checkpoint.journal import JOURNAL_NAME
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model
 from kit.checkpoint.source import Progress
 from kit.errors import IntegrityError
-from kit.files import full_disk_explained
+from kit.files import (
+    exclusive,
+    full_disk_explained,
+    publish,
+    require_free,
+    require_outside,
+    work_directory,
+    write_durably,
+)
 from kit.memory.shape import DTYPES
 from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file
-from kit.weights.exclusive import exclusive
 from kit.weights.export import write_support_files
 from kit.weights.facts import find_arguments, model_config
 from kit.weights.locate import find_checkpoint, find_tokenizer
-from kit.weights.output import publish, require_free, require_outside, work_directory
 from kit.weights.record import (
     ConversionRecord,
     MergedLora,

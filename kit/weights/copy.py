@@ -7,9 +7,9 @@ from pathlib import Path
 from kit.checkpoint.pages import PageRelease, read_into
 from kit.checkpoint.source import open_source
 from kit.errors import IntegrityError
+from kit.files import exclusive
 from kit.weights.blocks import Identity
 from kit.weights.digest import FollowingDigest
-from kit.weights.exclusive import exclusive
 from kit.weights.partial import BLOCK_BYTES, Partial
 from kit.weights.transfer import (
     Arrived,

@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit.checkpoint.journal import sync_directory
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.files import full_disk_explained
+from kit.files import exclusive, full_disk_explained, sync_directory
 from kit.units import MIB
 from kit.weights.blocks import Blocks, Identity, journal_path
 from kit.weights.content import START_BYTES, is_page, is_pointer
 from kit.weights.digest import FollowingDigest
-from kit.weights.exclusive import exclusive
 from kit.weights.http import (
     DataClient,
     InterruptedTransferError,

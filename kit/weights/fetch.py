@@ -8,16 +8,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.files import full_disk_explained
+from kit.files import exclusive, full_disk_explained, write_durably
 from kit.lock import LockedFile, locked_entry, read_entry
 from kit.records import read_object
 from kit.weights import folder, layers
 from kit.weights.catalogue import Catalogue, WeightSet
 from kit.weights.copy import copy_file
 from kit.weights.download import download
-from kit.weights.exclusive import exclusive
 from kit.weights.partial import KEPT, arrived_bytes
 from kit.weights.remote import Tuning
 from kit.weights.sources import Offer, Offers

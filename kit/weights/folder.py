@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kit.checkpoint.journal import write_durably
+from kit.files import write_durably
 from kit.records import read_object
 from kit.weights.digest import sha256_file
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from kit.commands import command
 from kit.errors import IntegrityError, UsageError
+from kit.files import exclusive
 from kit.lock import Lock, LockedFile, read_lock, read_named_lock, write_lock
 from kit.settings import bundled
 from kit.weights.digest import sha256_file
-from kit.weights.exclusive import exclusive
 
 OWN_NAME = "kit.lock"
 # Who holds the lock file writes a few kB; a minute means that it hangs.

@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady
+from kit.files import exclusive, write_durably
 from kit.records import read_object
 from kit.weights.ask import read_start
 from kit.weights.catalogue import Licence
-from kit.weights.exclusive import exclusive
 from kit.weights.http import Location, RefusedError
 
 RECORD_NAME = "licences.json"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kit.errors import IntegrityError, UsageError
+from kit.files import exclusive
 from kit.lock import LockedFile
 from kit.memory import nvml
 from kit.memory.nvml import Gpu
@@ -15,7 +16,6 @@ from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.weights import layers, preflight
 from kit.weights.catalogue import Catalogue, WeightSet, read_catalogue
-from kit.weights.exclusive import exclusive
 from kit.weights.fetch import Fetched, Order, fetch
 from kit.weights.folder import checkpoint_dir
 from kit.weights.licence import How, Terms, require_acceptance

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from kit.checkpoint.journal import sync_directory
 from kit.checkpoint.pages import write_at
-from kit.files import FULL, full_disk_explained
+from kit.files import FULL, full_disk_explained, sync_directory
 from kit.units import MIB
 from kit.weights.blocks import (
     Blocks,

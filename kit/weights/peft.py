@@ -13,12 +13,18 @@ from typing import Any
 
 from kit.checkpoint.convert import Conversion, convert_tensors
 from kit.checkpoint.encoding import OutputDType
-from kit.checkpoint.journal import JOURNAL_NAME, write_durably
+from kit.checkpoint.journal import JOURNAL_NAME
 from kit.checkpoint.layout import Mapping, Part, Tensor
 from kit.checkpoint.lora import Adapter
+from kit.files import (
+    exclusive,
+    publish,
+    require_free,
+    require_outside,
+    work_directory,
+    write_durably,
+)
 from kit.weights.adapter import open_adapter
-from kit.weights.exclusive import exclusive
-from kit.weights.output import publish, require_free, require_outside, work_directory
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

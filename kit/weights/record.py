@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kit.checkpoint.journal import write_durably
 from kit.checkpoint.source import SourceFile, unreadable
 from kit.commands import command
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
-from kit.files import inner_path
+from kit.files import inner_path, write_durably
 from kit.records import MAX_BYTES, MAX_FILE_BYTES, NotAFileError, parse_object, read_plain
 from kit.weights.digest import has_digest
 

@@ -6,11 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import kit
-from kit.checkpoint.journal import write_durably
 from kit.errors import EnvironmentNotReady, UsageError
+from kit.files import exclusive, write_durably
 from kit.records import read_object
 from kit.weights.digest import sha256_file
-from kit.weights.exclusive import exclusive
 from kit.weights.export import CODE_FILES, SPARK_SOURCE, TRANSFORMERS_VERSION, json_text
 from kit.weights.record import RECORD_NAME, ConversionRecord, read_record, write_record
 

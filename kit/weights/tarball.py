@@ -13,14 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.checkpoint.journal import sync_directory, write_durably
 from kit.checkpoint.pages import PageRelease, read_into, write_at
 from kit.errors import IntegrityError
-from kit.files import full_disk_explained
+from kit.files import exclusive, full_disk_explained, sync_directory, write_durably
 from kit.records import read_object
 from kit.units import MIB
 from kit.weights.blocks import journal_path
-from kit.weights.exclusive import exclusive
 from kit.weights.partial import KEPT, partial_path
 from kit.weights.transfer import Watch
 

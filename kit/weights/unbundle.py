@@ -8,12 +8,11 @@ from pathlib import Path
 
 from kit.checkpoint.source import open_source
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError, printable
-from kit.files import inner_path
+from kit.files import exclusive, inner_path
 from kit.lock import LockedFile
 from kit.records import MAX_BYTES
 from kit.weights import folder, layers
 from kit.weights.copy import copy_file
-from kit.weights.exclusive import exclusive
 from kit.weights.licence import TEXT_FOLDER
 from kit.weights.manifest import (
     MANIFEST_NAME,

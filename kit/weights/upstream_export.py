@@ -9,18 +9,25 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from kit.checkpoint.journal import write_durably
 from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.shard_export import export_shards, upstream_tensors
 from kit.checkpoint.shards import index_directory
 from kit.checkpoint.source import Progress
 from kit.checkpoint.torchfile import ITEM_BYTES, DType, TensorEntry, index_checkpoint
 from kit.errors import IntegrityError, KitError, UsageError
-from kit.files import full_disk_explained, require_space
+from kit.files import (
+    exclusive,
+    full_disk_explained,
+    publish,
+    remove,
+    require_free,
+    require_outside,
+    require_space,
+    work_directory,
+    write_durably,
+)
 from kit.records import read_object
 from kit.weights.digest import sha256_file
-from kit.weights.exclusive import exclusive
-from kit.weights.output import publish, remove, require_free, require_outside, work_directory
 from kit.weights.record import read_record
 
 ExportPrecision = Literal["fp32", "bf16", "fp16"]

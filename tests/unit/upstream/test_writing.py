@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.upstream.writing import write_tree
+from kit.upstream.files import write_tree
 
 
 def tree(root: Path) -> dict[str, bytes]:

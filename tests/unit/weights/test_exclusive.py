@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.weights.exclusive import exclusive
+from kit.files import exclusive
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
