@@ -25,6 +25,23 @@ from kit.weights.http import (
 )
 from kit.weights.proxy import ProxiedTransport
 
+START_BYTES = 512
+"""From so many first bytes it is told."""
+
+_PAGE = (b"<!doctype html", b"<html")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def is_page(start: bytes) -> bool:
+    """Whether a file that begins with ``start`` is a web page."""
+    return start.lstrip()[:14].lower().startswith(_PAGE)
+
+
+def is_pointer(start: bytes) -> bool:
+    """Whether it is the pointer that git keeps in place of a file in LFS."""
+    return start.startswith(_POINTER)
+
+
 PAUSES_S = (1.0, 2.0, 4.0)
 """Between the tries. Downloads have their own, see ``kit.weights.download``."""
 ANSWER_BYTES = 4 * MIB

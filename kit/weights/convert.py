@@ -26,11 +26,10 @@ from kit.files import (
     write_durably,
 )
 from kit.memory.shape import DTYPES
-from kit.weights.adapter import open_adapter
 from kit.weights.digest import sha256_file
 from kit.weights.export import write_support_files
 from kit.weights.facts import find_arguments, model_config
-from kit.weights.locate import find_checkpoint, find_tokenizer
+from kit.weights.locate import find_checkpoint, find_tokenizer, open_adapter
 from kit.weights.record import (
     ConversionRecord,
     MergedLora,

@@ -20,8 +20,7 @@ from typing import Any
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.files import exclusive, full_disk_explained, sync_directory
 from kit.units import MIB
-from kit.weights.blocks import Blocks, Identity, journal_path
-from kit.weights.content import START_BYTES, is_page, is_pointer
+from kit.weights.ask import START_BYTES, is_page, is_pointer
 from kit.weights.digest import FollowingDigest
 from kit.weights.http import (
     DataClient,
@@ -31,7 +30,7 @@ from kit.weights.http import (
     Reply,
     Validators,
 )
-from kit.weights.partial import Partial, partial_path
+from kit.weights.partial import Blocks, Identity, Partial, journal_path, partial_path
 from kit.weights.remote import Remote, Tuning, pieces
 from kit.weights.transfer import (
     Arrived,

@@ -1,5 +1,6 @@
 """Fetch a set of weights into its folder: verified, recorded, resumable."""
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,15 +14,41 @@ from kit.files import exclusive, full_disk_explained, write_durably
 from kit.lock import LockedFile, locked_entry, read_entry
 from kit.records import read_object
 from kit.weights import folder, layers
-from kit.weights.catalogue import Catalogue, WeightSet
-from kit.weights.copy import copy_file
+from kit.weights.catalogue import Catalogue, Source, WeightSet
 from kit.weights.download import download
-from kit.weights.partial import KEPT, arrived_bytes
+from kit.weights.partial import KEPT, arrived_bytes, copy_file
 from kit.weights.remote import Tuning
-from kit.weights.sources import Offer, Offers
+from kit.weights.sources import Offer, Offers, https, lfs, openi
 from kit.weights.sources.https import local_path
-from kit.weights.sources.resolve import mirror_offers, source_offers
 from kit.weights.transfer import Arrived, Expected, Keep, Watch, require_size
+
+_KINDS: dict[str, Callable[[Source, Mapping[str, str], Mapping[str, str]], Offers]] = {
+    "lfs": lfs.offers,
+    "openi": openi.offers,
+    "https": https.offers,
+}
+
+
+def source_offers(source: Source, weights: WeightSet, environ: Mapping[str, str]) -> Offers:
+    """What a source of the catalogue offers. Raises as its protocol's ``offers``."""
+    headers = authorization(environ.get(source.token_variable or "", ""))
+    return _KINDS[source.kind](source, weights.files, headers)
+
+
+def mirror_offers(base: str, weights: WeightSet, environ: Mapping[str, str]) -> Offers:
+    """What a mirror offers. Raises as ``https.mirror_offers``."""
+    headers = authorization(environ.get(https.MIRROR_TOKEN, ""))
+    return https.mirror_offers(base, weights, headers)
+
+
+def authorization(token: str) -> dict[str, str]:
+    """The header for a token: ``USER:PASSWORD`` as Basic, anything else as Bearer."""
+    if not token:
+        return {}
+    if ":" in token:
+        return {"Authorization": "Basic " + base64.b64encode(token.encode()).decode()}
+    return {"Authorization": f"Bearer {token}"}
+
 
 ARRIVING_NAME = ".arriving.json"
 

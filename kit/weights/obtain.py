@@ -1,12 +1,13 @@
 """From a name to files on this machine: licence, source, room, download, check, in this order."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kit.errors import IntegrityError, UsageError
+from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.files import exclusive
 from kit.lock import LockedFile
 from kit.memory import nvml
@@ -19,12 +20,67 @@ from kit.weights.catalogue import Catalogue, WeightSet, read_catalogue
 from kit.weights.fetch import Fetched, Order, fetch
 from kit.weights.folder import checkpoint_dir
 from kit.weights.licence import How, Terms, require_acceptance
-from kit.weights.place import place
+from kit.weights.proxy import for_others
 from kit.weights.record import Precision
 from kit.weights.remote import Tuning
-from kit.weights.sources import huggingface
-from kit.weights.sources.huggingface import Snapshot, snapshot
+from kit.weights.take_in import place
 from kit.weights.transfer import Expected, Watch
+
+PREFIX = "hf:"
+_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_WANTED = ("*.safetensors", "*.json", "*.model", "*.py", "*.jinja", "*.md", "LICENSE*")
+"""Never a pickle: nothing that executes when it is loaded."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit, in huggingface_hub's cache.
+
+    Attributes:
+        commit: the git commit's hash.
+        files: every file there, by path in the repository.
+        published: sha256 of those that the repository keeps in LFS: the cache names them by it.
+    """
+
+    repository: str
+    commit: str
+    files: Mapping[str, Path]
+    published: Mapping[str, str]
+
+
+def snapshot(name: str) -> Snapshot:
+    """Download ``hf:OWNER/REPOSITORY`` or ``hf:OWNER/REPOSITORY@REVISION`` into the cache.
+
+    Raises:
+        UsageError: ``name`` is neither, or a proxy's variable cannot be understood.
+        EnvironmentNotReady: huggingface_hub is not installed, or the repository cannot be had.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise UsageError(f"{name!r} names no repository", hint="hf:OWNER/NAME or hf:OWNER/NAME@TAG")
+    repository, revision = found[1], found[2]
+    os.environ.update(for_others(os.environ))
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise EnvironmentNotReady(
+            "huggingface_hub is not installed", hint="pip install huggingface_hub"
+        ) from error
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns=list(_WANTED))
+    except Exception as error:  # its own errors, and those of whichever HTTP library it uses
+        raise EnvironmentNotReady(
+            f"cannot get {repository} from Hugging Face: {error}",
+            hint="check the name; HF_TOKEN for a private one, HF_ENDPOINT for a mirror; "
+            "with HF_HUB_OFFLINE it has to be in the cache (HF_HOME)",
+        ) from error
+    directory = Path(folder)
+    files = {p.relative_to(directory).as_posix(): p for p in directory.rglob("*") if p.is_file()}
+    blobs = {file: path.resolve().name for file, path in sorted(files.items())}
+    published = {file: blob for file, blob in blobs.items() if _SHA256.fullmatch(blob)}
+    return Snapshot(repository, directory.name, files, published)
+
 
 _OWN_LICENCE = "spark-13b"
 """Of what users have made of the weights: the licence holds for derived models too."""
@@ -73,10 +129,10 @@ def obtain(
     """
     catalogue = read_catalogue(settings.weights_catalogue)
     online = not (wish.mirror or "").startswith("file:")
-    if wish.name.startswith(huggingface.PREFIX):
+    if wish.name.startswith(PREFIX):
         licence = catalogue.licences[_OWN_LICENCE]
         require_acceptance(licence, settings.data_dir, ask, online=online)
-        leaf = wish.name.removeprefix(huggingface.PREFIX).partition("@")[0].replace("/", "--")
+        leaf = wish.name.removeprefix(PREFIX).partition("@")[0].replace("/", "--")
         directory = wish.directory or settings.data_dir / leaf
         return fetch_repository(wish.name, directory, settings.data_dir, watch)
     weights = catalogue.find(wish.name)
@@ -100,7 +156,7 @@ def fitting_precision(name: str, settings: Settings, gpu_memory_bytes: int | Non
     Raises:
         UsageError: there is no such set.
     """
-    if name.startswith(huggingface.PREFIX):
+    if name.startswith(PREFIX):
         return "bf16"
     weights = read_catalogue(settings.weights_catalogue).find(name)
     return preflight.choose_precision(weights, gpu=_gpu(), gpu_memory_bytes=gpu_memory_bytes)

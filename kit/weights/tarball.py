@@ -18,8 +18,7 @@ from kit.errors import IntegrityError
 from kit.files import exclusive, full_disk_explained, sync_directory, write_durably
 from kit.records import read_object
 from kit.units import MIB
-from kit.weights.blocks import journal_path
-from kit.weights.partial import KEPT, partial_path
+from kit.weights.partial import KEPT, journal_path, partial_path
 from kit.weights.transfer import Watch
 
 _CHUNK_BYTES = 4 * MIB

@@ -12,15 +12,9 @@ from kit.files import exclusive, inner_path
 from kit.lock import LockedFile
 from kit.records import MAX_BYTES
 from kit.weights import folder, layers
-from kit.weights.copy import copy_file
+from kit.weights.bundle import MANIFEST_NAME, SUMS_NAME, Manifest, parse_manifest, require_places
 from kit.weights.licence import TEXT_FOLDER
-from kit.weights.manifest import (
-    MANIFEST_NAME,
-    SUMS_NAME,
-    Manifest,
-    parse_manifest,
-    require_places,
-)
+from kit.weights.partial import copy_file
 from kit.weights.transfer import Expected, Watch
 
 _MOST_MANIFEST_BYTES = MAX_BYTES

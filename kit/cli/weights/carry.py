@@ -71,7 +71,7 @@ def export_peft(
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Write an adapter for the peft library, to be put on a converted directory's model."""
-    from kit.weights.peft import export_peft as export
+    from kit.weights.upstream_export import export_peft as export
 
     written = export(adapter, output, alpha=alpha, overwrite=overwrite)
     if as_json:

@@ -185,7 +185,7 @@ def refresh(
     ] = None,
 ) -> None:
     """Renew the code that an older kit wrote into a converted directory; tensors stay."""
-    from kit.weights.refresh import refresh
+    from kit.weights.export import refresh
 
     renewed = refresh(directory, accept or ())
     for name in renewed:

@@ -10,9 +10,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.records import open_plain
-from kit.weights.ask import Look, look
+from kit.weights.ask import START_BYTES, Look, is_page, is_pointer, look
 from kit.weights.catalogue import Source, WeightSet
-from kit.weights.content import START_BYTES, is_page, is_pointer
 from kit.weights.http import Location, RefusedError
 from kit.weights.sources import Offer, Offers
 from kit.weights.transfer import Expected

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
-from kit.weights.adapter import open_adapter
+from kit.weights.locate import open_adapter
 from tests.shapes import lora_state, save_shards
 
 

@@ -63,13 +63,13 @@ def test_the_same_weights_give_the_same_bytes(data: Path, tmp_path: Path, form: 
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from kit.weights import copy, tarball
+from kit.weights import partial, tarball
 from kit.weights.bundle import bundle
 from kit.weights.transfer import Watch
 from kit.weights.unbundle import unbundle
 
-copy.COMMIT_S = tarball._COMMIT_S = 0.0
-copy.copy_file.__kwdefaults__["block_bytes"] = tarball._CHUNK_BYTES = 1 << 16
+partial.COMMIT_S = tarball._COMMIT_S = 0.0
+partial.copy_file.__kwdefaults__["block_bytes"] = tarball._CHUNK_BYTES = 1 << 16
 
 def die(done, total):
     if done >= int(sys.argv[4]):

@@ -1,4 +1,4 @@
-from kit.weights.content import is_page, is_pointer
+from kit.weights.ask import is_page, is_pointer
 
 
 def test_pages() -> None:

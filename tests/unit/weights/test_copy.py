@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.weights import copy as copy_module
-from kit.weights.copy import copy_file
-from kit.weights.partial import Partial, arrived_bytes
+from kit.weights import partial
+from kit.weights.partial import Partial, arrived_bytes, copy_file
 from kit.weights.transfer import Arrived, Expected, Watch
 
 BLOCK = 4096
@@ -62,16 +61,16 @@ def test_a_source_that_changes_meanwhile(source: Path, tmp_path: Path) -> None:
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from kit.weights import copy
+from kit.weights import partial
 from kit.weights.transfer import Watch
 
-copy.COMMIT_S = 0.0
+partial.COMMIT_S = 0.0
 
 def die(done, total):
     if done >= int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-copy.copy_file(Path(sys.argv[1]), Path(sys.argv[2]), block_bytes=4096, watch=Watch(die))
+partial.copy_file(Path(sys.argv[1]), Path(sys.argv[2]), block_bytes=4096, watch=Watch(die))
 """
 
 
@@ -98,7 +97,7 @@ def test_kill_9_keeps_finished_blocks(
 def test_another_source_does_not_go_on(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy_module, "COMMIT_S", 0.0)
+    monkeypatch.setattr(partial, "COMMIT_S", 0.0)
 
     def stop(done: int, total: int) -> None:
         if done >= 3 * BLOCK:

@@ -10,7 +10,7 @@ import pytest
 from kit.checkpoint.model import read_model
 from kit.checkpoint.shards import index_directory
 from kit.errors import IntegrityError, KitError, printable
-from kit.weights.copy import copy_file
+from kit.weights.partial import copy_file
 from kit.weights.record import read_record
 
 READERS: dict[str, Callable[[Path], object]] = {

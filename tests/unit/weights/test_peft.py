@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from kit.errors import UsageError
 from kit.weights.convert import convert_checkpoint
-from kit.weights.peft import export_peft
+from kit.weights.upstream_export import export_peft
 from tests.shapes import lora_state, merged, save_shards
 
 needs_peft = pytest.mark.skipif(

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.weights import place as module
 from kit.weights.folder import known_digest
-from kit.weights.place import LINK_FROM_BYTES, place
+from kit.weights.take_in import LINK_FROM_BYTES, place
 from kit.weights.transfer import Expected, Watch
 from tests.held_back import NOBODY, held_back, open_folder
 
@@ -48,7 +47,7 @@ def test_copied_where_no_link_can_be_made(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(module.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     assert put(source, tmp_path / "set") == SHA
     assert not (tmp_path / "set" / "w.pt").samefile(source)
     assert (tmp_path / "set" / "w.pt").read_bytes() == CONTENT

@@ -9,10 +9,9 @@ import pytest
 
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.weights.convert import convert_checkpoint
-from kit.weights.export import CODE_FILES, SPARK_SOURCE, TRANSFORMERS_VERSION
+from kit.weights.export import CODE_FILES, SPARK_SOURCE, TRANSFORMERS_VERSION, has_old_code, refresh
 from kit.weights.record import read_record, write_record
-from kit.weights.refresh import has_old_code, refresh
-from kit.weights.untampered import require_untampered
+from kit.weights.verify import require_untampered
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.settings import bundled
 from kit.weights.convert import convert_checkpoint
 from kit.weights.record import RECORD_NAME
-from kit.weights.untampered import SEEN_NAME, require_untampered
+from kit.weights.verify import SEEN_NAME, require_untampered
 from tests.held_back import held_back, open_folder
 
 

@@ -20,8 +20,8 @@ import pytest
 from kit.errors import EnvironmentNotReady
 from kit.weights.catalogue import Source, WeightSet, read_catalogue
 from kit.weights.download import download
+from kit.weights.fetch import source_offers
 from kit.weights.remote import Tuning
-from kit.weights.sources.resolve import source_offers
 from tests.file_server import FileServer, Served
 
 CONTENT = os.urandom(200_000)

@@ -8,8 +8,8 @@ import pytest
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.weights.catalogue import Source, read_catalogue
 from kit.weights.download import download
+from kit.weights.fetch import mirror_offers, source_offers
 from kit.weights.sources.https import MIRROR_TOKEN, local_path
-from kit.weights.sources.resolve import mirror_offers, source_offers
 from kit.weights.transfer import Expected
 from tests.file_server import Exchange, FileServer, Served
 from tests.sources import CONTENT, POINTER, SHA, weights

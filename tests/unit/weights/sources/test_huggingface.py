@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import UsageError
-from kit.weights.sources.huggingface import snapshot
+from kit.weights.obtain import snapshot
 from tests.file_server import Exchange, FileServer
 
 pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")

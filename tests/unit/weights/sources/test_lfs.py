@@ -9,9 +9,9 @@ import pytest
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.weights.catalogue import Source
 from kit.weights.download import download
+from kit.weights.fetch import authorization, source_offers
 from kit.weights.sources import Offers
 from kit.weights.sources.lfs import Pointer, parse_pointer
-from kit.weights.sources.resolve import authorization, source_offers
 from kit.weights.transfer import Expected
 from tests.file_server import Exchange, FileServer, Served
 from tests.sources import CONTENT, POINTER, SHA, weights

@@ -9,8 +9,8 @@ import pytest
 from kit.errors import EnvironmentNotReady
 from kit.weights.catalogue import Source
 from kit.weights.download import download
+from kit.weights.fetch import source_offers
 from kit.weights.sources import Offers
-from kit.weights.sources.resolve import source_offers
 from kit.weights.transfer import Expected
 from tests.file_server import Exchange, FileServer, Served
 from tests.sources import CHECKPOINT, CONTENT, PATH, SHA, weights
