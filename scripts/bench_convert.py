@@ -72,7 +72,7 @@ def write_plainly(target: Path, nbytes: int, direct: bool) -> None:
 
 def convert_by_kit(source: Path, output: Path) -> Callable[[], object]:
     """What ``kit weights convert`` runs."""
-    from kit.weights.convert import convert_checkpoint
+    from kit.weights.convert.convert import convert_checkpoint
 
     return lambda: convert_checkpoint(source, output, tokenizer=bundled("demo") / "tokenizer")
 

@@ -51,7 +51,7 @@ from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.units import GIB, MIB
 from kit.upstream.tree import read_pristine
-from kit.weights.locate import CHECKPOINT_NAME
+from kit.weights.convert.locate import CHECKPOINT_NAME
 
 CONTEXT = 4096
 MAX_VRAM_BYTES = 30 * GIB

@@ -27,8 +27,8 @@ from kit.serve.native.loader import load_model
 from kit.serve.tokenizer import Tokenizer, load_tokenizer
 from kit.settings import bundled
 from kit.units import MIB
-from kit.weights.convert import convert_checkpoint
-from kit.weights.record import Precision
+from kit.weights.convert.convert import convert_checkpoint
+from kit.weights.convert.record import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8", "int4")
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "data" / "a"

@@ -27,7 +27,7 @@ from kit.serve.megatron.folder import DType, read_folder
 from kit.serve.native.engine import NativeEngine
 from kit.settings import Settings
 from kit.upstream.tree import require_rewritten
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 
 DTYPES: dict[Precision, DType] = {"fp32": "float32", "bf16": "bfloat16"}
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "data" / "a"

@@ -21,8 +21,8 @@ from kit.memory.shape import DTYPES, Precision
 from kit.proof.simulate.files import mappings
 from kit.settings import bundled
 from kit.units import MIB
-from kit.weights.export import write_support_files
-from kit.weights.facts import model_config
+from kit.weights.convert.facts import model_config
+from kit.weights.convert.support_files import write_support_files
 
 BLOCK_BYTES = 16 * MIB
 TOKENIZER = bundled("demo") / "tokenizer" / "tokenizer.model"

@@ -33,8 +33,8 @@ from kit.models.spark import SparkConfig, SparkForCausalLM, SparkTokenizer
 from kit.models.spark.tokenization_spark import SPACED_MARKS
 from kit.models.spark.upstream_format import upstream_arguments, upstream_state
 from kit.settings import bundled
-from kit.weights.convert import convert_checkpoint
-from kit.weights.export import SPARK_SOURCE
+from kit.weights.convert.convert import convert_checkpoint
+from kit.weights.convert.support_files import SPARK_SOURCE
 from kit.weights.layers import lock_files, update_weights
 
 CONFIG = SparkConfig(

@@ -38,7 +38,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         from safetensors.torch import save_file
 
         from kit.models.spark import SparkConfig, SparkForCausalLM
-        from kit.weights.export import write_support_files
+        from kit.weights.convert.support_files import write_support_files
 
         config: dict[str, Any] = {
             "hidden_size": 32,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.weights.download import download
-from kit.weights.http import Location
-from kit.weights.remote import Tuning
-from kit.weights.transfer import Arrived, Expected, Watch
+from kit.weights.fetch.download import download
+from kit.weights.fetch.http import Location
+from kit.weights.fetch.remote import Tuning
+from kit.weights.fetch.transfer import Arrived, Expected, Watch
 from tests.file_server import Exchange, FileServer
 
 BLOCK = 4096

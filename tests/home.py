@@ -8,13 +8,13 @@ from pathlib import Path
 
 from kit.lock import LockedFile
 from kit.settings import Settings
-from kit.weights.fetch import Fetched
+from kit.weights.fetch.fetch import Fetched
+from kit.weights.fetch.obtain import Wish, obtain
+from kit.weights.fetch.remote import Tuning
+from kit.weights.fetch.transfer import Watch
 from kit.weights.folder import checkpoint_dir
 from kit.weights.layers import read_layers
 from kit.weights.licence import How, Terms
-from kit.weights.obtain import Wish, obtain
-from kit.weights.remote import Tuning
-from kit.weights.transfer import Watch
 from tests.file_server import Exchange, FileServer
 
 CONTENT = os.urandom(300_000)

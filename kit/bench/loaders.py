@@ -30,7 +30,7 @@ from kit.settings import Settings
 from kit.upstream.render import MEGATRON, render, write_rendered
 from kit.upstream.selection import rewrite_digest, select
 from kit.upstream.tree import pinned, read_pristine
-from kit.weights.record import Precision
+from kit.weights.convert.record import Precision
 
 Loader = Literal["stock", "cpu-first", "stream", "native"]
 LOADERS: dict[Loader, tuple[str, ...]] = {

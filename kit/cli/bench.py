@@ -125,7 +125,7 @@ def _compare(
     from kit.settings import Settings, bundled
     from kit.upstream.fetch import fetch
     from kit.upstream.tree import pinned
-    from kit.weights.convert import convert_checkpoint
+    from kit.weights.convert.convert import convert_checkpoint
 
     settings = Settings.from_environ()
     if upstream:

@@ -219,7 +219,7 @@ def native_source(
 
     def build_engine() -> Engine:
         from kit.serve.native.engine import NativeEngine
-        from kit.weights.verify import require_untampered
+        from kit.weights.convert.verify import require_untampered
 
         def check(progress: Callable[[int, int], None]) -> None:
             if verified_dir is not None:

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 from kit.units import format_gib
-from kit.weights.transfer import Watch
+from kit.weights.fetch.transfer import Watch
 
 # Piped, a line so often: hours of download stay a readable log.
 _LINE_S = 15.0

@@ -195,7 +195,7 @@ def machine_of(gpus: tuple[Gpu, ...]) -> MeasuredMachine:
 
 def digests_of(intent: Intent) -> dict[str, str]:
     """Of the files that the weights come from: by kit.lock, else by the conversion's record."""
-    from kit.weights.record import sound_record
+    from kit.weights.convert.record import sound_record
 
     if intent.model.demo:
         locked = read_lock(bundled("kit.lock")).weights[DEMO]

@@ -23,11 +23,11 @@ from kit.runtime.protocol import EngineName, Listener
 from kit.service.missing_weights import WEIGHTS, WeightsMissing
 from kit.settings import bundled
 from kit.weights.catalogue import WeightSet, read_catalogue
+from kit.weights.convert.record import read_record
 from kit.weights.folder import checkpoint_dir, converted_dir
-from kit.weights.record import read_record
 
 if TYPE_CHECKING:
-    from kit.weights.record import ConversionRecord
+    from kit.weights.convert.record import ConversionRecord
 
 
 Fits = Callable[[ModelShape], bool]
@@ -211,10 +211,10 @@ def _require_converted(directory: Path) -> None:
 
 def _demo(wish: Wish, listener: Listener) -> Model:
     """The demo as its engine reads it: as it comes, or converted at the first call."""
-    from kit.weights.convert import convert_checkpoint
+    from kit.weights.convert.convert import convert_checkpoint
+    from kit.weights.convert.locate import CHECKPOINT_NAME
+    from kit.weights.convert.record import RECORD_NAME, sound_record
     from kit.weights.layers import verify_files
-    from kit.weights.locate import CHECKPOINT_NAME
-    from kit.weights.record import RECORD_NAME, sound_record
 
     locked = read_lock(bundled("kit.lock")).weights[DEMO]
     verify_files(bundled(DEMO), locked)
@@ -256,7 +256,7 @@ def _demo_shape() -> ModelShape:
 def _sound(directory: Path, record: "ConversionRecord") -> bool:
     """Whether every byte that is read from a (small) converted directory is as it was written."""
     from kit.checkpoint.shards import index_directory
-    from kit.weights.verify import verify_conversion
+    from kit.weights.convert.verify import verify_conversion
 
     results = verify_conversion(directory, record, lambda done, total: None)
     try:

@@ -22,8 +22,8 @@ from kit.upstream.files import (
     require_same,
 )
 from kit.upstream.git import head, read_commit, shown
-from kit.weights.ask import read_start
-from kit.weights.http import Location, RefusedError
+from kit.weights.fetch.ask import read_start
+from kit.weights.fetch.http import Location, RefusedError
 
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 

@@ -30,7 +30,7 @@ class Source:
     """A place that offers weights.
 
     Attributes:
-        kind: which protocol it speaks; see ``kit.weights.sources``.
+        kind: which protocol it speaks; see ``kit.weights.fetch.sources``.
         token_variable: environment variable with an access token, where one can be needed.
         options: what that protocol needs to know: ``base``, ``repository`` and so on.
     """

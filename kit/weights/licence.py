@@ -15,9 +15,9 @@ from typing import Literal
 from kit.errors import EnvironmentNotReady
 from kit.files import exclusive, write_durably
 from kit.records import read_object
-from kit.weights.ask import read_start
 from kit.weights.catalogue import Licence
-from kit.weights.http import Location, RefusedError
+from kit.weights.fetch.ask import read_start
+from kit.weights.fetch.http import Location, RefusedError
 
 RECORD_NAME = "licences.json"
 TEXT_FOLDER = "licences"

@@ -10,10 +10,10 @@ from kit.errors import KitError
 from kit.lock import Lock, LockedFile
 from kit.weights import folder
 from kit.weights.catalogue import Catalogue, WeightSet
+from kit.weights.convert.record import ConversionRecord, Precision, read_record
+from kit.weights.fetch.partial import arrived_bytes
 from kit.weights.folder import checkpoint_dir, converted_dir
 from kit.weights.licence import read_acceptances
-from kit.weights.partial import arrived_bytes
-from kit.weights.record import ConversionRecord, Precision, read_record
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from kit.memory.shape import Architecture, ModelShape, Precision, read_shape
 from kit.settings import bundled
 from kit.units import MIB
 from kit.weights.catalogue import Catalogue, Shape, WeightSet
-from kit.weights.facts import HEAD_DIM, find_arguments, model_config
+from kit.weights.convert.facts import HEAD_DIM, find_arguments, model_config
+from kit.weights.convert.locate import find_checkpoint
 from kit.weights.folder import checkpoint_dir, converted_dir
-from kit.weights.locate import find_checkpoint
 
 PROGRAM_BYTES = 56 * MIB
 """The kit's process with numpy, as seen for every precision on x86-64."""

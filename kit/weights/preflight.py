@@ -14,8 +14,8 @@ from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
 from kit.weights.catalogue import WeightSet
+from kit.weights.convert.record import Precision
 from kit.weights.planned import architecture_of
-from kit.weights.record import Precision
 
 PROGRAM_RAM_BYTES = 256 * MIB
 """The kit's own process: 60 MiB seen while downloading, 64 MiB allowed while converting."""

@@ -19,7 +19,7 @@ from kit.containers.image import INPUTS, checkout
 from kit.containers.wanted_image import require_buildkit
 from kit.errors import KitError
 from kit.settings import bundled
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 from tests.container.containers import Container, docker, started
 from tests.container.kit_up import kit, model_dir, stand_in_image  # noqa: F401  (fixtures)
 from tests.upstream_tree import make_stand_in

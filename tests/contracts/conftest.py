@@ -20,7 +20,7 @@ from kit.serve.engine import Engine
 from kit.serve.megatron.engine import MegatronEngine
 from kit.serve.megatron.folder import read_folder
 from kit.serve.native.engine import NativeEngine
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 from tests.stand_in_megatron import TREE
 from tests.upstream_real import rewritten_tree
 

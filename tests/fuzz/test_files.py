@@ -22,8 +22,8 @@ from kit.checkpoint.shards import index_directory
 from kit.checkpoint.torchfile import index_checkpoint
 from kit.checkpoint.unpickle import read_pickle
 from kit.errors import KitError
-from kit.weights.transfer import Watch
-from kit.weights.unbundle import unbundle
+from kit.weights.carry.unbundle import unbundle
+from kit.weights.fetch.transfer import Watch
 from tests.fuzzing import FUZZ
 
 CORPUS = Path(__file__).with_name("corpus")

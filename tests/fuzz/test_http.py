@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.errors import KitError
-from kit.weights import ask
-from kit.weights.ask import look, request_json
-from kit.weights.http import Location, RefusedError
-from kit.weights.transfer import Expected
+from kit.weights.fetch import ask
+from kit.weights.fetch.ask import look, request_json
+from kit.weights.fetch.http import Location, RefusedError
+from kit.weights.fetch.transfer import Expected
 from tests.downloads import ONE, get
 from tests.file_server import Exchange, FileServer
 from tests.fuzzing import FUZZ

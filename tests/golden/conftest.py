@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 
 BUNDLED = Path(__file__).parent / "data"
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from kit.errors import KitError
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 
 CHECKPOINT = "mp_rank_00_model_states.pt"
 

@@ -18,9 +18,9 @@ import kit.models.spark  # noqa: F401  (registers Spark with the Auto classes)
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.megatron.engine import MegatronEngine
 from kit.serve.megatron.folder import read_folder
-from kit.weights.convert import convert_checkpoint
-from kit.weights.record import ConversionRecord, read_record
-from kit.weights.upstream_export import export_upstream
+from kit.weights.carry.export import export_upstream
+from kit.weights.convert.convert import convert_checkpoint
+from kit.weights.convert.record import ConversionRecord, read_record
 from tests.shapes import mindspore_bytes, mindspore_parameters
 from tests.upstream_real import rewritten_tree
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from kit.upstream.added.checkpoints import load_tensors
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 from tests.shapes import parts, save_shards
 from tests.unit.conftest import expected_tensors
 from tests.upstream_real import FLAGS, Done, run_script

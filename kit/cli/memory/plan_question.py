@@ -18,7 +18,7 @@ from kit.memory.torch_build import CUDA_BUILD, TorchBuild, installed_build
 from kit.memory.unavailable import Unavailable
 from kit.units import parse_size
 from kit.weights.catalogue import Catalogue
-from kit.weights.locate import find_checkpoint
+from kit.weights.convert.locate import find_checkpoint
 from kit.weights.planned import PUBLISHED, Planned, with_disk
 
 FREE = "free"

@@ -29,7 +29,7 @@ def export(
     """Write a converted directory as checkpoint shards that upstream's own code loads."""
     from kit.cli.transfer import TransferView
     from kit.units import format_gib
-    from kit.weights.upstream_export import export_upstream
+    from kit.weights.carry.export import export_upstream
 
     with TransferView("exporting") as view:
         exported = export_upstream(
@@ -71,7 +71,7 @@ def export_peft(
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Write an adapter for the peft library, to be put on a converted directory's model."""
-    from kit.weights.upstream_export import export_peft as export
+    from kit.weights.carry.export import export_peft as export
 
     written = export(adapter, output, alpha=alpha, overwrite=overwrite)
     if as_json:
@@ -97,7 +97,7 @@ def bundle(
     from kit.cli.transfer import TransferView
     from kit.settings import Settings
     from kit.units import format_gib
-    from kit.weights.bundle import bundle as write_bundle
+    from kit.weights.carry.bundle import bundle as write_bundle
 
     with TransferView("bundling") as view:
         made = write_bundle(
@@ -119,7 +119,7 @@ def unbundle(
     """Take a bundle into the weights folder, checked. Interrupted, the same command goes on."""
     from kit.cli.transfer import TransferView
     from kit.settings import Settings
-    from kit.weights.unbundle import unbundle as read_bundle
+    from kit.weights.carry.unbundle import unbundle as read_bundle
 
     data_dir = Settings.from_environ().data_dir
     with TransferView("unbundling") as view:

@@ -13,7 +13,7 @@ from kit.cli import options as option
 from kit.commands import command
 
 if TYPE_CHECKING:
-    from kit.weights.record import ConversionRecord
+    from kit.weights.convert.record import ConversionRecord
 
 Source = Annotated[
     Path,
@@ -85,9 +85,9 @@ def convert(
     """Convert a checkpoint into a directory that the kit and Hugging Face tools open."""
     from kit.cli.transfer import TransferView
     from kit.settings import Settings
-    from kit.weights.convert import convert_checkpoint
+    from kit.weights.convert.convert import convert_checkpoint
+    from kit.weights.convert.verify import prove_conversion, require_provable
     from kit.weights.folder import checked_digest
-    from kit.weights.verify import prove_conversion, require_provable
 
     if verify:
         require_provable(precision, lora)
@@ -117,7 +117,7 @@ def _report(
     source: Path, output: Path, record: "ConversionRecord", proven: int | None, as_json: bool
 ) -> None:
     from kit.units import format_gib
-    from kit.weights.convert import nonfinite_text
+    from kit.weights.convert.convert import nonfinite_text
 
     if as_json:
         content = {"output": str(output), "proven_tensors": proven, **asdict(record)}

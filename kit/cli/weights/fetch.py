@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from kit.lock import LockedFile
     from kit.settings import Settings
-    from kit.weights.fetch import Fetched
+    from kit.weights.convert.record import Precision
+    from kit.weights.fetch.fetch import Fetched
     from kit.weights.licence import How, Terms
-    from kit.weights.record import Precision
 
 
 Name = Annotated[
@@ -81,8 +81,8 @@ def fetch(
     from kit.doctor.request import Request
     from kit.settings import Settings
     from kit.units import parse_size
-    from kit.weights.obtain import Wish, fitting_precision, obtain
-    from kit.weights.remote import Tuning
+    from kit.weights.fetch.obtain import Wish, fitting_precision, obtain
+    from kit.weights.fetch.remote import Tuning
 
     settings = Settings.from_environ()
     room_bytes = parse_size(gpu_memory) if gpu_memory else None
@@ -120,7 +120,7 @@ def _convert(fetched: "Fetched", settings: "Settings", precision: "Precision") -
     """Convert the set's checkpoint; None where there is nothing to convert."""
     from kit.cli.transfer import TransferView
     from kit.weights.catalogue import read_catalogue
-    from kit.weights.convert import convert_checkpoint
+    from kit.weights.convert.convert import convert_checkpoint
     from kit.weights.folder import converted_dir
 
     weights = read_catalogue(settings.weights_catalogue).weights.get(fetched.name)
@@ -254,7 +254,7 @@ def import_(
     from kit.lock import locked_entry
     from kit.settings import Settings
     from kit.weights.catalogue import read_catalogue
-    from kit.weights.take_in import take_in
+    from kit.weights.fetch.take_in import take_in
 
     settings = Settings.from_environ()
     catalogue = read_catalogue(settings.weights_catalogue)

@@ -12,9 +12,9 @@ from kit.cli import options as option
 if TYPE_CHECKING:
     from kit.settings import Settings
     from kit.weights.catalogue import Catalogue
+    from kit.weights.convert.verify import Checked
+    from kit.weights.fetch.transfer import Watch
     from kit.weights.listing import SetState
-    from kit.weights.transfer import Watch
-    from kit.weights.verify import Checked
 
 
 def list_(
@@ -145,7 +145,7 @@ def verify(
     """Read weights again and check every byte against the lock or the conversion's record."""
     from kit.cli.transfer import TransferView
     from kit.settings import Settings
-    from kit.weights.verify import require_sound
+    from kit.weights.convert.verify import require_sound
 
     settings = Settings.from_environ()
     with TransferView("verifying") as view:
@@ -166,7 +166,7 @@ def verify(
 
 
 def _results(what: str | None, settings: "Settings", watch: "Watch") -> "tuple[Checked, ...]":
-    from kit.weights.verify import verify_all, verify_one
+    from kit.weights.convert.verify import verify_all, verify_one
 
     if what is None:
         return verify_all(settings.data_dir, watch)
@@ -185,7 +185,7 @@ def refresh(
     ] = None,
 ) -> None:
     """Renew the code that an older kit wrote into a converted directory; tensors stay."""
-    from kit.weights.export import refresh
+    from kit.weights.convert.support_files import refresh
 
     renewed = refresh(directory, accept or ())
     for name in renewed:

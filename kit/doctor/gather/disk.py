@@ -14,8 +14,8 @@ from kit.service.model import DEMO, find_here
 from kit.units import GIB
 from kit.weights import preflight
 from kit.weights.catalogue import read_catalogue
+from kit.weights.fetch.partial import arrived_bytes
 from kit.weights.folder import checkpoint_dir
-from kit.weights.partial import arrived_bytes
 
 IMAGE_BYTES = 16 * GIB
 """Assumed: torch with CUDA unpacked takes about 7 GiB, and the build keeps its layers twice."""

@@ -87,7 +87,7 @@ def ask(url: str, why: str, clock: Callable[[], float] = time.time) -> Reply:
         return Reply(shown, why, None if path.exists() else "there is nothing at that place")
     import httpx
 
-    from kit.weights.proxy import ProxiedTransport
+    from kit.weights.fetch.proxy import ProxiedTransport
 
     begin = clock()
     try:

@@ -13,9 +13,9 @@ from kit.service.missing_weights import WEIGHTS, WeightsMissing
 from kit.service.model import Fits, Wish, fitting, gpus_of, resolve, shape_of
 from kit.service.preflight import rooms
 from kit.weights.catalogue import read_catalogue
+from kit.weights.convert.record import Precision
 from kit.weights.planned import architecture_of
 from kit.weights.preflight import serving_plan
-from kit.weights.record import Precision
 
 PRECISION: Precision = "bf16"
 """What `kit weights fetch --convert` makes where nobody says otherwise."""

@@ -9,7 +9,7 @@ from kit.lock import read_lock
 from kit.service.model import DEMO
 from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue
-from kit.weights.export import has_old_code
+from kit.weights.convert.support_files import has_old_code
 from kit.weights.layers import read_layers, verify_files
 from kit.weights.listing import SetState, list_sets, read_records
 

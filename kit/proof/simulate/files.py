@@ -16,9 +16,9 @@ from kit.checkpoint.shard_export import ZIP64_FROM_BYTES, TorchWriter, Tree
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
 from kit.memory.shape import DTYPES, Architecture, Precision
 from kit.settings import bundled
-from kit.weights.export import write_support_files
-from kit.weights.facts import model_config
-from kit.weights.locate import CHECKPOINT_NAME
+from kit.weights.convert.facts import model_config
+from kit.weights.convert.locate import CHECKPOINT_NAME
+from kit.weights.convert.support_files import write_support_files
 
 TOKENIZER = bundled("demo") / "tokenizer" / "tokenizer.model"
 """Stands beside the tensors; nothing is ever tokenised."""

@@ -11,7 +11,7 @@ from kit.serve.engine import Engine
 from kit.serve.megatron.folder import UpstreamFolder, read_folder
 from kit.serve.model import ModelSource
 from kit.serve.tokenizer import Tokenizer, load_tokenizer
-from kit.weights.export import write_support_files
+from kit.weights.convert.support_files import write_support_files
 
 if TYPE_CHECKING:
     from kit.serve.native.loader import DTypeName

@@ -11,7 +11,7 @@ from kit.bench.loaders import LOADERS, Sources, compare_loaders, load_once, make
 from kit.errors import EnvironmentNotReady, KitError
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 from tests.stand_in_megatron import TREE
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "data" / "a"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kit.cli.weights.listing import list_
-from kit.weights.record import RECORD_NAME
+from kit.weights.convert.record import RECORD_NAME
 
 CHAT = "spark-13b-chat-ms-bf16"
 

@@ -16,9 +16,9 @@ from kit.serve.native.engine import NativeEngine
 from kit.serve.tokenizer import InContextDecoder, Tokenizer, load_tokenizer
 from kit.settings import bundled
 from kit.units import MIB
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
+from kit.weights.convert.record import Precision
 from kit.weights.layers import verify_files
-from kit.weights.record import Precision
 
 ENTRIES = load_entries()
 DEMO = bundled("demo")

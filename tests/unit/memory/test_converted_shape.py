@@ -7,7 +7,7 @@ from kit.checkpoint.layout import Dimensions
 from kit.errors import UsageError
 from kit.memory.shape import Architecture, read_shape
 from kit.settings import bundled
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 
 SPARK_13B = Architecture(Dimensions(40, 5120, 14336, 60000), 32768, 8192, 40)
 

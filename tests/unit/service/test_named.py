@@ -13,7 +13,7 @@ from kit.memory.torch_build import installed_build
 from kit.service.model import Wish, find_here, find_set, fitting, resolve
 from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 from kit.weights.folder import checkpoint_dir
 
 CHAT = "spark-13b-chat"

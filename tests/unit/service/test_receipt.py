@@ -22,7 +22,7 @@ from kit.service.measured_run import breached, digests_of, machine_of, receipt_o
 from kit.service.model import Model
 from kit.settings import Settings, bundled
 from kit.units import GIB
-from kit.weights.record import ConversionRecord, MergedLora, Source, write_record
+from kit.weights.convert.record import ConversionRecord, MergedLora, Source, write_record
 from tests.timelines import TIMELINE
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/receipt.schema.json").read_text("utf-8"))

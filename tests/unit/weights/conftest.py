@@ -11,8 +11,8 @@ import sentencepiece
 import torch
 
 from kit.settings import Settings
-from kit.weights import ask
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
+from kit.weights.fetch import ask
 from kit.weights.folder import checkpoint_dir
 from kit.weights.layers import lock_files, record
 from tests.bundles import FILES

@@ -10,9 +10,9 @@ from kit.memory.plan import Phase, Pool, plan_serving
 from kit.memory.torch_build import CPU_BUILD
 from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
+from kit.weights.convert.locate import CHECKPOINT_NAME
 from kit.weights.folder import checkpoint_dir, converted_dir
-from kit.weights.locate import CHECKPOINT_NAME
 from kit.weights.planned import described, find_planned, with_disk
 
 CATALOGUE = read_catalogue()

@@ -26,8 +26,8 @@ from kit.upstream.render import render, write_rendered
 from kit.upstream.selection import select
 from kit.upstream.tree import pinned, read_pristine, rewritten_dir
 from kit.weights import layers
+from kit.weights.convert.record import RECORD_NAME, ConversionRecord, write_record
 from kit.weights.folder import checkpoint_dir, converted_dir
-from kit.weights.record import RECORD_NAME, ConversionRecord, write_record
 from tests.unit.doctor.machines import GPU, plan
 from tests.upstream_tree import make_stand_in
 

@@ -9,7 +9,7 @@ import torch
 from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.models.spark.upstream_format import upstream_arguments, upstream_state
 from kit.settings import bundled
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 
 
 def test_a_saved_model_comes_back_from_conversion(tmp_path: Path) -> None:

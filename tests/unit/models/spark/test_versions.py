@@ -16,7 +16,7 @@ import pytest
 
 from kit.models.spark import configuration_spark
 from kit.models.spark.configuration_spark import TRIED_TRANSFORMERS, require_tried
-from kit.weights.export import TRANSFORMERS_VERSION
+from kit.weights.convert.support_files import TRANSFORMERS_VERSION
 
 PROGRAM = Path(__file__).with_name("open_directory.py")
 OTHERS = [python for python in os.environ.get("KIT_TEST_TRANSFORMERS", "").split(":") if python]

@@ -8,8 +8,8 @@ from kit.serve.api.chat import encode_conversation
 from kit.serve.api.schema import Message
 from kit.serve.tokenizer import Tokenizer, load_tokenizer
 from kit.settings import bundled
-from kit.weights.export import write_support_files
-from kit.weights.facts import model_config
+from kit.weights.convert.facts import model_config
+from kit.weights.convert.support_files import write_support_files
 
 ASKED = "hello<end><Bot> X<end><User> What is spark-kit?"
 

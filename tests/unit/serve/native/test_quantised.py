@@ -16,7 +16,7 @@ from kit.serve.engine import SamplingParams, Step
 from kit.serve.native.engine import NativeEngine
 from kit.serve.native.loader import load_model
 from kit.serve.native.quantised import Int4Linear, Int8Linear, QuantisedLinear
-from kit.weights.convert import convert_checkpoint
+from kit.weights.convert.convert import convert_checkpoint
 
 CPU = torch.device("cpu")
 HIDDEN, FFN = 64, 160

@@ -15,7 +15,7 @@ import torch
 from kit.proof.simulate.files import write_checkpoint
 from kit.upstream.added.checkpoints import Unread, load_tensors
 from kit.weights.catalogue import read_catalogue
-from kit.weights.locate import CHECKPOINT_NAME
+from kit.weights.convert.locate import CHECKPOINT_NAME
 from kit.weights.planned import published
 
 

@@ -1,0 +1,1 @@
+"""To machines without a network, and back to upstream: bundles and exports."""

@@ -1,0 +1,1 @@
+"""From checkpoints to directories that can be served: found, converted, recorded, verified."""

@@ -1,0 +1,1 @@
+"""From sources to the weights folder: found, moved in parts, resumed, verified."""
