@@ -20,13 +20,11 @@ BY_TURNS = frozenset({"e2e", "gpu", "container"})
 other, so one of pytest-xdist's processes runs them all."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Say what stays together where tests run in several processes: these folders, else a file."""
-    for item in items:
-        folder, *rest = item.path.relative_to(TESTS).parts
-        group = folder if folder in BY_TURNS else "/".join((folder, *rest))
-        item.add_marker(pytest.mark.xdist_group(group))
+    folder, *rest = item.path.relative_to(TESTS).parts
+    group = folder if folder in BY_TURNS else "/".join((folder, *rest))
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
