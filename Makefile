@@ -44,7 +44,7 @@ logs: $(READY) ## show the service's log
 
 test: $(VENV)/.dev ## run all tests (KIT_GOLDEN_DIR=DIR adds golden folders; ARGS go to pytest)
 	@echo "All tests take about half an hour on two cores; make test-fast takes two minutes."
-	$(VENV)/bin/python -m pytest -n logical --dist loadgroup $(ARGS)
+	$(VENV)/bin/python -m pytest -n logical $(ARGS)
 
 # What starts no servers and reads no large files: most of the code, in little time.
 FAST = checkpoint containers doctor memory proof runtime service test_docs.py test_house.py \
@@ -52,7 +52,7 @@ FAST = checkpoint containers doctor memory proof runtime service test_docs.py te
 SLOW = containers/test_wheelhouse.py checkpoint/test_convert_process.py checkpoint/test_shapes_process.py proof/simulate
 
 test-fast: $(VENV)/.dev ## run the fast tests, on all cores
-	$(VENV)/bin/python -m pytest -n logical --dist loadgroup $(FAST:%=tests/unit/%) $(SLOW:%=--ignore=tests/unit/%) $(ARGS)
+	$(VENV)/bin/python -m pytest -n logical $(FAST:%=tests/unit/%) $(SLOW:%=--ignore=tests/unit/%) $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, layers
 	$(VENV)/bin/ruff check $(SOURCES)

@@ -14,17 +14,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background
 TOKENIZER = Path(__file__).parent / "golden" / "data" / "a" / "tokenizer" / "tokenizer.model"
 
 
-TESTS = Path(__file__).parent
 BY_TURNS = frozenset({"e2e", "gpu", "container"})
 """Folders whose tests start servers with ports and budgets: side by side they would disturb each
 other, so one of pytest-xdist's processes runs them all."""
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Say what stays together where tests run in several processes: these folders, else a file."""
-    folder, *rest = item.path.relative_to(TESTS).parts
-    group = folder if folder in BY_TURNS else "/".join((folder, *rest))
-    item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in several processes, those of one of these folders, or of a file, stay
+    together. (xdist 3.8 has groups, but pytest 9.2 takes the ids of tests from elsewhere.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByTurns(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            folder = path.split("/")[1]
+            return folder if folder in BY_TURNS else path
+
+    return ByTurns(config, log)
 
 
 @pytest.fixture(scope="session")
