@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from kit.memory.proc import ProcessMemory, descendants, process_memory
+from kit.memory.probes.proc import ProcessMemory, descendants, process_memory
 from kit.service.model import DEMO, Wish, resolve
 from kit.units import MIB
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit.bench.fresh_process import Measured, measure, run_job
-from kit.memory.pagecache import evict
+from kit.memory.probes.pagecache import evict
 from kit.settings import bundled
 from kit.units import MIB
 

@@ -44,9 +44,9 @@ from make_model import write_model
 
 import kit
 from kit.errors import KitError
-from kit.memory import nvml
-from kit.memory.plan import CUDA_CONTEXT_BYTES
-from kit.memory.shape import DTYPES, Precision
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
+from kit.memory.plan.shape import DTYPES, Precision
+from kit.memory.probes import nvml
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from kit.units import GIB, MIB

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 import kit.models.spark  # noqa: F401  (makes the Auto classes know Spark)
 from kit.bench.fresh_process import Measured, measure, run_job
 from kit.checkpoint.pages import Buffer, SourceReader
-from kit.memory.pagecache import evict
+from kit.memory.probes.pagecache import evict
 from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.serve.native.loader import load_model
 from kit.serve.native.staging import BUFFER_BYTES, Ring

@@ -27,11 +27,12 @@ from typing import Any
 from make_checkpoint import Sizes
 from make_model import write_model
 
-from kit.memory.limits import serving_limits
-from kit.memory.plan import Pool, plan_serving
-from kit.memory.proc import tree_peak_bytes
-from kit.memory.shape import DTYPES, Precision, read_shape
-from kit.memory.torch_build import installed_build
+from kit.memory.plan.fit import serving_limits
+from kit.memory.plan.line import Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import DTYPES, Precision, read_shape
+from kit.memory.plan.torch_build import installed_build
+from kit.memory.probes.proc import tree_peak_bytes
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import fill_context
 from kit.runtime.client import Client, Ready

@@ -17,7 +17,7 @@ from make_checkpoint import Sizes
 from kit.checkpoint.encoding import Stored
 from kit.checkpoint.layout import Dimensions
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
-from kit.memory.shape import DTYPES, Precision
+from kit.memory.plan.shape import DTYPES, Precision
 from kit.proof.simulate.files import mappings
 from kit.settings import bundled
 from kit.units import MIB

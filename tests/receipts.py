@@ -1,7 +1,7 @@
 """A receipt of numbers that are easy to follow."""
 
 from kit.memory.budget import Verdict
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import (
     MeasuredMachine,

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kit.errors import KitError
-from kit.memory.nvml import processes_bytes
-from kit.memory.pagecache import cached_bytes
-from kit.memory.proc import process_memory
+from kit.memory.probes.nvml import processes_bytes
+from kit.memory.probes.pagecache import cached_bytes
+from kit.memory.probes.proc import process_memory
 from kit.memory.unavailable import Unavailable
 from kit.records import parse_object
 

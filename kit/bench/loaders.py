@@ -21,8 +21,8 @@ import torch
 import kit
 from kit.bench.fresh_process import Measured, measure
 from kit.errors import EnvironmentNotReady
-from kit.memory import nvml
-from kit.memory.pagecache import evict
+from kit.memory.probes import nvml
+from kit.memory.probes.pagecache import evict
 from kit.memory.unavailable import Unavailable
 from kit.serve.megatron.folder import DType, read_folder, upstream_arguments
 from kit.serve.megatron.launch import environment

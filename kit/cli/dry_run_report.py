@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from kit.cli.render import Terminal, print_record
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.runtime.protocol import Launch
 from kit.runtime.state import spec_record
 from kit.service.dry_run import DryRun, dry_run

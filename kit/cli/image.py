@@ -137,7 +137,7 @@ def wheelhouse(
 
 def _options(target: Literal["cpu", "cuda"] | None) -> "BuildOptions":
     from kit.containers.image import BuildOptions
-    from kit.memory import nvml
+    from kit.memory.probes import nvml
     from kit.memory.unavailable import Unavailable
 
     if target is None:

@@ -159,7 +159,7 @@ def _directory(model: str, engine: EngineName, settings: Settings, serving: Serv
         EnvironmentNotReady: it is not there, or not what the engine serves.
         UsageError: it is the name of something that the engine does not serve.
     """
-    from kit.memory import nvml
+    from kit.memory.probes import nvml
     from kit.memory.unavailable import Unavailable
     from kit.service.model import Wish, fitting, require_servable, servable
 

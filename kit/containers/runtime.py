@@ -19,8 +19,8 @@ from kit.containers.docker import Container, Engine, kept_name
 from kit.containers.wanted_image import require_runnable
 from kit.errors import EnvironmentNotReady, KitError
 from kit.files import writing
-from kit.memory import cgroup
-from kit.memory.proc import PROC, descendants
+from kit.memory.probes import cgroup
+from kit.memory.probes.proc import PROC, descendants
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state as states
 from kit.runtime.orphan import Orphan, owner_of

@@ -24,7 +24,7 @@ from kit.containers.image import (
 )
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.files import writing
-from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
+from kit.memory.plan.torch_build import CPU_BUILD, CUDA_BUILD, TorchBuild
 from kit.records import parse_json
 from kit.runtime.protocol import Image, docker_engine_found
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from kit.doctor.compatibility import driver_floor, is_older, runs_on
 from kit.doctor.gather.torch import published
 from kit.errors import EnvironmentNotReady
-from kit.memory import nvml
+from kit.memory.probes import nvml
 from kit.memory.unavailable import Unavailable
 
 BUILDS = {"cuda": (13, 0), "cuda12": (12, 8)}

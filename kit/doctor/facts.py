@@ -21,8 +21,8 @@ from kit.doctor.container_facts import (
     Version,
 )
 from kit.errors import KitError
-from kit.memory.nvml import Gpu, Nvidia
-from kit.memory.plan import Plan
+from kit.memory.plan.line import Plan
+from kit.memory.probes.nvml import Gpu, Nvidia
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 from kit.runtime.protocol import RuntimeName

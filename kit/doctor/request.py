@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kit.errors import KitError, UsageError
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Plan
-from kit.memory.torch_build import TorchBuild
+from kit.memory.plan.line import Plan
+from kit.memory.plan.torch_build import TorchBuild
+from kit.memory.probes.nvml import Gpu
 from kit.runtime.protocol import EngineName, Runtime, RuntimeName
 from kit.service.preflight import NOTHING, Freed
 from kit.settings import Settings

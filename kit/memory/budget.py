@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kit.errors import BudgetExceeded
-from kit.memory.plan_line import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
 

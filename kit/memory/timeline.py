@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory.plan import Plan, Pool
+from kit.memory.plan.line import Plan, Pool
 from kit.records import parse_object
 
 VERSION = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kit.errors import BudgetExceeded, KitError, ServiceError
 from kit.memory.budget import Measured, Verdict, assess
-from kit.memory.plan import PREFILL_CHUNK
+from kit.memory.plan.native import PREFILL_CHUNK
 from kit.proof.measure import measure
 from kit.proof.receipt import MeasuredWork
 from kit.proof.recorder import Recorder

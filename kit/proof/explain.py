@@ -1,6 +1,6 @@
 """Where a peak came from, in words and numbers."""
 
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.timeline import PlannedLine, Sample, Timeline
 from kit.units import MIB, format_gib
 

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from kit.memory import nvml, proc
 from kit.memory.budget import Measured, MeasuredBy
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
+from kit.memory.probes import nvml, proc
+from kit.memory.probes.vram import estimated_peak, proven_peak
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
-from kit.memory.vram import estimated_peak, proven_peak
 from kit.runtime.client import Client, Ready
 from kit.runtime.protocol import Runtime
 

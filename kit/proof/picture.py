@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.timeline import Sample, Timeline
 from kit.proof.explain import explain
 from kit.proof.receipt import phase_results

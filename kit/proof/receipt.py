@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from kit.errors import EnvironmentNotReady
 from kit.memory.budget import MeasuredBy, Verdict
-from kit.memory.plan import Plan, Pool
+from kit.memory.plan.line import Plan, Pool
 from kit.memory.timeline import Run, Timeline, planned_lines
 from kit.memory.unavailable import Unavailable
 from kit.runtime.protocol import ServeSpec

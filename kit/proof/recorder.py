@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 
 from kit.errors import EnvironmentNotReady, KitError
-from kit.memory import nvml
-from kit.memory.proc import ProcessMemory, descendants, process_memory
+from kit.memory.probes import nvml
+from kit.memory.probes.proc import ProcessMemory, descendants, process_memory
 from kit.memory.timeline import Run, Sample, Timeline, TimelineWriter
 from kit.memory.unavailable import Unavailable
 from kit.proof.measure import DeviceUse

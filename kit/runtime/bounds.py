@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kit.memory import cgroup
-from kit.memory.cgroup import Group
+from kit.memory.probes import cgroup
+from kit.memory.probes.cgroup import Group
 from kit.memory.unavailable import Unavailable
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import kit
 from kit.errors import KitError, ServiceError
 from kit.files import writing
-from kit.memory.proc import descendants, process_memory, process_stat, tree_peak_bytes
+from kit.memory.probes.proc import descendants, process_memory, process_stat, tree_peak_bytes
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state as states
 from kit.runtime.bounds import bounds_of

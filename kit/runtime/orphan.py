@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePath
 
-from kit.memory.proc import PROC
+from kit.memory.probes.proc import PROC
 from kit.runtime.port import Listening, listening_on
 
 OWNER_VARIABLE = "KIT_OWNER"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory.proc import PROC
+from kit.memory.probes.proc import PROC
 
 _LISTEN = "0A"  # state column of /proc/net/tcp, see proc_pid_net(5)
 

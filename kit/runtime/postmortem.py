@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kit.errors import BudgetExceeded, EnvironmentNotReady, IntegrityError, KitError, ServiceError
-from kit.memory import cgroup, kernel_log
-from kit.memory.kernel_log import Kill
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
+from kit.memory.probes import cgroup, kernel_log
+from kit.memory.probes.kernel_log import Kill
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.runtime.bounds import group_of

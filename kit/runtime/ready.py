@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from kit.errors import KitError, ServiceError
-from kit.memory.proc import process_stat
+from kit.memory.probes.proc import process_stat
 from kit.memory.unavailable import Unavailable
 from kit.runtime import postmortem
 from kit.runtime.client import Client, Failed, Loading, Ready, Silent

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.files import writing
-from kit.memory.proc import PROC, process_stat
+from kit.memory.probes.proc import PROC, process_stat
 from kit.memory.unavailable import Unavailable
 from kit.records import read_object
 from kit.runtime.bounds import NO_BOUNDS, Bounds

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from kit.errors import BudgetExceeded, UsageError
-from kit.memory import nvml
 from kit.memory.budget import Budget, Measured, Verdict, assess
-from kit.memory.proc import ProcessMemory, descendants, process_memory, tree_peak_bytes
+from kit.memory.probes import nvml
+from kit.memory.probes.proc import ProcessMemory, descendants, process_memory, tree_peak_bytes
+from kit.memory.probes.vram import estimated_peak
 from kit.memory.unavailable import Unavailable
-from kit.memory.vram import estimated_peak
 from kit.serve.model import Model
 from kit.serve.readiness import Breach, Readiness
 from kit.units import MIB, format_gib

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from kit.errors import EnvironmentNotReady, ServiceError, UsageError
-from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
 from kit.serve.worker import EngineDied
 from kit.units import format_gib
 

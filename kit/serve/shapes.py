@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.errors import IntegrityError
-from kit.memory.plan import PREFILL_CHUNK
+from kit.memory.plan.native import PREFILL_CHUNK
 from kit.serve.engine import SamplingParams, Step
 from kit.serve.next_token import NotNumbers
 from kit.serve.worker import EngineSequence, Running

@@ -8,8 +8,8 @@ from functools import partial
 from kit.containers.image import is_built_here
 from kit.errors import KitError, ServiceError, UsageError
 from kit.memory.budget import default_ram_budget, require
-from kit.memory.plan import Pool
-from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
+from kit.memory.plan.line import Pool
+from kit.memory.plan.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.proof.assertion import PROOF, Proof
 from kit.runtime.protocol import Listener, Runtime, RuntimeName, Service, current, differences
 from kit.service.bring_up import bring_up, exclusive, pull_image

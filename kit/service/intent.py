@@ -11,13 +11,14 @@ from kit.containers.compose import container_user, require_self_contained
 from kit.containers.docker import Engine
 from kit.containers.wanted_image import WantedImage, torch_in, wanted_image
 from kit.errors import EnvironmentNotReady
-from kit.memory import nvml
 from kit.memory.budget import default_ram_budget
-from kit.memory.limits import serving_limits
-from kit.memory.nvml import Gpu, NoDriver
-from kit.memory.plan import Device, Plan, Pool, plan_serving
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import TorchBuild, installed_build
+from kit.memory.plan.fit import serving_limits
+from kit.memory.plan.line import Device, Plan, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import TorchBuild, installed_build
+from kit.memory.probes import nvml
+from kit.memory.probes.nvml import Gpu, NoDriver
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import PROOF, Proof
 from kit.runtime.client import Client, base_url

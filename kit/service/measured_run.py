@@ -10,9 +10,9 @@ from pathlib import Path
 from kit.errors import BudgetExceeded
 from kit.lock import read_lock
 from kit.memory.budget import Measured, Verdict, assess
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Plan, Pool
-from kit.memory.proc import total_ram_bytes
+from kit.memory.plan.line import Plan, Pool
+from kit.memory.probes.nvml import Gpu
+from kit.memory.probes.proc import total_ram_bytes
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import Answering, Assessed, prove

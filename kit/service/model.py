@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from kit.commands import command
 from kit.errors import EnvironmentNotReady, KitError, UsageError
 from kit.lock import read_lock
-from kit.memory import cgroup, proc
-from kit.memory.fit import PRECISIONS
-from kit.memory.limits import serving_limits
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Device, Pool, plan_serving
-from kit.memory.shape import ModelShape, Precision, read_shape
-from kit.memory.torch_build import TorchBuild, installed_build
+from kit.memory.plan.fit import PRECISIONS, serving_limits
+from kit.memory.plan.line import Device, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape, Precision, read_shape
+from kit.memory.plan.torch_build import TorchBuild, installed_build
+from kit.memory.probes import cgroup, proc
+from kit.memory.probes.nvml import Gpu
 from kit.memory.unavailable import Unavailable
 from kit.records import read_object
 from kit.runtime.protocol import EngineName, Listener

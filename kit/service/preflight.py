@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kit.errors import EnvironmentNotReady
-from kit.memory import cgroup, nvml, proc, room
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Phase, Plan, Pool
+from kit.memory import room
+from kit.memory.plan.line import Phase, Plan, Pool
+from kit.memory.plan.torch_build import TorchBuild
+from kit.memory.probes import cgroup, nvml, proc
+from kit.memory.probes.nvml import Gpu
 from kit.memory.room import Room
-from kit.memory.torch_build import TorchBuild
 from kit.memory.unavailable import Unavailable
 from kit.runtime.port import require_free
 from kit.runtime.protocol import Listener, Running

@@ -10,10 +10,10 @@ from kit.containers.compose import container_user, require_self_contained
 from kit.containers.docker import Engine
 from kit.containers.wanted_image import torch_in
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory import nvml
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Plan
-from kit.memory.torch_build import TorchBuild, installed_build
+from kit.memory.plan.line import Plan
+from kit.memory.plan.torch_build import TorchBuild, installed_build
+from kit.memory.probes import nvml
+from kit.memory.probes.nvml import Gpu
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import PROOF, Proof
 from kit.records import read_object

@@ -21,7 +21,7 @@ from kit.containers.compose import find_compose
 from kit.containers.docker import Engine
 from kit.errors import KitError
 from kit.files import writing
-from kit.memory import nvml
+from kit.memory.probes import nvml
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state
 from kit.runtime.protocol import Runtime, RuntimeName, current

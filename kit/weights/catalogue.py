@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a model that its memory follows from; see ``kit.memory.shape.ModelShape``."""
+    """What a model's memory follows from; see ``kit.memory.plan.shape.ModelShape``."""
 
     layers: int
     hidden: int

@@ -10,10 +10,9 @@ from kit.checkpoint.model import read_model
 from kit.checkpoint.pages import ROOM_BYTES
 from kit.checkpoint.source import BUFFERS
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory.fit import PRECISIONS
-from kit.memory.plan import Plan
-from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool
-from kit.memory.shape import Architecture, ModelShape, Precision, read_shape
+from kit.memory.plan.fit import PRECISIONS
+from kit.memory.plan.line import LOADED, Basis, Phase, Plan, PlanLine, Pool
+from kit.memory.plan.shape import Architecture, ModelShape, Precision, read_shape
 from kit.settings import bundled
 from kit.units import MIB
 from kit.weights.catalogue import Catalogue, Shape, WeightSet

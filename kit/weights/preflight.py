@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kit.memory import proc
-from kit.memory.fit import PRECISIONS
-from kit.memory.limits import serving_limits
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Phase, Plan, Pool, plan_serving
+from kit.memory.plan.fit import PRECISIONS, serving_limits
+from kit.memory.plan.line import Phase, Plan, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.torch_build import CUDA_BUILD
+from kit.memory.probes import proc
+from kit.memory.probes.nvml import Gpu
 from kit.memory.room import Room
-from kit.memory.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.units import MIB, format_gib
 from kit.weights.catalogue import WeightSet

@@ -12,7 +12,7 @@ import pytest
 
 from kit.containers.docker import Engine
 from kit.containers.runtime import ContainerRuntime
-from kit.memory.proc import process_memory
+from kit.memory.probes.proc import process_memory
 from kit.memory.unavailable import Unavailable
 from kit.runtime import state as states
 from kit.runtime.local import LocalRuntime

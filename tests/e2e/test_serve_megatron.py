@@ -18,7 +18,7 @@ import pytest
 import torch
 from kit_process import Kit, alive, wait_until
 
-from kit.memory.proc import descendants
+from kit.memory.probes.proc import descendants
 from tests.shapes import save_shards
 from tests.stand_in_megatron import DIES, install
 

@@ -77,7 +77,7 @@ print(torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved() >= 1 << 20)
 def test_the_driver_counts_what_the_process_holds(card: Card, tmp_path: Path) -> None:
     code = """
 import os
-from kit.memory import nvml
+from kit.memory.probes import nvml
 kept = torch.zeros(100 << 20, dtype=torch.uint8, device="cuda")
 print(nvml.processes_bytes({os.getpid()}) - (100 << 20) >> 20, nvml.gpus()[0].simulated)
 """

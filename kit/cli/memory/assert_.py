@@ -11,7 +11,7 @@ from kit.cli import options as option
 from kit.cli.options import Device, Engine, RuntimeChoice
 from kit.cli.render import print_record
 from kit.cli.wiring import wiring
-from kit.memory.plan_line import Pool
+from kit.memory.plan.line import Pool
 from kit.records import read_object
 from kit.settings import Settings
 from kit.units import format_gib

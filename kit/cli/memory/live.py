@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.timeline import Run, Sample
 from kit.units import format_gib
 

@@ -11,8 +11,8 @@ from kit.cli.memory.plan_question import Question
 from kit.cli.render import print_record, print_table
 from kit.commands import command
 from kit.errors import EnvironmentNotReady
-from kit.memory.fit import Fitting, Option, options, smallest
-from kit.memory.plan import Phase, Plan, PlanLine, Pool
+from kit.memory.plan.fit import Fitting, Option, options, smallest
+from kit.memory.plan.line import Phase, Plan, PlanLine, Pool
 from kit.memory.room import Room
 from kit.units import format_gib
 from kit.weights.planned import DEMO, PUBLISHED, with_disk

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory import nvml
-from kit.memory.fit import CONTEXTS, PRECISIONS, Fitting
-from kit.memory.limits import serving_limits
-from kit.memory.neighbours import Neighbours, on_gpus, on_host
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Device, Engine, Plan, Pool, plan_serving
-from kit.memory.shape import ModelShape, Precision
-from kit.memory.torch_build import CUDA_BUILD, TorchBuild, installed_build
+from kit.memory.plan.fit import CONTEXTS, PRECISIONS, Fitting, serving_limits
+from kit.memory.plan.line import Device, Engine, Plan, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape, Precision
+from kit.memory.plan.torch_build import CUDA_BUILD, TorchBuild, installed_build
+from kit.memory.probes import nvml
+from kit.memory.probes.nvml import Gpu
+from kit.memory.room import Neighbours, on_gpus, on_host
 from kit.memory.unavailable import Unavailable
 from kit.units import parse_size
 from kit.weights.catalogue import Catalogue

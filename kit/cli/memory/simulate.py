@@ -23,8 +23,8 @@ from kit.cli.memory.plan import (
 from kit.errors import EnvironmentNotReady
 
 if TYPE_CHECKING:
-    from kit.memory.plan import Engine
-    from kit.memory.shape import Architecture, Precision
+    from kit.memory.plan.line import Engine
+    from kit.memory.plan.shape import Architecture, Precision
     from kit.proof.simulate.run import Job, Simulated
     from kit.weights.planned import Planned
 
@@ -119,7 +119,7 @@ def _jobs(
     max_sequences: int | None,
     folder: Path,
 ) -> "list[Job]":
-    from kit.memory.limits import serving_limits
+    from kit.memory.plan.fit import serving_limits
     from kit.proof.simulate.run import Job, make_trees
 
     try:
@@ -142,7 +142,7 @@ def _jobs(
 
 def _architecture(planned: "Planned") -> "Architecture":
     from kit.checkpoint.layout import Dimensions
-    from kit.memory.shape import Architecture
+    from kit.memory.plan.shape import Architecture
 
     if planned.architecture is not None:
         return planned.architecture

@@ -7,7 +7,7 @@ from kit.doctor.checks.words import cuda, dotted
 from kit.doctor.compatibility import driver_floor, is_older, runs_on
 from kit.doctor.container_facts import Torch
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped
-from kit.memory.nvml import Nvidia, visible
+from kit.memory.probes.nvml import Nvidia, visible
 
 
 def judge_driver(torch: Torch, nvidia: Nvidia) -> Finding:

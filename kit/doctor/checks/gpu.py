@@ -4,7 +4,7 @@ from kit.doctor.check import check, known
 from kit.doctor.checks.words import cuda, holders, less, many, size
 from kit.doctor.facts import Facts, Machine
 from kit.doctor.finding import Evidence, Finding, Status, failure, passed, skipped, warning
-from kit.memory.nvml import Gpu, NoDriver, Nvidia, visible
+from kit.memory.probes.nvml import Gpu, NoDriver, Nvidia, visible
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 

@@ -4,7 +4,7 @@ from kit.doctor.check import check, known
 from kit.doctor.checks.words import less, size
 from kit.doctor.facts import Facts, Serving
 from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.room import Limit, Room
 from kit.memory.unavailable import Unavailable
 from kit.units import KIB, MIB

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kit.doctor.container_facts import Version
-from kit.memory.nvml import Gpu, GpuProcess
+from kit.memory.probes.nvml import Gpu, GpuProcess
 from kit.memory.unavailable import Unavailable
 from kit.units import format_gib
 

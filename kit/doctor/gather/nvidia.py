@@ -2,7 +2,7 @@
 
 from kit.doctor.facts import Facts
 from kit.doctor.request import Request
-from kit.memory import nvml
+from kit.memory.probes import nvml
 from kit.memory.unavailable import Unavailable
 
 

@@ -14,7 +14,7 @@ from kit.doctor.container_facts import Docker, ProbeRun
 from kit.doctor.facts import Facts
 from kit.doctor.gather.commands import Ran, ran
 from kit.doctor.request import Request
-from kit.memory.nvml import Nvidia
+from kit.memory.probes.nvml import Nvidia
 from kit.memory.unavailable import Unavailable
 
 # A container starts in seconds; the first one on a cold disk may take a minute.

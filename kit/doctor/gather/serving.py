@@ -3,11 +3,11 @@
 from kit.doctor.facts import Facts, NotServable, Serving
 from kit.doctor.request import Request
 from kit.errors import KitError
-from kit.memory.fit import PRECISIONS
-from kit.memory.limits import serving_limits
-from kit.memory.nvml import Gpu, Nvidia, visible
-from kit.memory.plan import Plan, plan_serving
-from kit.memory.torch_build import installed_build
+from kit.memory.plan.fit import PRECISIONS, serving_limits
+from kit.memory.plan.line import Plan
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.torch_build import installed_build
+from kit.memory.probes.nvml import Gpu, Nvidia, visible
 from kit.service.intent import first_gpus
 from kit.service.missing_weights import WEIGHTS, WeightsMissing
 from kit.service.model import Fits, Wish, fitting, gpus_of, resolve, shape_of

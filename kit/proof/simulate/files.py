@@ -14,7 +14,7 @@ from typing import Any
 from kit.checkpoint.layout import Dimensions, Mapping, Piece, Tensor, expected_tensors, matrix
 from kit.checkpoint.shard_export import ZIP64_FROM_BYTES, TorchWriter, Tree
 from kit.checkpoint.shards import INDEX_NAME, Shard, index_json, plan_shards
-from kit.memory.shape import DTYPES, Architecture, Precision
+from kit.memory.plan.shape import DTYPES, Architecture, Precision
 from kit.settings import bundled
 from kit.weights.convert.facts import model_config
 from kit.weights.convert.locate import CHECKPOINT_NAME

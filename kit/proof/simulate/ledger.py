@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from kit.memory.allocator import Allocator, Block, pinned_bytes
+from kit.memory.plan.allocator import Allocator, Block, pinned_bytes
 from kit.units import MIB
 
 _STEP_BYTES = 4 * MIB

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from kit.checkpoint.pages import Bytes, SourceReader
-from kit.memory.plan import PREFILL_CHUNK
+from kit.memory.plan.native import PREFILL_CHUNK
 from kit.proof.simulate.card import pretended_card
 from kit.proof.simulate.ledger import Ledger, Stage
 from kit.proof.simulate.ledger import Step as Counted

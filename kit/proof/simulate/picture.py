@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.plan import Engine, Pool
+from kit.memory.plan.line import Engine, Pool
 from kit.proof.simulate.ledger import Moment, Stage
 from kit.proof.simulate.report import MEANING, outside_bytes
 from kit.proof.simulate.run import Simulated

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kit.memory.plan import Engine, Phase, Plan, Pool, plan_serving
-from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.plan.line import Engine, Phase, Plan, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.torch_build import CUDA_BUILD
 from kit.proof.simulate.ledger import Stage
 from kit.proof.simulate.run import Simulated
 from kit.units import GIB

@@ -17,9 +17,9 @@ from typing import Any
 
 from kit.checkpoint.layout import Dimensions
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory.allocator import Allocator
-from kit.memory.plan import Engine
-from kit.memory.shape import Architecture, Precision
+from kit.memory.plan.allocator import Allocator
+from kit.memory.plan.line import Engine
+from kit.memory.plan.shape import Architecture, Precision
 from kit.proof.simulate.files import write_checkpoint, write_converted
 from kit.proof.simulate.ledger import Ledger, Moment, Stage
 from kit.serve.megatron.folder import DType

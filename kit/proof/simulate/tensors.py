@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.allocator import OutOfPool
+from kit.memory.plan.allocator import OutOfPool
 from kit.proof.simulate.ledger import Ledger, Place
 from kit.proof.simulate.operations import Recall, attention_on_gpu
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from kit.memory.plan import PREFILL_CHUNK
+from kit.memory.plan.native import PREFILL_CHUNK
 from kit.proof.simulate.card import pretended_card
 from kit.proof.simulate.ledger import Ledger, Place, Stage, Step
 from kit.proof.simulate.tensors import Watch, without_data

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from kit.errors import EnvironmentNotReady, KitError, UsageError
-from kit.memory.limits import serving_limits
-from kit.memory.plan import PREFILL_CHUNK
+from kit.memory.plan.fit import serving_limits
+from kit.memory.plan.native import PREFILL_CHUNK
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams
 from kit.serve.gpu import named_device
 from kit.serve.megatron.folder import DTYPE_BYTES, DType, UpstreamFolder, upstream_arguments

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kit.checkpoint.model import read_model
 from kit.errors import UsageError
-from kit.memory.shape import ModelShape
+from kit.memory.plan.shape import ModelShape
 from kit.weights.convert.facts import ROPE_BASE, find_arguments, model_config
 from kit.weights.convert.locate import CHECKPOINT_NAME, find_checkpoint, find_tokenizer
 from kit.weights.convert.support_files import special_ids

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from kit.errors import IntegrityError, KitError
-from kit.memory.limits import serving_limits
-from kit.memory.plan import PREFILL_CHUNK, kv_positions
-from kit.memory.shape import read_shape
+from kit.memory.plan.fit import serving_limits
+from kit.memory.plan.native import PREFILL_CHUNK, kv_positions
+from kit.memory.plan.shape import read_shape
 from kit.models.spark import SparkConfig
 from kit.models.spark.configuration_spark import QUERY_BLOCK
 from kit.serve.engine import EngineStats, ModelInfo, OnStep, Progress, SamplingParams

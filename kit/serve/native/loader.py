@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory import cgroup, proc
+from kit.memory.probes import cgroup, proc
 from kit.memory.unavailable import Unavailable
 from kit.models.spark import SparkConfig, SparkForCausalLM
 from kit.models.spark.rotary_spark import SparkRotaryEmbedding

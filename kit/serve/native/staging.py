@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from kit.checkpoint.pages import ROOM_BYTES, Buffer, SourceReader
 from kit.errors import IntegrityError
-from kit.memory.pagecache import cached_bytes
+from kit.memory.probes.pagecache import cached_bytes
 from kit.units import MIB
 
 # One is read into and one copied from, and one of each is ready: neither waits for the other.

@@ -25,7 +25,7 @@ from kit.files import (
     work_directory,
     write_durably,
 )
-from kit.memory.shape import DTYPES
+from kit.memory.plan.shape import DTYPES
 from kit.weights.convert.facts import find_arguments, model_config
 from kit.weights.convert.locate import find_checkpoint, find_tokenizer, open_adapter
 from kit.weights.convert.record import (

@@ -10,8 +10,8 @@ from pathlib import Path
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.files import exclusive
 from kit.lock import LockedFile
-from kit.memory import nvml
-from kit.memory.nvml import Gpu
+from kit.memory.probes import nvml
+from kit.memory.probes.nvml import Gpu
 from kit.memory.room import Room, require_room
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings

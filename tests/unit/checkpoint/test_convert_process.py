@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kit.bench.fresh_process import measure
-from kit.memory.pagecache import evict
+from kit.memory.probes.pagecache import evict
 
 CHILD = """
 import os, resource, signal, sys, threading

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
 from kit.settings import bundled
 from kit.units import GIB
 from tests import nvml_driver

@@ -6,9 +6,10 @@ import pytest
 
 from kit.cli.up_report import print_json, print_text
 from kit.memory.budget import Budget, Measured, assess
-from kit.memory.plan import Pool, plan_serving
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.plan.line import Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CUDA_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.proof.receipt import MeasuredWork
 from kit.runtime.client import Ready

@@ -12,7 +12,7 @@ from kit.containers.wanted_image import (
     wanted_image,
 )
 from kit.errors import EnvironmentNotReady
-from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
+from kit.memory.plan.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.runtime.protocol import Image
 from kit.units import GIB
 

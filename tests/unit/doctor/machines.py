@@ -23,8 +23,8 @@ from kit.doctor.facts import (
     UpstreamTree,
     WeightsFolder,
 )
-from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia
-from kit.memory.plan import Basis, Phase, Plan, PlanLine, Pool
+from kit.memory.plan.line import Basis, Phase, Plan, PlanLine, Pool
+from kit.memory.probes.nvml import Gpu, GpuProcess, NoDriver, Nvidia
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 from kit.units import GIB, MIB

@@ -18,8 +18,8 @@ from kit.doctor.container_facts import NoDocker, ProbeRun
 from kit.doctor.examine import Report
 from kit.doctor.facts import Facts, Reply
 from kit.doctor.registry import CHECKS
-from kit.memory import nvml
-from kit.memory.nvml import Nvidia, visible
+from kit.memory.probes import nvml
+from kit.memory.probes.nvml import Nvidia, visible
 from kit.memory.unavailable import Unavailable
 from tests import nvml_driver
 from tests.unit.doctor.machines import CPU_BUILD, LAPTOP, STALE, WORKSTATION, on, serving
@@ -50,7 +50,9 @@ def driver(tmp_path_factory):
 
 
 def played(driver, scenario: str | None) -> Nvidia | Unavailable:
-    code = "import pickle; from kit.memory import nvml; print(pickle.dumps(nvml.probe()).hex())"
+    code = (
+        "import pickle; from kit.memory.probes import nvml; print(pickle.dumps(nvml.probe()).hex())"
+    )
     return pickle.loads(bytes.fromhex(nvml_driver.run(driver, code, scenario)))  # noqa: S301
 
 

@@ -9,7 +9,7 @@ from kit.doctor.preflight import CONTAINER, FETCH, LOCAL, require
 from kit.doctor.registry import CHECKS
 from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.service.preflight import Freed
 from kit.settings import Settings
@@ -56,7 +56,7 @@ def test_what_the_old_service_frees_counts(request_):
 
 
 def test_what_cannot_be_measured_is_a_warning(request_, monkeypatch):
-    from kit.memory import proc
+    from kit.memory.probes import proc
 
     monkeypatch.setattr(proc, "available_ram_bytes", lambda: Unavailable("no /proc"))
     (warning,) = require(("memory.ram",), about(request_, KIB))

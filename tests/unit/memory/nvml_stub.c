@@ -1,4 +1,4 @@
-/* A driver's libnvidia-ml.so.1 as NVML's public API describes it: what kit.memory.nvml calls.
+/* A driver's libnvidia-ml.so.1 as NVML's public API describes it: what kit.memory.probes.nvml calls.
  *
  * STUB_SCENARIO says what kind of machine it plays:
  *   (unset)      two GPUs of 24 GiB; one process on the first

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 
-from kit.memory import cgroup, proc
-from kit.memory.cgroup import CgroupMemory
-from kit.memory.neighbours import on_gpu, on_gpus, on_host
-from kit.memory.nvml import Gpu, GpuProcess
-from kit.memory.plan import Basis, Pool
-from kit.memory.torch_build import installed_build
+from kit.memory.plan.line import Basis, Pool
+from kit.memory.plan.torch_build import installed_build
+from kit.memory.probes import cgroup, proc
+from kit.memory.probes.cgroup import CgroupMemory
+from kit.memory.probes.nvml import Gpu, GpuProcess
+from kit.memory.room import on_gpu, on_gpus, on_host
 from kit.memory.unavailable import Unavailable
 from kit.units import GIB
 

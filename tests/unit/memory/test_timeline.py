@@ -1,7 +1,7 @@
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.timeline import Timeline, TimelineWriter, read_timeline
 from kit.units import GIB
 from tests.timelines import RUN, TIMELINE, sample

@@ -13,7 +13,7 @@ def driver(tmp_path_factory):
 
 def measured(driver, use, pids, scenario=None):
     code = f"""
-from kit.memory import nvml
+from kit.memory.probes import nvml
 from kit.proof.measure import DeviceUse
 with nvml.kept_open():
     print(repr(({use}).measure({pids})))

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.plan import Pool, plan_serving
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan.line import Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CPU_BUILD
 from kit.proof.receipt import KEPT, latest_timeline, new_path, run_of
 from kit.runtime.protocol import ServeSpec
 from kit.units import GIB

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from kit.memory.proc import tree_peak_bytes
+from kit.memory.probes.proc import tree_peak_bytes
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.proof.measure import look_again, measure

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.memory.timeline import Timeline
 from kit.proof.picture import thinned, write_html, write_png
 from kit.units import GIB

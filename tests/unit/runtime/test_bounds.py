@@ -2,7 +2,7 @@ import resource
 import subprocess
 import sys
 
-from kit.memory.cgroup import group_of as group_of_process
+from kit.memory.probes.cgroup import group_of as group_of_process
 from kit.memory.unavailable import Unavailable
 from kit.runtime.bounds import NO_BOUNDS, Bounds, bounds_of, group_of
 from kit.units import GIB

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import BudgetExceeded, ServiceError
-from kit.memory.kernel_log import Kill
+from kit.memory.probes.kernel_log import Kill
 from kit.memory.timeline import Timeline
 from kit.memory.unavailable import Unavailable
 from kit.runtime import postmortem

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
 from kit.units import GIB
 from tests import nvml_driver
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kit.errors import UsageError
-from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
 from kit.serve.gpu import cap_vram, pool_fraction
 from kit.units import GIB
 

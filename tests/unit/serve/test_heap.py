@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.memory.proc import process_memory
+from kit.memory.probes.proc import process_memory
 from kit.memory.unavailable import Unavailable
 from kit.serve.heap import drop_mapped_weights, give_back, trim_heap
 from kit.units import MIB

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from kit.memory.budget import default_ram_budget
-from kit.memory.plan import Pool
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
+from kit.memory.plan.line import Pool
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.proof.assertion import Proof
 from kit.runtime.protocol import ImageRef, ServeSpec
 from kit.service.change import Wishes, options_after

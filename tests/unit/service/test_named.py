@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Pool, plan_serving
-from kit.memory.shape import read_shape
-from kit.memory.torch_build import installed_build
+from kit.memory.plan.line import Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import read_shape
+from kit.memory.plan.torch_build import installed_build
+from kit.memory.probes.nvml import Gpu
 from kit.service.model import Wish, find_here, find_set, fitting, resolve
 from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue

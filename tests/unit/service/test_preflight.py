@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Pool, plan_serving
+from kit.memory.plan.line import Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CPU_BUILD
+from kit.memory.probes.nvml import Gpu
 from kit.memory.room import Room
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.service.preflight import Freed, held_by, require_room, rooms
 from kit.units import GIB, MIB
@@ -68,9 +69,10 @@ LIMITS = """
 import resource
 limit = 1 << 30
 resource.setrlimit(getattr(resource, "RLIMIT_{kind}"), (limit, limit))
-from kit.memory.plan import Pool, plan_serving
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan.line import Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CPU_BUILD
 from kit.service.preflight import rooms
 shape = ModelShape(2, 64, 128, 100, 1024, 256, 2, 10 << 30)
 plan = plan_serving(shape, context=256, max_sequences=1, device="cpu", build=CPU_BUILD)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.plan.torch_build import CUDA_BUILD
 from kit.runtime.protocol import ImageRef, ServeSpec
 from kit.service import recall as recalling
 from kit.service.recall import Proven, recall

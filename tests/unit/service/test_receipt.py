@@ -7,10 +7,10 @@ import pytest
 
 from kit.lock import read_lock
 from kit.memory.budget import Measured, assess
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Pool
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.plan.line import Pool
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CUDA_BUILD
+from kit.memory.probes.nvml import Gpu
 from kit.memory.unavailable import Unavailable
 from kit.proof.assertion import Assessed
 from kit.proof.receipt import MeasuredWork

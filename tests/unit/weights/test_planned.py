@@ -6,8 +6,9 @@ import pytest
 
 from kit.checkpoint.layout import Dimensions
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory.plan import Phase, Pool, plan_serving
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan.line import Phase, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.torch_build import CPU_BUILD
 from kit.settings import bundled
 from kit.weights.catalogue import read_catalogue
 from kit.weights.convert.convert import convert_checkpoint

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from kit.errors import EnvironmentNotReady
-from kit.memory import proc
-from kit.memory.nvml import Gpu
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
+from kit.memory.probes import proc
+from kit.memory.probes.nvml import Gpu
 from kit.memory.room import require_room
 from kit.units import GIB
 from kit.weights.catalogue import read_catalogue

@@ -6,7 +6,7 @@ from kit.doctor.check import run
 from kit.doctor.checks import gpu
 from kit.doctor.finding import Status
 from kit.doctor.registry import CHECKS
-from kit.memory.nvml import GpuProcess, NoDriver, Nvidia
+from kit.memory.probes.nvml import GpuProcess, NoDriver, Nvidia
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 from kit.units import GIB

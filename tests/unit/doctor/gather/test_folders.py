@@ -14,9 +14,9 @@ from kit.doctor.gather import clock, disk, folders, interpreter, memory, serving
 from kit.doctor.request import Decided, Request, Wanted, read_settings
 from kit.errors import UsageError
 from kit.lock import LockedFile
-from kit.memory.nvml import Nvidia
-from kit.memory.plan import Pool
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan.line import Pool
+from kit.memory.plan.torch_build import CPU_BUILD
+from kit.memory.probes.nvml import Nvidia
 from kit.memory.unavailable import Unavailable
 from kit.service.missing_weights import WEIGHTS
 from kit.settings import Settings

@@ -9,7 +9,7 @@ from kit.doctor.gather import Adapter, gather
 from kit.doctor.gather.adapters import ADAPTERS, look_in, needed
 from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady, UsageError
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan.torch_build import CPU_BUILD
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from tests.unit.doctor.machines import LAPTOP, WORKSTATION, plan

@@ -8,8 +8,8 @@ from kit.doctor.facts import Facts
 from kit.doctor.gather import image
 from kit.doctor.gather.image import REWRITES_LABEL, VERSION_LABEL
 from kit.doctor.request import Decided, Request
-from kit.memory.nvml import Nvidia
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan.torch_build import CPU_BUILD
+from kit.memory.probes.nvml import Nvidia
 from kit.memory.unavailable import Unavailable
 from kit.settings import Settings
 from tests.unit.doctor.machines import GPU, plan

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kit.checkpoint.layout import Dimensions
-from kit.memory.shape import Architecture
+from kit.memory.plan.shape import Architecture
 from tests.stand_in_megatron import TREE
 
 _MODEL = '''"""Scores = rows x table, beside a cache of the context. No value is looked at."""

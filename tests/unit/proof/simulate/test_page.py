@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.memory.plan import Pool
+from kit.memory.plan.line import Pool
 from kit.proof.simulate.report import STAGES, plan_of, table
 from kit.proof.simulate.run import ENGINES, Job, Simulated, make_trees, simulate_all, simulate_apart
 from kit.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import UsageError
-from kit.memory.plan import Phase, Pool
+from kit.memory.plan.line import Phase, Pool
 from kit.proof.simulate.ledger import Stage
 from kit.proof.simulate.report import STAGES, figures, loading_table, record, table
 from kit.proof.simulate.run import ENGINES, Job, make_trees, simulate_all, simulate_apart

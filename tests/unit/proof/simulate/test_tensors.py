@@ -21,7 +21,7 @@ _SAMPLED = """
 from dataclasses import replace
 from pathlib import Path
 from kit.checkpoint.layout import Dimensions
-from kit.memory.shape import Architecture
+from kit.memory.plan.shape import Architecture
 from kit.serve.engine import SamplingParams
 from kit.proof.simulate.files import write_converted
 from kit.proof.simulate.native import run_native

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from kit.memory.budget import Budget
-from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
 from kit.serve.api.metrics import Metrics
 from kit.units import GIB
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from kit.errors import EnvironmentNotReady, IntegrityError, ServiceError, UsageError
-from kit.memory.proc import descendants, process_stat
+from kit.memory.probes.proc import descendants, process_stat
 from kit.memory.unavailable import Unavailable
 from kit.serve.engine import ModelInfo, SamplingParams, Step
 from kit.serve.megatron.engine import MegatronEngine

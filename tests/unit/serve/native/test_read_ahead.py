@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.memory.pagecache import cached_bytes, evict
+from kit.memory.probes.pagecache import cached_bytes, evict
 from kit.serve.native import loader
 from kit.serve.native.loader import _advise, read_ahead
 

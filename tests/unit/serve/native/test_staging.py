@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from kit.bench.fresh_process import measure
 from kit.errors import IntegrityError
-from kit.memory.pagecache import cached_bytes, evict
+from kit.memory.probes.pagecache import cached_bytes, evict
 from kit.serve.native import staging
 from kit.serve.native.staging import Ring, stage
 

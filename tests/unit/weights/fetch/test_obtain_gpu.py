@@ -2,8 +2,8 @@
 
 import pytest
 
-from kit.memory import nvml
-from kit.memory.nvml import Gpu
+from kit.memory.probes import nvml
+from kit.memory.probes.nvml import Gpu
 from kit.settings import Settings
 from kit.units import GIB
 from kit.weights.fetch.obtain import fitting_precision

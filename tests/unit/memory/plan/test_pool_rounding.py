@@ -1,6 +1,6 @@
 import pytest
 
-from kit.memory.allocator import rounded_bytes
+from kit.memory.plan.allocator import rounded_bytes
 from kit.units import MIB
 
 

@@ -10,7 +10,7 @@ from kit.checkpoint.encoding import OutputDType, Stored, choose_encoding, choose
 from kit.checkpoint.layout import Dimensions, expected_tensors
 from kit.checkpoint.shards import DEFAULT_MAX_SHARD_BYTES
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory.allocator import Allocator
+from kit.memory.plan.allocator import Allocator
 from kit.records import MAX_BYTES, parse_object, read_object
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
@@ -39,7 +39,7 @@ class ModelShape:
         packed_bytes: of those among them that are 4-bit integers.
         packed_scales_bytes: of those among them that are scales of 4-bit integers.
         integer_bytes: of those among them that are integers, of whatever size.
-        rounding_bytes: what torch's pool on a GPU adds, see ``kit.memory.allocator``.
+        rounding_bytes: what torch's pool on a GPU adds, see ``kit.memory.plan.allocator``.
         largest_file_bytes: of the largest file's tensors; 0: there is one file.
         heads: of attention; 0: not known.
     """

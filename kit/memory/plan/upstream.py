@@ -8,10 +8,10 @@ measured. They are those of all ranks together: weights, KV cache and heads are 
 """
 
 from kit.errors import UsageError
-from kit.memory.allocator import Allocator
-from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
-from kit.memory.plan_native import PREFILL_CHUNK, cublas_line, runtime_lines
-from kit.memory.shape import ModelShape
+from kit.memory.plan.allocator import Allocator
+from kit.memory.plan.line import LOADED, Basis, Phase, PlanLine, Pool, Serving
+from kit.memory.plan.native import PREFILL_CHUNK, cublas_line, runtime_lines
+from kit.memory.plan.shape import ModelShape
 from kit.units import MIB
 
 DEEPSPEED_BYTES = 50 * MIB

@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from kit.memory import plan_native
-from kit.memory.allocator import pinned_bytes
-from kit.memory.plan import Phase, Pool, kv_positions, plan_serving
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CPU_BUILD
+from kit.memory.plan import native as plan_native
+from kit.memory.plan.allocator import pinned_bytes
+from kit.memory.plan.line import Phase, Pool
+from kit.memory.plan.native import kv_positions
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CPU_BUILD
 from kit.units import GIB, MIB
 
 SPARK_13B = ModelShape(40, 5120, 14336, 60000, 32768, 8192, 2, 26_625_085_440)

@@ -1,19 +1,52 @@
-"""The inverse of the plan: what can be served in a given amount of memory."""
+"""The inverse of the plan: what can be served in a given amount of memory, and on which cards."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from kit.memory.limits import DEFAULT_CONTEXT
-from kit.memory.plan import Device, Engine, Plan, plan_serving
-from kit.memory.plan_line import Pool
-from kit.memory.shape import ModelShape, Precision
-from kit.memory.torch_build import TorchBuild
+from kit.errors import UsageError
+from kit.memory.plan.line import Device, Engine, Plan, Pool
+from kit.memory.plan.native import kv_positions
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import Architecture, ModelShape, Precision
+from kit.memory.plan.torch_build import CUDA_BUILD, TorchBuild
+from kit.units import GIB, MIB
+
+DEFAULT_CONTEXT = 4096
+DEFAULT_KV_BYTES = 13 * GIB // 4
+"""The KV cache's share by default: iFlytekSpark-13B in bf16 then stays within 30 GiB."""
+DEFAULT_SEQUENCES = 8
+
+
+def serving_limits(
+    shape: ModelShape, context: int | None = None, max_sequences: int | None = None
+) -> tuple[int, int]:
+    """Context and concurrent sequences to serve with: as asked for, else what fits the defaults.
+
+    Raises:
+        UsageError: more context than the model was made for, or none.
+    """
+    chosen = min(DEFAULT_CONTEXT, shape.max_context) if context is None else context
+    if not 2 <= chosen <= shape.max_context:
+        raise UsageError(
+            f"a context of {chosen} tokens is not possible: the model was made for "
+            f"2 to {shape.max_context}",
+            hint=f"--context {min(DEFAULT_CONTEXT, shape.max_context)}",
+        )
+    if max_sequences is None:
+        per_token = 2 * shape.layers * shape.hidden * shape.dtype_bytes
+        per_sequence = per_token * kv_positions(shape, chosen)
+        max_sequences = max(1, min(DEFAULT_SEQUENCES, DEFAULT_KV_BYTES // per_sequence))
+    elif max_sequences < 1:
+        raise UsageError("at least one sequence must fit", hint="--max-sequences 1")
+    return chosen, max_sequences
+
 
 CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024, 512)
 STEP = 512
 """The longest context that fits is found to so many tokens."""
 # More than anybody asks of one card; the search needs an end.
-MOST_SEQUENCES = 64
+TRIED_SEQUENCES = 64
 PRECISIONS: tuple[Precision, ...] = ("bf16", "int8", "int4")
 """Those to choose from, the best one first. fp32 gives nothing more for checkpoints that are served
 in bf16 by upstream's own script; it is planned where somebody asks for it."""
@@ -118,7 +151,7 @@ def _fullest(fitting: Fitting, precision: str, shape: ModelShape, context: int) 
     least = fitting.least_sequences
     if not _fits(fitting, precision, shape, context, least):
         return None
-    most = max(least, MOST_SEQUENCES if fitting.engine == "native" else 1)
+    most = max(least, TRIED_SEQUENCES if fitting.engine == "native" else 1)
     sequences = _most(least, most, lambda n: _fits(fitting, precision, shape, context, n))
     return fitting.option(precision, shape, context, sequences)
 
@@ -139,3 +172,88 @@ def _most(low: int, high: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return low
+
+
+DRIVER_BYTES = 512 * MIB
+"""What the driver keeps of a card: 450 to 540 MiB less in CUDA than in nvidia-smi were seen."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU. ``memory_mib`` is what nvidia-smi shows as its total, with ECC as it is delivered."""
+
+    name: str
+    memory_mib: int
+
+    @property
+    def usable_bytes(self) -> int:
+        """What CUDA programs can have of it, while nobody else does."""
+        return self.memory_mib * MIB - DRIVER_BYTES
+
+
+CARDS = (
+    Card("RTX 3060, 4070", 12282),
+    Card("RTX 4080, 5080", 16303),
+    Card("A10", 23028),
+    Card("RTX 3090, 4090", 24564),
+    Card("RTX 5090", 32607),
+    Card("V100 32 GB", 32768),
+    Card("A100 40 GB", 40960),
+    Card("L20, L40S", 46068),
+    Card("RTX A6000", 49140),
+    Card("A100 80 GB", 81920),
+    Card("H100 80 GB", 81559),
+    Card("H200", 143771),
+)
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What fits a card that nobody else uses: the best of each precision, by its name."""
+
+    card: Card
+    best: dict[str, Option]
+
+
+def card_options(model: Architecture) -> tuple[CardOptions, ...]:
+    """What fits each card."""
+    shapes: dict[str, ModelShape] = {each: model.at(each) for each in PRECISIONS}
+    rows = []
+    for card in CARDS:
+        fitting = Fitting(card.usable_bytes, "cuda", CUDA_BUILD)
+        best: dict[str, Option] = {}
+        for option in options(fitting, shapes):
+            best.setdefault(option.precision, option)
+        rows.append(CardOptions(card, best))
+    return tuple(rows)
+
+
+def describe(option: Option | None) -> str:
+    """Context and concurrency of what fits."""
+    return f"{option.plan.context} x {option.plan.max_sequences}" if option else "–"
+
+
+def record(row: CardOptions) -> dict[str, Any]:
+    """A row as JSON."""
+    best = {
+        precision: {
+            "context": option.plan.context,
+            "max_sequences": option.plan.max_sequences,
+            "peak_bytes": option.peak_bytes,
+        }
+        for precision, option in row.best.items()
+    }
+    return {"name": row.card.name, "usable_bytes": row.card.usable_bytes, "best": best}
+
+
+def markdown_table(rows: tuple[CardOptions, ...]) -> str:
+    """The table of docs/memory.md."""
+    lines = [
+        "| card | usable | bf16 | int8 | int4 |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [describe(row.best.get(precision)) for precision in PRECISIONS]
+        size = f"{row.card.usable_bytes / GIB:.1f} GiB"
+        lines.append(f"| {row.card.name} | {size} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 
 from kit.errors import UsageError
-from kit.memory.limits import serving_limits
-from kit.memory.plan import Basis, Phase, Pool, plan_serving
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
+from kit.memory.plan.fit import serving_limits
+from kit.memory.plan.line import Basis, Phase, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.units import GIB
 
 SPARK_13B = ModelShape(

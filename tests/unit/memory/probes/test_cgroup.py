@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kit.memory.cgroup import CgroupMemory, CgroupUsage, Group, group_of, memory_limit, usage
+from kit.memory.probes.cgroup import CgroupMemory, CgroupUsage, Group, group_of, memory_limit, usage
 from kit.memory.unavailable import Unavailable
 from kit.units import MIB
 

@@ -6,7 +6,7 @@ started is its VRAM, and where nobody looked before, the proof cannot be had.
 """
 
 from kit.memory.budget import MeasuredBy
-from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
 from kit.memory.unavailable import Unavailable
 
 Peak = tuple[int | Unavailable, MeasuredBy | None]

@@ -1,9 +1,9 @@
 """What the native engine takes: its KV cache is a ring, its prompts are read in chunks."""
 
 from kit.errors import UsageError
-from kit.memory.allocator import pinned_bytes, rounded_bytes
-from kit.memory.plan_line import LOADED, Basis, Phase, PlanLine, Pool, Serving
-from kit.memory.shape import ModelShape
+from kit.memory.plan.allocator import pinned_bytes, rounded_bytes
+from kit.memory.plan.line import LOADED, Basis, Phase, PlanLine, Pool, Serving
+from kit.memory.plan.shape import ModelShape
 from kit.units import MIB
 
 PREFILL_CHUNK = 512

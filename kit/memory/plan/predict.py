@@ -1,24 +1,10 @@
 """Predict the memory that serving a model takes, line by line, each with its basis."""
 
-from kit.memory.plan_line import Basis, Device, Engine, Phase, Plan, PlanLine, Pool, Serving
-from kit.memory.plan_native import CUDA_CONTEXT_BYTES, PREFILL_CHUNK, kv_positions, native_lines
-from kit.memory.plan_upstream import upstream_lines
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import TorchBuild
-
-__all__ = [
-    "CUDA_CONTEXT_BYTES",
-    "PREFILL_CHUNK",
-    "Basis",
-    "Device",
-    "Engine",
-    "Phase",
-    "Plan",
-    "PlanLine",
-    "Pool",
-    "kv_positions",
-    "plan_serving",
-]
+from kit.memory.plan.line import Device, Engine, Plan, Serving
+from kit.memory.plan.native import native_lines
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import TorchBuild
+from kit.memory.plan.upstream import upstream_lines
 
 
 def plan_serving(

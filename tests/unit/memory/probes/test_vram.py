@@ -1,6 +1,6 @@
-from kit.memory.plan import CUDA_CONTEXT_BYTES
+from kit.memory.plan.native import CUDA_CONTEXT_BYTES
+from kit.memory.probes.vram import estimated_peak, proven_peak
 from kit.memory.unavailable import Unavailable
-from kit.memory.vram import estimated_peak, proven_peak
 from kit.units import GIB
 
 HIDDEN = Unavailable("NVML lists no process of the service")

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from kit.memory.allocator import Allocator, OutOfPool, pinned_bytes
+from kit.memory.plan.allocator import Allocator, OutOfPool, pinned_bytes
 from kit.units import MIB
 
 

@@ -4,10 +4,18 @@ import pytest
 
 from kit.checkpoint.layout import Dimensions
 from kit.errors import UsageError
-from kit.memory.fit import CONTEXTS, MOST_SEQUENCES, PRECISIONS, STEP, Fitting, options, smallest
-from kit.memory.plan import Pool
-from kit.memory.shape import Architecture
-from kit.memory.torch_build import CPU_BUILD, CUDA_BUILD
+from kit.memory.plan.fit import (
+    CONTEXTS,
+    PRECISIONS,
+    STEP,
+    TRIED_SEQUENCES,
+    Fitting,
+    options,
+    smallest,
+)
+from kit.memory.plan.line import Pool
+from kit.memory.plan.shape import Architecture
+from kit.memory.plan.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.units import GIB
 
 SPARK_13B = Architecture(Dimensions(40, 5120, 14336, 60000), 32768, 8192, 40)
@@ -46,7 +54,7 @@ def test_everything_that_is_offered_fits_and_one_more_sequence_would_not(gib):
     assert found
     for option in found:
         assert option.peak_bytes <= fitting.room_bytes
-        if option.plan.max_sequences == MOST_SEQUENCES:
+        if option.plan.max_sequences == TRIED_SEQUENCES:
             continue
         more = fitting.option(
             option.precision,

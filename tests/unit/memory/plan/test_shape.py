@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kit.errors import EnvironmentNotReady, IntegrityError
-from kit.memory.shape import read_header, read_shape
+from kit.memory.plan.shape import read_header, read_shape
 from kit.units import MIB
 
 CONFIG = {

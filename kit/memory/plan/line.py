@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
-from kit.memory.torch_build import TorchBuild
+from kit.memory.plan.torch_build import TorchBuild
 
 if TYPE_CHECKING:
-    from kit.memory.shape import ModelShape  # which needs numpy, and pools are known at once
+    from kit.memory.plan.shape import ModelShape  # which needs numpy, and pools are known at once
 
 Device = Literal["cpu", "cuda"]
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from kit.memory import proc
+from kit.memory.probes import proc
 from kit.memory.unavailable import Unavailable
 from kit.units import KIB, MIB
 
@@ -85,7 +85,7 @@ def test_a_real_process_that_takes_memory():
 
 @pytest.mark.parametrize(("option", "asked"), [("-v", "address_space"), ("-d", "data")])
 def test_limits_of_a_limited_shell(option, asked):
-    code = f"from kit.memory import proc; print(proc.{asked}_limit_bytes())"
+    code = f"from kit.memory.probes import proc; print(proc.{asked}_limit_bytes())"
     command = f"ulimit {option} 1000000; exec {sys.executable} -c '{code}'"
     found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert found.stdout == f"{1000000 * KIB}\n"

@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from kit.memory.cards import CARDS, card_options, markdown_table, record
+from kit.memory.plan.fit import CARDS, card_options, markdown_table, record
 from kit.weights.catalogue import read_catalogue
 from kit.weights.planned import published
 
-PAGE = Path(__file__).parents[3] / "docs" / "memory.md"
+PAGE = Path(__file__).parents[4] / "docs" / "memory.md"
 SMALL = ("RTX 3060, 4070", "RTX 4080, 5080")
 ROWS = card_options(published(read_catalogue()))
 

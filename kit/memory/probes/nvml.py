@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from kit.memory.proc import PROC
+from kit.memory.probes.proc import PROC
 from kit.memory.unavailable import Unavailable
 
 T = TypeVar("T")

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from kit.errors import UsageError
-from kit.memory.plan import Phase, Pool, plan_serving
-from kit.memory.shape import ModelShape
-from kit.memory.torch_build import CUDA_BUILD
+from kit.memory.plan.line import Phase, Pool
+from kit.memory.plan.predict import plan_serving
+from kit.memory.plan.shape import ModelShape
+from kit.memory.plan.torch_build import CUDA_BUILD
 from kit.units import GIB
 
 PARAMETERS = 13_312_542_720
@@ -124,7 +125,7 @@ def test_what_upstream_cannot_do_is_refused():
 @pytest.mark.parametrize("engine", ["native", "megatron", "cpu-first", "stock"])
 def test_the_pages_table_of_engines(engine):
     """The rows of docs/memory.md: GiB of VRAM loading, serving 4096 and 32768; of RAM loading."""
-    page = Path(__file__).parents[3] / "docs" / "memory.md"
+    page = Path(__file__).parents[4] / "docs" / "memory.md"
     short, long = plan(engine), plan(engine, 32768)
     figures = (
         short.phase_bytes(Pool.DEVICE, Phase.LOAD),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kit.memory import nvml
-from kit.memory.nvml import Gpu, GpuProcess, NoDriver, Nvidia, visible
+from kit.memory.probes import nvml
+from kit.memory.probes.nvml import Gpu, GpuProcess, NoDriver, Nvidia, visible
 from kit.memory.unavailable import Unavailable
 from kit.units import GIB, MIB
 from tests import nvml_driver
@@ -70,7 +70,7 @@ def driver(tmp_path_factory):
 
 
 def ask(driver, expression, scenario=None):
-    code = f"import pickle; from kit.memory import nvml; print(pickle.dumps({expression}).hex())"
+    code = f"import pickle; from kit.memory.probes import nvml; print(pickle.dumps({expression}).hex())"
     return pickle.loads(bytes.fromhex(nvml_driver.run(driver, code, scenario)))  # noqa: S301
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from kit.checkpoint.layout import Dimensions
 from kit.errors import UsageError
-from kit.memory.shape import Architecture, read_shape
+from kit.memory.plan.shape import Architecture, read_shape
 from kit.settings import bundled
 from kit.weights.convert.convert import convert_checkpoint
 
@@ -38,6 +38,8 @@ def test_it_is_what_a_converted_directory_says(tmp_path, make_state, save, preci
 
 
 def test_no_torch_is_imported():
-    code = "import kit.memory.shape, kit.memory.plan, sys; print('torch' in sys.modules)"
+    code = (
+        "import kit.memory.plan.shape, kit.memory.plan.predict, sys; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.memory.kernel_log import KMSG, Kill, kills, read_kills
+from kit.memory.probes.kernel_log import KMSG, Kill, kills, read_kills
 from kit.memory.unavailable import Unavailable
 from kit.units import KIB
 

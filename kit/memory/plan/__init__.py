@@ -1,0 +1,1 @@
+"""Predicted memory: what a model and an engine take, line by line, and what fits."""

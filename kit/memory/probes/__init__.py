@@ -1,0 +1,1 @@
+"""Measured memory: what the driver, the kernel and its control groups tell."""
