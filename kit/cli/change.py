@@ -40,6 +40,7 @@ def restart(
 
     A new KIT_API_KEY takes effect with it.
     """
+    from kit.doctor.examine import before_start
     from kit.proof.assertion import Proof
     from kit.service.change import restart as run
 
@@ -47,7 +48,15 @@ def restart(
     runtimes = wiring(context).runtimes(settings)
     proof = Proof(exercise=exercise)
     _report(
-        lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout, proof=proof), as_json
+        lambda shown: run(
+            settings,
+            runtimes,
+            shown,
+            timeout_seconds=timeout,
+            proof=proof,
+            examine=before_start,
+        ),
+        as_json,
     )
 
 
@@ -71,6 +80,7 @@ def upgrade(
     What is not named stays as it is. The new service has to be ready, answer and stay within
     its budget; where it does not, the old one is started again and the exit code says why.
     """
+    from kit.doctor.examine import before_start
     from kit.proof.assertion import Proof
     from kit.service.change import Wishes
     from kit.service.change import upgrade as run
@@ -89,6 +99,7 @@ def upgrade(
         pull=pull,
         timeout_seconds=timeout,
         proof=Proof(exercise=exercise),
+        examine=before_start,
     )
     runtimes = wiring(context).runtimes(settings)
     _report(lambda shown: run(wishes, settings, runtimes, shown), as_json)
@@ -102,6 +113,7 @@ def rollback(
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
     """Go back to the service that ran well before the present one, image and settings alike."""
+    from kit.doctor.examine import before_start
     from kit.proof.assertion import Proof
     from kit.service.change import rollback as run
 
@@ -109,7 +121,15 @@ def rollback(
     runtimes = wiring(context).runtimes(settings)
     proof = Proof(exercise=exercise)
     _report(
-        lambda shown: run(settings, runtimes, shown, timeout_seconds=timeout, proof=proof), as_json
+        lambda shown: run(
+            settings,
+            runtimes,
+            shown,
+            timeout_seconds=timeout,
+            proof=proof,
+            examine=before_start,
+        ),
+        as_json,
     )
 
 

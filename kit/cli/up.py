@@ -51,6 +51,7 @@ def up(
     context, and holds the peak of host RAM and VRAM against the budget. Run again, it changes
     nothing that already runs as asked.
     """
+    from kit.doctor.examine import before_start
     from kit.proof.assertion import Proof
 
     options = option.options_of(
@@ -67,7 +68,7 @@ def up(
         runtime=runtime,
         image=image,
         timeout_seconds=timeout,
-        preflight=preflight,
+        examine=before_start if preflight else None,
     )
     runtimes = wiring(context).runtimes(options.settings)
     if dry_run:

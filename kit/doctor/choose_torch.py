@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from kit.doctor.compatibility import driver_floor, is_older, runs_on
+from kit.doctor.checks.torch import driver_floor, is_older, runs_on
 from kit.doctor.gather.torch import published
 from kit.errors import EnvironmentNotReady
 from kit.memory.probes import nvml

@@ -1,16 +1,19 @@
 """One examination: gather what the chosen checks read, run them, and sum up."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kit.doctor.check import Check, Result, run
-from kit.doctor.finding import Status
+from kit.doctor.finding import Finding, Status
 from kit.doctor.gather import Watch, gather
-from kit.doctor.gather.adapters import needed
-from kit.doctor.registry import CHECKS
-from kit.doctor.request import Request
-from kit.errors import UsageError
+from kit.doctor.registry import CHECKS, needed
+from kit.doctor.request import Decided, Request
+from kit.errors import EnvironmentNotReady, UsageError
+from kit.memory.unavailable import Unavailable
+from kit.runtime.protocol import Running
+from kit.service.intent import Intent
+from kit.service.preflight import NOTHING, held_by
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,88 @@ def with_requirements(ids: Collection[str], checks: Sequence[Check] = CHECKS) ->
         wanted |= wave
         wave = {name for each in wave for name in by_id[each].requires} - wanted
     return tuple(each for each in checks if each.id in wanted)
+
+
+LOCAL = (
+    "python.packages",
+    "torch.build",
+    "torch.driver",
+    "torch.architecture",
+    "memory.ram",
+    "memory.cgroup",
+    "memory.address-space",
+    "gpu.memory",
+)
+"""Before `kit up` starts a local process."""
+
+CONTAINER = (
+    "docker.engine",
+    "docker.compose",
+    "docker.toolkit",
+    "image.driver",
+    "image.architecture",
+    "memory.ram",
+    "gpu.memory",
+)
+"""Before `kit up` starts a container."""
+
+FETCH = ("disk.writable", "clock.plausible")
+"""Before `kit weights fetch` asks for anything; room is checked when the sizes are known."""
+
+
+def require(ids: Collection[str], request: Request) -> tuple[str, ...]:
+    """Return when none of the checks ``ids`` fails: warnings for what may go wrong.
+
+    What they require is run too, but only a failure of ``ids`` themselves refuses; one that had to
+    be skipped refuses nothing. The network is asked only if ``ids`` name a check that does so.
+
+    Args:
+        request: with ``decided`` it is about what is to be started, else about what `kit up` would
+            start.
+
+    Raises:
+        EnvironmentNotReady: a check failed; message and hint are its summary and remedy, with the
+            evidence where the summary does not carry it.
+    """
+    report = examine(request, checks=with_requirements(ids))
+    named = [result.finding for result in report.results if result.check.id in ids]
+    failed = [finding for finding in named if finding.status is Status.FAIL]
+    if failed:
+        raise EnvironmentNotReady(_message(failed[0]), hint=_hint(failed))
+    return tuple(
+        f"{finding.summary}; {finding.remedy}" for finding in named if finding.status is Status.WARN
+    )
+
+
+def before_start(
+    intent: Intent, leaving: Running | None, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Whether this machine can run ``intent``: the :data:`kit.service.intent.Examine` of `kit up`.
+
+    Args:
+        leaving: the service that ends for it, and gives its memory back.
+
+    Raises:
+        EnvironmentNotReady: see :func:`require`.
+    """
+    pid = leaving.pid if leaving else Unavailable("nothing leaves")
+    freed = NOTHING if isinstance(pid, Unavailable) else held_by(pid)
+    decided = Decided(
+        intent.spec.name, intent.plan, intent.build, intent.gpus, intent.runtime, freed
+    )
+    image = {"KIT_IMAGE": intent.image.name} if intent.image else {}
+    request = Request(intent.settings, {**environ, **image}, decided=decided)
+    return require(CONTAINER if intent.runtime == "container" else LOCAL, request)
+
+
+def _message(finding: Finding) -> str:
+    seen = finding.evidence[0]
+    if seen.observed in finding.summary:
+        return finding.summary
+    return f"{finding.summary} ({seen.source}: {seen.observed})"
+
+
+def _hint(failed: list[Finding]) -> str:
+    """The first remedy, what else is wrong, and the way past all of it."""
+    more = "".join(f"; also: {finding.summary}" for finding in failed[1:])
+    return f"{failed[0].remedy}{more}; --no-preflight goes on nevertheless"

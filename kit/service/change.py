@@ -13,7 +13,7 @@ from kit.memory.plan.torch_build import CPU_BUILD, CUDA_BUILD
 from kit.proof.assertion import PROOF, Proof
 from kit.runtime.protocol import Listener, Runtime, RuntimeName, Service, current, differences
 from kit.service.bring_up import bring_up, exclusive, pull_image
-from kit.service.intent import Intent, UpOptions, decide, plan_of
+from kit.service.intent import Examine, Intent, UpOptions, decide, plan_of
 from kit.service.measured_run import UpReport
 from kit.service.model import DEMO, model_at
 from kit.service.recall import Proven, before, read_history, recall
@@ -32,6 +32,7 @@ class Wishes:
         insists: the image was asked for, not just left in the environment.
         pull: bring the image from its registry even where one of its name is here.
         proof: how the new service has to pass its checks once it answers, or the old one again.
+        examine: asked before either is started.
     """
 
     model: str | None = None
@@ -45,6 +46,7 @@ class Wishes:
     pull: bool = False
     timeout_seconds: float = 600.0
     proof: Proof = PROOF
+    examine: Examine | None = None
 
 
 def restart(
@@ -54,6 +56,7 @@ def restart(
     *,
     timeout_seconds: float = 600.0,
     proof: Proof = PROOF,
+    examine: Examine | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> UpReport:
     """Start the service again as it is, with the API key that is set now.
@@ -65,7 +68,14 @@ def restart(
     with exclusive(settings.state_dir, timeout_seconds, listener):
         service = _require_service(runtimes)
         proven = Proven(service.runtime.name, service.running.spec)
-        intent = recall(proven, settings, environ, timeout_seconds=timeout_seconds, proof=proof)
+        intent = recall(
+            proven,
+            settings,
+            environ,
+            timeout_seconds=timeout_seconds,
+            proof=proof,
+            examine=examine,
+        )
         return bring_up(intent, runtimes, listener, anew=True)
 
 
@@ -105,6 +115,7 @@ def rollback(
     *,
     timeout_seconds: float = 600.0,
     proof: Proof = PROOF,
+    examine: Examine | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> UpReport:
     """Go back to the service that proved itself before the present one, or before the last one.
@@ -122,7 +133,14 @@ def rollback(
             raise ServiceError(
                 "there is no earlier service to go back to", hint="kit status shows what runs"
             )
-        intent = recall(target, settings, environ, timeout_seconds=timeout_seconds, proof=proof)
+        intent = recall(
+            target,
+            settings,
+            environ,
+            timeout_seconds=timeout_seconds,
+            proof=proof,
+            examine=examine,
+        )
         changed = ", ".join(differences(present, intent.spec))
         listener.say(f"going back to {_what(intent)} ({changed or target.runtime})")
         return _replace(intent, settings, runtimes, listener, environ)
@@ -155,6 +173,7 @@ def options_after(wishes: Wishes, old: Intent) -> UpOptions:
         runtime=old.runtime,
         image=wishes.image or _image_name(old),
         timeout_seconds=wishes.timeout_seconds,
+        examine=wishes.examine,
         proof=wishes.proof,
     )
 
@@ -185,7 +204,9 @@ def _replace(
         if fallback is None or _still_runs(old, runtimes):
             raise
         listener.say(f"going back to {_named(fallback)}")
-        earlier = partial(recall, fallback, settings, environ, proof=intent.proof)
+        earlier = partial(
+            recall, fallback, settings, environ, proof=intent.proof, examine=intent.examine
+        )
         back = _attempt(lambda: bring_up(earlier(), runtimes, listener))
         if isinstance(error, KeyboardInterrupt):
             raise

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -28,6 +28,7 @@ from kit.runtime.protocol import (
     Image,
     ImageRef,
     Listener,
+    Running,
     Runtime,
     RuntimeName,
     ServeSpec,
@@ -36,6 +37,10 @@ from kit.runtime.protocol import (
 )
 from kit.service.model import Model, Wish, fitting, gpus_of, resolve, shape_of
 from kit.settings import Settings, api_key_file
+
+Examine = Callable[["Intent", Running | None, Mapping[str, str]], tuple[str, ...]]
+"""Whether this machine can run what was decided, once a running service has made room for it:
+warnings; what would end it badly is raised. The doctor stands above this room, and is handed in."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class UpOptions:
         settings: folders, address and budgets, the command line's flags applied.
         model: ``demo``, a model directory, or None.
         image: of the container; None is the one that this checkout makes.
-        preflight: refuse to start what the doctor says cannot run here, or does not fit.
+        examine: asked before anything starts; None: nobody is.
         proof: how it has to pass its checks once it answers.
     """
 
@@ -60,7 +65,7 @@ class UpOptions:
     runtime: Literal["auto", "local", "container"] = "auto"
     image: str | None = None
     timeout_seconds: float = 600.0
-    preflight: bool = True
+    examine: Examine | None = None
     proof: Proof = PROOF
 
 
@@ -70,6 +75,7 @@ class Intent:
 
     Attributes:
         image: that the container is made from.
+        examine: asked before it is started; None: nobody is.
         proof: how it has to pass its checks once it answers.
         gpus: that the model is served on, in CUDA's order.
         ranks: processes that the model is cut over, see :func:`kit.service.model.gpus_of`.
@@ -84,7 +90,7 @@ class Intent:
     gpus: tuple[Gpu, ...]
     image: WantedImage | None = None
     timeout_seconds: float = 600.0
-    preflight: bool = True
+    examine: Examine | None = None
     proof: Proof = PROOF
     ranks: int = 1
     plan: Plan = field(init=False)
@@ -180,7 +186,7 @@ def decide(
         gpus=first_gpus(visible, ranks) if device == "cuda" else (),
         image=wanted,
         timeout_seconds=options.timeout_seconds,
-        preflight=options.preflight,
+        examine=options.examine,
         proof=options.proof,
         ranks=ranks,
     ).with_budget()

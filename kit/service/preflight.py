@@ -1,4 +1,4 @@
-"""Before anything starts: the plan and what is free, the doctor's hard checks, the port."""
+"""Before anything starts: the plan and what is free, an examination of the machine, the port."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,11 +38,11 @@ def require_start(
         need += f", {format_gib(plan.peak_bytes(Pool.DEVICE))} VRAM"
     listener.say(f"plan: {need} (context {spec.context}, {spec.max_sequences} at once)")
     leaving = old if old is not None and old.alive else None
-    if intent.preflight:
+    if intent.examine is not None:
         if leaving is not None:
             _require_within_budget(intent)
         listener.progress("checking the machine", None)
-        for warning in _ask_doctor(intent, leaving, environ):
+        for warning in intent.examine(intent, leaving, environ):
             listener.say(f"warning: {warning}")
     own_port = leaving is not None and leaving.spec.port == spec.port
     require_free(spec.host, 0 if own_port else spec.port)  # 0: is it an address of this machine?
@@ -65,24 +65,6 @@ def _require_within_budget(intent: Intent) -> None:
                 hint=f"allow more with {pool.flag}, or ask for less (--context, --max-sequences); "
                 "kit memory plan shows every line",
             )
-
-
-def _ask_doctor(
-    intent: Intent, leaving: Running | None, environ: Mapping[str, str]
-) -> tuple[str, ...]:
-    """The doctor's warnings; what is sure to fail is raised."""
-    from kit.doctor import preflight
-    from kit.doctor.request import Decided, Request
-
-    pid = leaving.pid if leaving else Unavailable("nothing leaves")
-    freed = NOTHING if isinstance(pid, Unavailable) else held_by(pid)
-    decided = Decided(
-        intent.spec.name, intent.plan, intent.build, intent.gpus, intent.runtime, freed
-    )
-    image = {"KIT_IMAGE": intent.image.name} if intent.image else {}
-    request = Request(intent.settings, {**environ, **image}, decided=decided)
-    ids = preflight.CONTAINER if intent.runtime == "container" else preflight.LOCAL
-    return preflight.require(ids, request)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from kit.proof.assertion import PROOF, Proof
 from kit.records import read_object
 from kit.runtime.protocol import RuntimeName, ServeSpec
 from kit.runtime.state import read_spec, spec_record, write_record
-from kit.service.intent import Intent, key_digest, plan_of
+from kit.service.intent import Examine, Intent, key_digest, plan_of
 from kit.service.model import gpus_of, model_at, shape_of
 from kit.settings import Settings, api_key_file
 
@@ -81,12 +81,14 @@ def recall(
     *,
     timeout_seconds: float = 600.0,
     proof: Proof = PROOF,
+    examine: Examine | None = None,
     to_run: bool = True,
 ) -> Intent:
     """The intent to run ``proven`` as it ran, with the API key that the settings have now.
 
     Args:
         proof: how it has to pass its checks once it answers.
+        examine: asked before it is started.
         to_run: off, where it is only looked at: its image may be gone, and the plan is then the
             one for the larger build of torch.
 
@@ -116,6 +118,7 @@ def recall(
         build=_build(proven, environ, required=to_run),
         gpus=_gpus(spec, ranks, environ),
         timeout_seconds=timeout_seconds,
+        examine=examine,
         proof=proof,
         ranks=ranks,
     )

@@ -9,8 +9,7 @@ import pytest
 
 import kit
 from kit.doctor.checks.docker import toolkit
-from kit.doctor.container_facts import Docker
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Docker, Facts
 from kit.doctor.finding import Status
 from kit.doctor.gather import docker as adapter
 from kit.doctor.gather import probe

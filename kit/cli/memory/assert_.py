@@ -60,6 +60,7 @@ def assert_(
     options, and stops it afterwards. Exit code 5: a peak passed its budget, or could not be
     measured.
     """
+    from kit.doctor.examine import before_start
     from kit.proof.assertion import Proof
 
     options = option.options_of(
@@ -76,7 +77,7 @@ def assert_(
         runtime=runtime,
         image=image,
         timeout_seconds=timeout,
-        preflight=preflight,
+        examine=before_start if preflight else None,
     )
     _hold(context, options, keep=keep, as_json=as_json)
 

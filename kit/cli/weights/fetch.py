@@ -77,7 +77,7 @@ def fetch(
 ) -> None:
     """Fetch weights: licence, room, download, check. Interrupted, the same command goes on."""
     from kit.cli.transfer import TransferView
-    from kit.doctor.preflight import FETCH, require
+    from kit.doctor.examine import FETCH, require
     from kit.doctor.request import Request
     from kit.settings import Settings
     from kit.units import parse_size

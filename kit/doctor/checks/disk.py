@@ -1,9 +1,8 @@
 """Area ``disk``: room for what is still to come, and folders that can be written to."""
 
 from kit.doctor.check import check, known
-from kit.doctor.checks.words import size
 from kit.doctor.facts import Facts
-from kit.doctor.finding import Evidence, Finding, failure, passed, warning
+from kit.doctor.finding import Evidence, Finding, failure, passed, size, warning
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable
 

@@ -4,10 +4,8 @@ import re
 
 from kit.containers.compose import OLDEST
 from kit.doctor.check import check, known
-from kit.doctor.checks.words import dotted, many
-from kit.doctor.container_facts import Docker, NoDocker, Toolkit
-from kit.doctor.facts import Facts
-from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.doctor.facts import Docker, Facts, NoDocker, Toolkit
+from kit.doctor.finding import Evidence, Finding, dotted, failure, many, passed, skipped, warning
 from kit.memory.unavailable import Unavailable
 
 _INSTALL_DOCKER = "install Docker Engine: https://docs.docker.com/engine/install"

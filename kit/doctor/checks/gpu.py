@@ -1,9 +1,21 @@
 """Area ``gpu``: the driver answers, CUDA may use a GPU, and its memory is free."""
 
 from kit.doctor.check import check, known
-from kit.doctor.checks.words import cuda, holders, less, many, size
 from kit.doctor.facts import Facts, Machine
-from kit.doctor.finding import Evidence, Finding, Status, failure, passed, skipped, warning
+from kit.doctor.finding import (
+    Evidence,
+    Finding,
+    Status,
+    cuda,
+    failure,
+    holders,
+    less,
+    many,
+    passed,
+    size,
+    skipped,
+    warning,
+)
 from kit.memory.probes.nvml import Gpu, NoDriver, Nvidia, visible
 from kit.memory.room import Room
 from kit.memory.unavailable import Unavailable

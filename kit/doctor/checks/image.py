@@ -2,9 +2,8 @@
 
 import kit
 from kit.doctor.check import check, known
-from kit.doctor.checks.cuda import judge_architecture, judge_driver
-from kit.doctor.container_facts import Image
-from kit.doctor.facts import Facts
+from kit.doctor.checks.torch import judge_architecture, judge_driver
+from kit.doctor.facts import Facts, Image
 from kit.doctor.finding import Evidence, Finding, passed, skipped, warning
 
 _BUILD = "build it: make image; or name one that is here with KIT_IMAGE"

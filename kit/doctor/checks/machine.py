@@ -1,9 +1,8 @@
 """Area ``machine``: what torch's packages ask of kernel, C library and CPU."""
 
 from kit.doctor.check import check, known
-from kit.doctor.checks.words import dotted
 from kit.doctor.facts import Facts
-from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.doctor.finding import Evidence, Finding, dotted, failure, passed, skipped, warning
 from kit.memory.unavailable import Unavailable
 
 OLDEST_GLIBC = (2, 28)

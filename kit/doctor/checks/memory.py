@@ -1,9 +1,8 @@
 """Areas ``memory`` and ``budget``: host memory, its limits, and what the settings allow."""
 
 from kit.doctor.check import check, known
-from kit.doctor.checks.words import less, size
 from kit.doctor.facts import Facts, Serving
-from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.doctor.finding import Evidence, Finding, failure, less, passed, size, skipped, warning
 from kit.memory.plan.line import Pool
 from kit.memory.room import Limit, Room
 from kit.memory.unavailable import Unavailable

@@ -1,9 +1,8 @@
 """Area ``python``: the interpreter that runs the kit and the local server."""
 
 from kit.doctor.check import check, known
-from kit.doctor.checks.words import dotted
 from kit.doctor.facts import Facts
-from kit.doctor.finding import Evidence, Finding, failure, passed, warning
+from kit.doctor.finding import Evidence, Finding, dotted, failure, passed, warning
 from kit.memory.unavailable import Unavailable
 
 SUPPORTED = ((3, 11), (3, 14))

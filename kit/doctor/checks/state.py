@@ -2,9 +2,8 @@
 
 from kit.commands import command
 from kit.doctor.check import check, known
-from kit.doctor.checks.words import many, size
 from kit.doctor.facts import Facts, NotServable
-from kit.doctor.finding import Evidence, Finding, failure, passed, skipped, warning
+from kit.doctor.finding import Evidence, Finding, failure, many, passed, size, skipped, warning
 from kit.settings import authority
 
 

@@ -1,10 +1,11 @@
 """Room for the download, its conversion and the image."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from kit.doctor.container_facts import Docker, Image
-from kit.doctor.facts import Disk, Facts
+from kit.doctor.facts import Disk, Docker, Facts, Folders, Image
 from kit.doctor.gather.serving import PRECISION
 from kit.doctor.request import Request
 from kit.memory.room import Room
@@ -71,3 +72,19 @@ def _docker_room(facts: Facts) -> Room | Unavailable | None:
         remedy="make room: docker system df, docker image prune; or move Docker's data-root",
         limit="disk",
     )
+
+
+def look_at_folders(request: Request, facts: Facts) -> Folders:
+    """Try it: a file without a name, in each folder, or in the parent of one that is to come."""
+    return Folders(tuple(_unwritable(request)))
+
+
+def _unwritable(request: Request) -> Iterator[tuple[Path, str]]:
+    """Folders of the kit in which no file can be made; those to come count by their parent."""
+    for folder in (request.settings.data_dir, request.settings.state_dir):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            yield folder, error.strerror or str(error)

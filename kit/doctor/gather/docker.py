@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kit.containers.compose import ComposeProgram, find_compose
 from kit.containers.docker import Engine
-from kit.doctor.container_facts import Docker, NoDocker
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Docker, Facts, NoDocker
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.runtime.protocol import docker_engine_found
@@ -56,3 +56,12 @@ def _registries(info: Mapping[str, Any]) -> tuple[str, ...]:
     mirrors = [str(mirror) for mirror in configured.get("Mirrors") or ()]
     default = str(info.get("IndexServerAddress") or "")
     return (*mirrors, *([default] if default else []))
+
+
+def look_at_compose(request: Request, facts: Facts) -> ComposeProgram:
+    """The program that `kit up` would call.
+
+    Raises:
+        EnvironmentNotReady: there is none that the kit can use.
+    """
+    return find_compose(request.environ)

@@ -3,8 +3,7 @@
 from kit.containers.docker import Engine
 from kit.containers.image import REPOSITORY, Target
 from kit.containers.wanted_image import wanted_image
-from kit.doctor.container_facts import Docker, Image, Torch
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Docker, Facts, Image, Torch
 from kit.doctor.gather.serving import usable_gpu
 from kit.doctor.gather.torch import published
 from kit.doctor.request import Request

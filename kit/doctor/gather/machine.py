@@ -3,13 +3,17 @@
 import os
 import platform
 import re
+import resource
+import sys
 from pathlib import Path
 from typing import Literal
 
-from kit.doctor.container_facts import Version
-from kit.doctor.facts import Facts, Machine
+from kit.doctor.facts import Facts, HostMemory, Interpreter, Machine, Version
 from kit.doctor.request import Request
+from kit.errors import KitError
+from kit.memory.probes import nvml
 from kit.memory.unavailable import Unavailable
+from kit.runtime.packages import require_native_packages
 
 ROOT = Path("/")
 _NVIDIA = "0x10de"
@@ -90,3 +94,47 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def look_at_interpreter(request: Request, facts: Facts) -> Interpreter:
+    """This interpreter, which also runs the local server. Imports nothing."""
+    return Interpreter(
+        version=sys.version_info[:3],
+        executable=sys.executable,
+        virtual=sys.prefix != sys.base_prefix,
+        lacking=_lacking(),
+    )
+
+
+def _lacking() -> KitError | None:
+    try:
+        require_native_packages()
+    except KitError as error:
+        return error
+    return None
+
+
+def look_at_nvidia(request: Request, facts: Facts) -> nvml.Nvidia | Unavailable:
+    """What NVML tells."""
+    return nvml.probe()
+
+
+_SHM = "/dev/shm"  # noqa: S108  (asked for its size only)
+
+
+def look_at_memory(request: Request, facts: Facts) -> HostMemory:
+    """RAM, ``ulimit -l`` and /dev/shm; what is free of RAM is asked where the plan is made."""
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return HostMemory(
+        total_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        locked_bytes=None if locked == resource.RLIM_INFINITY else locked,
+        shm_free_bytes=_shm_free_bytes(),
+    )
+
+
+def _shm_free_bytes() -> int | Unavailable:
+    try:
+        state = os.statvfs(_SHM)
+    except OSError as error:
+        return Unavailable(f"{_SHM}: {error.strerror}")
+    return state.f_bavail * state.f_frsize

@@ -14,14 +14,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kit.doctor.container_facts import Docker
-from kit.doctor.facts import Facts, Reply
+import kit
+from kit.doctor.facts import Clock, Docker, Facts, Reply
 from kit.doctor.gather.commands import ran
 from kit.doctor.request import Request
 from kit.errors import KitError
 from kit.memory.unavailable import Unavailable
 from kit.service.missing_weights import WEIGHTS
 from kit.weights.catalogue import Source, read_catalogue
+from kit.weights.layers import read_layers
 
 # Whoever needs longer to accept a connection will not deliver 50 GB either.
 SECONDS = 3.0
@@ -142,3 +143,19 @@ def _without_secrets(url: str) -> str:
 
 def _text(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def look_at_clock(request: Request, facts: Facts) -> Clock:
+    """Now, and the latest moment that is known to have passed."""
+    when, because = max(_moments(request))
+    return Clock(datetime.now(UTC), when, because)
+
+
+def _moments(request: Request) -> Iterator[tuple[datetime, str]]:
+    written = Path(kit.__file__).stat().st_mtime
+    yield datetime.fromtimestamp(written, UTC), "the kit's files were written here then"
+    for name, files in read_layers(request.settings.data_dir).weights.items():
+        for locked in files.values():
+            if locked.date:
+                day = datetime.fromisoformat(locked.date).replace(tzinfo=UTC)
+                yield day, f"the lock has {name} since then"

@@ -10,8 +10,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from kit.doctor.container_facts import Docker, ProbeRun
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Docker, Facts, ProbeRun
 from kit.doctor.gather.commands import Ran, ran
 from kit.doctor.request import Request
 from kit.memory.probes.nvml import Nvidia

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit.doctor.container_facts import CdiSpec, Toolkit
-from kit.doctor.facts import Facts
+from kit.doctor.facts import CdiSpec, Facts, Toolkit
 from kit.doctor.gather.commands import ran
 from kit.doctor.request import Request
 

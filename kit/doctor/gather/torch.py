@@ -5,8 +5,7 @@ import mmap
 import re
 from pathlib import Path
 
-from kit.doctor.container_facts import Torch, Version
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Facts, Torch, Version
 from kit.doctor.request import Request
 from kit.memory.unavailable import Unavailable
 

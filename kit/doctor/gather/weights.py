@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from kit.doctor.facts import Facts, WeightsFolder
+from kit.doctor.facts import Facts, UpstreamTree, WeightsFolder
 from kit.doctor.request import Request
-from kit.errors import KitError
+from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.lock import read_lock
 from kit.service.model import DEMO
 from kit.settings import bundled
+from kit.upstream.tree import require_rewritten, rewritten_dir
 from kit.weights.catalogue import read_catalogue
 from kit.weights.convert.support_files import has_old_code
 from kit.weights.layers import read_layers, verify_files
@@ -52,3 +53,16 @@ def _demo_problem() -> str | None:
     except KitError as error:
         return error.message
     return None
+
+
+def look_at_upstream(request: Request, facts: Facts) -> UpstreamTree:
+    """The rewritten tree, every file of it checked against kit.lock and this kit's rewrites."""
+    path = rewritten_dir(request.settings)
+    if not path.is_dir():
+        return UpstreamTree(path, "absent")
+    try:
+        return UpstreamTree(require_rewritten(request.settings), "rewritten")
+    except EnvironmentNotReady as error:
+        return UpstreamTree(path, "outdated", error.message, error.hint)
+    except IntegrityError as error:
+        return UpstreamTree(path, "drifted", error.message, error.hint)

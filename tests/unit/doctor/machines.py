@@ -7,19 +7,25 @@ from typing import Any
 
 import kit
 from kit.containers.compose import ComposeProgram
-from kit.doctor.container_facts import CdiSpec, Docker, Image, NoDocker, ProbeRun, Toolkit, Torch
 from kit.doctor.facts import (
     Budgets,
+    CdiSpec,
     Clock,
     Disk,
+    Docker,
     Facts,
     Folders,
     HostMemory,
+    Image,
     Interpreter,
     Machine,
+    NoDocker,
+    ProbeRun,
     Reply,
     ServiceState,
     Serving,
+    Toolkit,
+    Torch,
     UpstreamTree,
     WeightsFolder,
 )

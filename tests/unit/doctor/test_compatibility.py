@@ -1,6 +1,6 @@
 import pytest
 
-from kit.doctor.compatibility import driver_floor, is_older, runs_on
+from kit.doctor.checks.torch import driver_floor, is_older, runs_on
 
 
 @pytest.mark.parametrize(

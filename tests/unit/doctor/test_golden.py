@@ -14,9 +14,8 @@ import pytest
 
 from kit.cli.doctor_report import as_record, print_text
 from kit.doctor.check import run
-from kit.doctor.container_facts import NoDocker, ProbeRun
 from kit.doctor.examine import Report
-from kit.doctor.facts import Facts, Reply
+from kit.doctor.facts import Facts, NoDocker, ProbeRun, Reply
 from kit.doctor.registry import CHECKS
 from kit.memory.probes import nvml
 from kit.memory.probes.nvml import Nvidia, visible

@@ -2,11 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from kit.doctor import preflight
-from kit.doctor.examine import with_requirements
-from kit.doctor.gather.adapters import needed
-from kit.doctor.preflight import CONTAINER, FETCH, LOCAL, require
-from kit.doctor.registry import CHECKS
+from kit.doctor import examine as examine_module
+from kit.doctor.examine import CONTAINER, FETCH, LOCAL, examine, require, with_requirements
+from kit.doctor.registry import CHECKS, needed
 from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady
 from kit.memory.plan.torch_build import CPU_BUILD
@@ -85,13 +83,13 @@ def test_everything_that_is_wrong_is_told(request_):
 
 def test_nothing_else_is_looked_at(request_, monkeypatch):
     asked = []
-    real = preflight.examine
+    real = examine
 
     def spy(request, *, checks):
         asked.extend(each.id for each in checks)
         return real(request, checks=checks)
 
-    monkeypatch.setattr(preflight, "examine", spy)
+    monkeypatch.setattr(examine_module, "examine", spy)
     require(FETCH, request_)
     assert asked == ["disk.writable", "clock.plausible"]
     reads = {fact for each in with_requirements(FETCH) for fact in each.reads}

@@ -9,8 +9,7 @@ import pytest
 from kit.doctor.check import run
 from kit.doctor.facts import Facts
 from kit.doctor.finding import Status
-from kit.doctor.gather.adapters import ADAPTERS
-from kit.doctor.registry import CHECKS
+from kit.doctor.registry import ADAPTERS, CHECKS
 from tests.unit.doctor.machines import LAPTOP, WORKSTATION
 
 IDS = [each.id for each in CHECKS]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kit.doctor.checks import docker
-from kit.doctor.container_facts import NoDocker, ProbeRun
+from kit.doctor.facts import NoDocker, ProbeRun
 from kit.doctor.finding import Status
 from kit.memory.unavailable import Unavailable
 from tests.unit.doctor.machines import GPU, LAPTOP, STALE, WORKSTATION, serving

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.container_facts import Docker, NoDocker
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Docker, Facts, NoDocker
 from kit.doctor.gather import docker, probe
 from kit.doctor.gather.docker import describe
 from kit.doctor.request import Request

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.container_facts import Docker, Image
-from kit.doctor.facts import Facts, NotServable, UpstreamTree
-from kit.doctor.gather import clock, disk, folders, interpreter, memory, serving, upstream, weights
+from kit.doctor.facts import Docker, Facts, Image, NotServable, UpstreamTree
+from kit.doctor.gather import disk, serving, weights
+from kit.doctor.gather.disk import look_at_folders
+from kit.doctor.gather.machine import look_at_interpreter, look_at_memory
+from kit.doctor.gather.network import look_at_clock
+from kit.doctor.gather.weights import look_at_upstream
 from kit.doctor.request import Decided, Request, Wanted, read_settings
 from kit.errors import UsageError
 from kit.lock import LockedFile
@@ -64,14 +67,14 @@ def test_one_that_cannot_leaves_the_folders_as_they_are():
 
 
 def test_memory_here(request_):
-    found = memory.look(request_, Facts())
+    found = look_at_memory(request_, Facts())
     assert found.total_bytes > GIB // 2
     assert found.shm_free_bytes
     assert found.locked_bytes is None or found.locked_bytes >= 0
 
 
 def test_interpreter_here(request_):
-    found = interpreter.look(request_, Facts())
+    found = look_at_interpreter(request_, Facts())
     assert found.version >= (3, 11)
     assert found.lacking is None or found.lacking.hint
 
@@ -80,13 +83,13 @@ def test_what_is_missing_is_said_as_kit_serve_says_it(request_, monkeypatch):
     import kit.runtime.packages
 
     monkeypatch.setattr(kit.runtime.packages, "NATIVE_PACKAGES", ("no_such_package",))
-    lacking = interpreter.look(request_, Facts()).lacking
+    lacking = look_at_interpreter(request_, Facts()).lacking
     assert lacking is not None
     assert lacking.message.endswith("not installed: no_such_package")
 
 
 def test_clock_is_past_the_kits_own_files(request_):
-    found = clock.look(request_, Facts())
+    found = look_at_clock(request_, Facts())
     assert found.not_before < found.now
     assert found.because == "the kit's files were written here then"
 
@@ -94,7 +97,7 @@ def test_clock_is_past_the_kits_own_files(request_):
 def test_clock_is_past_the_locks_dates(request_):
     entry = LockedFile(1, "0" * 64, "observed", "https://x.example", "2999-01-02")
     layers.record(request_.settings.data_dir, "chat", {"a": entry})
-    found = clock.look(request_, Facts())
+    found = look_at_clock(request_, Facts())
     assert found.not_before == datetime(2999, 1, 2, tzinfo=UTC)
     assert found.because == "the lock has chat since then"
 
@@ -104,7 +107,7 @@ def test_disk_of_a_fresh_machine(request_):
     assert sum(room.need_bytes for room in found.weights) == pytest.approx(79.9e9, rel=0.01)
     assert all(room.limit == "disk" for room in found.weights)
     assert found.docker.need_bytes == disk.IMAGE_BYTES
-    assert folders.look(request_, Facts()).unwritable == ()
+    assert look_at_folders(request_, Facts()).unwritable == ()
     assert not request_.settings.data_dir.exists()
 
 
@@ -149,12 +152,12 @@ def test_room_for_the_image(request_, facts, expected):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere but to /proc")
 def test_a_folder_without_permission(request_, tmp_path):
     tmp_path.chmod(0o500)
-    assert [path for path, _ in folders.look(request_, Facts()).unwritable]
+    assert [path for path, _ in look_at_folders(request_, Facts()).unwritable]
 
 
 def test_a_folder_that_cannot_be_written_to(request_):
     settings = replace(request_.settings, data_dir=Path("/proc/spark-kit"))
-    found = folders.look(replace(request_, settings=settings), Facts())
+    found = look_at_folders(replace(request_, settings=settings), Facts())
     assert [path for path, _ in found.unwritable] == [Path("/proc/spark-kit")]
 
 
@@ -289,19 +292,19 @@ def test_upstream(request_, stand_in):
     )
     asked = replace(request_, settings=settings)
     path = rewritten_dir(settings)
-    assert upstream.look(asked, Facts()) == UpstreamTree(path, "absent")
+    assert look_at_upstream(asked, Facts()) == UpstreamTree(path, "absent")
     fetch(settings, None, lambda text: None)
     rendered = render(read_pristine(settings), select(), pinned(settings))
     write_rendered(rendered, path)
-    assert upstream.look(asked, Facts()).state == "rewritten"
+    assert look_at_upstream(asked, Facts()).state == "rewritten"
     next(path.rglob("*.py")).write_text("drifted = True\n")
-    found = upstream.look(asked, Facts())
+    found = look_at_upstream(asked, Facts())
     assert (found.state, bool(found.problem), bool(found.remedy)) == ("drifted", True, True)
 
 
 def test_an_outdated_tree(request_):
     path = rewritten_dir(request_.settings)
     path.mkdir(parents=True)
-    found = upstream.look(request_, Facts())
+    found = look_at_upstream(request_, Facts())
     assert found.state == "outdated"
     assert "kit upstream" in found.remedy

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kit.doctor.gather import Adapter, gather
-from kit.doctor.gather.adapters import ADAPTERS, look_in, needed
+from kit.doctor.registry import ADAPTERS, look_in, needed
 from kit.doctor.request import Decided, Request
 from kit.errors import EnvironmentNotReady, UsageError
 from kit.memory.plan.torch_build import CPU_BUILD

@@ -3,8 +3,7 @@ from dataclasses import replace
 import pytest
 
 from kit.containers import docker as engine
-from kit.doctor.container_facts import Docker
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Docker, Facts
 from kit.doctor.gather import image
 from kit.doctor.gather.image import REWRITES_LABEL, VERSION_LABEL
 from kit.doctor.request import Decided, Request

@@ -8,8 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from kit.doctor.container_facts import Docker
-from kit.doctor.facts import Facts
+from kit.doctor.facts import Docker, Facts
 from kit.doctor.gather import network
 from kit.doctor.gather.network import ask, registry_host
 from kit.doctor.request import Request

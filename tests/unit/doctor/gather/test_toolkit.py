@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.doctor.container_facts import CdiSpec, Toolkit
+from kit.doctor.facts import CdiSpec, Toolkit
 from kit.doctor.gather.toolkit import observe
 
 CDI = """---

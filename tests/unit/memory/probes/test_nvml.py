@@ -70,7 +70,8 @@ def driver(tmp_path_factory):
 
 
 def ask(driver, expression, scenario=None):
-    code = f"import pickle; from kit.memory.probes import nvml; print(pickle.dumps({expression}).hex())"
+    code = "import pickle; from kit.memory.probes import nvml; "
+    code += f"print(pickle.dumps({expression}).hex())"
     return pickle.loads(bytes.fromhex(nvml_driver.run(driver, code, scenario)))  # noqa: S301
 
 
