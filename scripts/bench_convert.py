@@ -157,7 +157,7 @@ def upstream_trees() -> "dict[Loader, Path]":
     """
     from kit.bench.loaders import make_trees
     from kit.settings import Settings
-    from kit.upstream.fetch import fetch
+    from kit.upstream.source import fetch
 
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kit.settings import Settings
-from kit.upstream.fetch import fetch
 from kit.upstream.render import MEGATRON, render, write_rendered
 from kit.upstream.selection import select
+from kit.upstream.source import fetch
 from kit.upstream.tree import pinned, read_pristine, rewritten_dir
 
 FLAGS = (

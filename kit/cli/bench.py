@@ -88,7 +88,7 @@ def _simulated(
     from kit.proof.simulate.run import ENGINES, Job, make_trees, simulate_all
     from kit.runtime.packages import require_megatron_packages
     from kit.settings import Settings
-    from kit.upstream.fetch import fetch
+    from kit.upstream.source import fetch
     from kit.weights.catalogue import read_catalogue
     from kit.weights.planned import find_planned
 
@@ -123,7 +123,7 @@ def _compare(
 
     from kit.bench.loaders import Comparison, Sources, compare_loaders, make_trees
     from kit.settings import Settings, bundled
-    from kit.upstream.fetch import fetch
+    from kit.upstream.source import fetch
     from kit.upstream.tree import pinned
     from kit.weights.convert.convert import convert_checkpoint
 

@@ -17,10 +17,9 @@ from kit.settings import Settings
 
 if TYPE_CHECKING:
     from kit.lock import Lock
-    from kit.upstream.diff import FileDiff
-    from kit.upstream.listing import Listed
+    from kit.upstream.render import FileDiff
     from kit.upstream.rewrite import Rewrite
-    from kit.upstream.verify import Tree
+    from kit.upstream.verify import Listed, Tree
 
 
 Lock_ = Annotated[
@@ -96,8 +95,7 @@ def diff(
     lock: Lock_ = None,
 ) -> None:
     """Show what the rewrites change, for git apply."""
-    from kit.upstream.diff import diff_files
-    from kit.upstream.render import render
+    from kit.upstream.render import diff_files, render
 
     rewrites = chosen(groups, names, without)
     pristine, pin = pristine_files(read_settings(lock), source)
@@ -138,7 +136,7 @@ def fetch(
 
     Every file is checked against its sha256; if one differs, nothing is written.
     """
-    from kit.upstream.fetch import fetch as run
+    from kit.upstream.source import fetch as run
 
     fetched = run(read_settings(lock), source, lambda text: print(text, file=sys.stderr))
     if as_json:
@@ -164,7 +162,7 @@ def list_(lock: Lock_ = None, as_json: Annotated[bool, option.Json] = False) -> 
 
     It fits the pristine tree, is applied in the rewritten one, or has drifted.
     """
-    from kit.upstream.listing import list_rewrites
+    from kit.upstream.verify import list_rewrites
 
     listed = list_rewrites(read_settings(lock))
     if as_json:

@@ -254,7 +254,7 @@ def _by_image(
 
 
 def _by_upstream(service: MeasuredService, intent: Intent) -> MeasuredService:
-    from kit.upstream.manifest import read_manifest
+    from kit.upstream.files import read_manifest
     from kit.upstream.tree import rewritten_dir
 
     manifest = read_manifest(rewritten_dir(intent.settings))

@@ -1,17 +1,25 @@
 """Rendering: the rewritten tree, made from the pristine files in memory, then written whole."""
 
+import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import kit
 from kit.errors import UsageError
 from kit.files import exclusive
 from kit.lock import Lock
-from kit.upstream.files import difference, read_folder, write_tree
-from kit.upstream.manifest import MANIFEST_NAME, Manifest, manifest_text
+from kit.upstream.files import (
+    MANIFEST_NAME,
+    Manifest,
+    difference,
+    manifest_text,
+    read_folder,
+    write_tree,
+)
 from kit.upstream.rewrite import ADDED_PREFIX, Rewrite, added_files, apply_rewrites
 from kit.upstream.selection import rewrite_digest
 
@@ -119,3 +127,52 @@ def _with_notice(file: str, content: bytes, rewrites: Iterable[str]) -> bytes:
     place = _FIRST_LINES.match(text)
     at = place.end() if place else 0
     return f"{text[:at]}# Changed by spark-kit: {', '.join(rewrites)}.\n{text[at:]}".encode()
+
+
+@dataclass(frozen=True)
+class FileDiff:
+    """One file's changes.
+
+    Attributes:
+        file: its path in the repository.
+        rewrites: the rewrites that made them.
+        added, removed: counts of lines.
+        text: the unified diff.
+    """
+
+    file: str
+    rewrites: tuple[str, ...]
+    added: int
+    removed: int
+    text: str
+
+
+def diff_files(pristine: Mapping[str, bytes], rendered: Rendered) -> list[FileDiff]:
+    """The changed and added files, by path."""
+    return [
+        _diff(file, rewrites, pristine.get(file), rendered.content[file])
+        for file, rewrites in rendered.manifest.changed.items()
+    ]
+
+
+def _diff(file: str, rewrites: tuple[str, ...], old: bytes | None, new: bytes) -> FileDiff:
+    before = f"a/{file}" if old is not None else "/dev/null"
+    lines = list(difflib.unified_diff(_lines(old or b""), _lines(new), before, f"b/{file}"))
+    body = lines[2:]
+    return FileDiff(
+        file,
+        rewrites,
+        added=sum(line.startswith("+") for line in body),
+        removed=sum(line.startswith("-") for line in body),
+        text="".join(chain.from_iterable(map(_closed, lines))),
+    )
+
+
+def _lines(content: bytes) -> list[str]:
+    """Lines with their ends. Only a line feed ends one, as in git."""
+    *lines, last = content.decode().split("\n")
+    return [f"{line}\n" for line in lines] + ([last] if last else [])
+
+
+def _closed(line: str) -> tuple[str, ...]:
+    return (line,) if line.endswith("\n") else (line, "\n\\ No newline at end of file\n")

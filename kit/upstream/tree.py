@@ -5,8 +5,7 @@ from pathlib import Path
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import Lock, read_lock, read_named_lock
 from kit.settings import Settings, bundled
-from kit.upstream.files import read_folder, require_same
-from kit.upstream.manifest import Manifest, read_manifest
+from kit.upstream.files import Manifest, read_folder, read_manifest, require_same
 from kit.upstream.render import MEGATRON, changed_files
 from kit.upstream.selection import rewrite_digest, select
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from kit.lock import Lock
 from kit.settings import Settings
-from kit.upstream.files import Difference, difference, read_folder
-from kit.upstream.manifest import Manifest, read_manifest
-from kit.upstream.render import render
-from kit.upstream.selection import select
+from kit.upstream.files import Difference, Manifest, difference, read_folder, read_manifest
+from kit.upstream.render import MEGATRON, changed_files, render
+from kit.upstream.rewrite import Rewrite, find_drift
+from kit.upstream.selection import all_rewrites, select
 from kit.upstream.tree import expected_files, outdated, pinned, pristine_dir, rewritten_dir
 
 State = Literal["absent", "pristine", "rewritten", "outdated", "drifted"]
@@ -71,3 +71,57 @@ def verify_tree(root: Path, lock: Lock, pristine: Mapping[str, bytes] | None = N
     found = read_folder(root, expected)
     state: State = "drifted" if (differs := difference(found, expected)) else "rewritten"
     return Tree(root, state, differs, manifest=manifest, left=found.left)
+
+
+Standing = Literal["no tree", "fits", "applied", "drifted"]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A rewrite and its standing.
+
+    Attributes:
+        standing: ``fits`` the pristine tree, is ``applied`` in the rewritten one, or is
+            ``drifted``: does not fit, or a file in the rewritten tree is not as it has made it.
+        drift: what has drifted, one line each.
+    """
+
+    rewrite: Rewrite
+    standing: Standing
+    drift: tuple[str, ...] = ()
+
+
+def list_rewrites(settings: Settings) -> list[Listed]:
+    """Every rewrite, by group and name. Raises as ``verify``."""
+    lock, root = pinned(settings), pristine_dir(settings)
+    _, rewritten = verify(settings)
+    found = read_folder(root, lock.upstream_files).content if root.is_dir() else None
+    inside = {file.removeprefix(f"{MEGATRON}/"): content for file, content in (found or {}).items()}
+    listed = []
+    for rewrite in all_rewrites():
+        drift = [str(each) for each in find_drift(rewrite, inside)] if found is not None else []
+        standing: Standing = "no tree" if found is None else "fits"
+        if _is_applied(rewrite, rewritten):
+            standing, drift = "applied", [*drift, *_damage(rewrite, rewritten)]
+        listed.append(Listed(rewrite, "drifted" if drift else standing, tuple(drift)))
+    return listed
+
+
+def _is_applied(rewrite: Rewrite, tree: Tree) -> bool:
+    if tree.manifest is None or tree.state == "outdated":
+        return False
+    return rewrite.name in tree.manifest.rewrites
+
+
+def _damage(rewrite: Rewrite, tree: Tree) -> list[str]:
+    """The rewrite's files that are not, or no longer, as it has made them."""
+    files = changed_files([rewrite])
+    return [
+        f"{rewrite.name}: {file} {what} in the rewritten tree: kit upstream render makes it again"
+        for what, differ in (
+            ("is missing", tree.difference.missing),
+            ("differs", tree.difference.changed),
+        )
+        for file in differ
+        if file in files
+    ]

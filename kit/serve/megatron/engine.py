@@ -19,7 +19,7 @@ from kit.serve.next_token import hand_out
 from kit.serve.shapes import warm_up
 from kit.serve.worker import EngineSequence, Worker
 from kit.units import MIB
-from kit.upstream.manifest import read_manifest
+from kit.upstream.files import read_manifest
 
 
 class Turn:

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.settings import Settings
-from kit.upstream.fetch import fetch
+from kit.upstream.source import fetch
 from kit.upstream.tree import pristine_dir, read_pristine
 from tests.upstream_tree import MEGATRON, StandIn
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from kit.settings import Settings
-from kit.upstream import listing
-from kit.upstream.fetch import fetch
-from kit.upstream.listing import list_rewrites
+from kit.upstream import verify
 from kit.upstream.render import MEGATRON, render, write_rendered
 from kit.upstream.rewrite import Rewrite, Text
 from kit.upstream.selection import all_rewrites, select
+from kit.upstream.source import fetch
 from kit.upstream.tree import pinned, pristine_dir, read_pristine, rewritten_dir
+from kit.upstream.verify import list_rewrites
 
 STAND_IN = Rewrite(
     "stand-in", "portability", "why", "when", {"tools/stand_in.py": (Text("a stand-in", "it"),)}
@@ -21,7 +21,7 @@ STAND_IN = Rewrite(
 @pytest.fixture
 def one(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more rewrite, which fits the stand-in."""
-    monkeypatch.setattr(listing, "all_rewrites", lambda: (*all_rewrites(), STAND_IN))
+    monkeypatch.setattr(verify, "all_rewrites", lambda: (*all_rewrites(), STAND_IN))
 
 
 def standings(settings: Settings) -> dict[str, str]:

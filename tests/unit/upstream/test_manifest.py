@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kit.errors import IntegrityError
-from kit.upstream.manifest import MANIFEST_NAME, Manifest, manifest_text, read_manifest
+from kit.upstream.files import MANIFEST_NAME, Manifest, manifest_text, read_manifest
 
 MANIFEST = Manifest(
     "1", "https://x", "10f3", "ab", ("portability",), ("fast",), {"a": ("fast",)}, {"a": "cd"}

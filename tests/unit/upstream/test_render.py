@@ -9,8 +9,7 @@ from filelock import FileLock
 import kit
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError
 from kit.lock import Lock
-from kit.upstream.files import difference, read_folder
-from kit.upstream.manifest import MANIFEST_NAME, read_manifest
+from kit.upstream.files import MANIFEST_NAME, difference, read_folder, read_manifest
 from kit.upstream.render import Rendered, changed_files, render, write_rendered
 from kit.upstream.rewrite import Rewrite, Text, read_added
 from kit.upstream.selection import rewrite_digest

@@ -11,10 +11,10 @@ import pytest
 from kit.errors import EnvironmentNotReady, IntegrityError
 from kit.lock import write_lock
 from kit.settings import Settings
-from kit.upstream.fetch import fetch
-from kit.upstream.manifest import MANIFEST_NAME
+from kit.upstream.files import MANIFEST_NAME
 from kit.upstream.render import MEGATRON, render, write_rendered
 from kit.upstream.selection import select
+from kit.upstream.source import fetch
 from kit.upstream.tree import (
     pinned,
     pristine_dir,

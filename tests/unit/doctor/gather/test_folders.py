@@ -24,9 +24,9 @@ from kit.memory.unavailable import Unavailable
 from kit.service.missing_weights import WEIGHTS
 from kit.settings import Settings
 from kit.units import GIB
-from kit.upstream.fetch import fetch
 from kit.upstream.render import render, write_rendered
 from kit.upstream.selection import select
+from kit.upstream.source import fetch
 from kit.upstream.tree import pinned, read_pristine, rewritten_dir
 from kit.weights import layers
 from kit.weights.convert.record import RECORD_NAME, ConversionRecord, write_record

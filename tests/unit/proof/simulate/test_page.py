@@ -11,7 +11,7 @@ from kit.proof.simulate.report import STAGES, plan_of, table
 from kit.proof.simulate.run import ENGINES, Job, Simulated, make_trees, simulate_all, simulate_apart
 from kit.settings import Settings
 from kit.units import GIB
-from kit.upstream.fetch import fetch
+from kit.upstream.source import fetch
 from kit.weights.catalogue import read_catalogue
 from kit.weights.planned import published
 

@@ -13,7 +13,7 @@ from kit.proof.simulate.report import STAGES, figures, loading_table, record, ta
 from kit.proof.simulate.run import ENGINES, Job, make_trees, simulate_all, simulate_apart
 from kit.settings import Settings
 from kit.units import MIB
-from kit.upstream.fetch import fetch
+from kit.upstream.source import fetch
 from kit.weights.catalogue import read_catalogue
 from kit.weights.planned import published
 
