@@ -16,7 +16,7 @@ from kit.serve.megatron.messages import Forward, Task
 from kit.serve.megatron.ranks import Ranks
 from kit.serve.native.loader import DTypeName
 from kit.serve.next_token import hand_out
-from kit.serve.shapes import warm_up
+from kit.serve.warm_up import warm_up
 from kit.serve.worker import EngineSequence, Worker
 from kit.units import MIB
 from kit.upstream.files import read_manifest

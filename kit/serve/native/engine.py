@@ -18,7 +18,7 @@ from kit.serve.native.batch import Batch
 from kit.serve.native.cache import RingCache
 from kit.serve.native.loader import DTypeName, load_model
 from kit.serve.native.quantised import type_name
-from kit.serve.shapes import warm_up
+from kit.serve.warm_up import warm_up
 from kit.serve.worker import Worker
 from kit.units import MIB
 
