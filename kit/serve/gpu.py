@@ -73,7 +73,7 @@ def cap_vram(device: torch.device, max_vram_bytes: int | None) -> None:
     An allocation past it raises torch.OutOfMemoryError, however much of the card is free.
 
     Args:
-        device: a GPU with its index, as :func:`kit.serve.native.loader.choose_device` gives it.
+        device: a GPU with its index, as :func:`kit.serve.gpu.choose_device` gives it.
         max_vram_bytes: the budget; None: no limit.
 
     Raises:

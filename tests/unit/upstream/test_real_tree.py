@@ -11,7 +11,7 @@ import pytest
 from kit.errors import IntegrityError
 from kit.lock import Lock, read_lock
 from kit.settings import bundled
-from kit.upstream.diff import diff_files
+from kit.upstream.render import diff_files
 from kit.upstream.git import pin
 from kit.upstream.render import MEGATRON, render
 from kit.upstream.rewrite import Text, find_drift
