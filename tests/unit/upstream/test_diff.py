@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from kit.lock import Lock
-from kit.upstream.render import FileDiff, diff_files
-from kit.upstream.render import render
+from kit.upstream.render import FileDiff, diff_files, render
 from kit.upstream.rewrite import Rewrite, Text
 from tests.upstream_tree import git
 

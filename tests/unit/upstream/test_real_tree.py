@@ -11,9 +11,8 @@ import pytest
 from kit.errors import IntegrityError
 from kit.lock import Lock, read_lock
 from kit.settings import bundled
-from kit.upstream.render import diff_files
 from kit.upstream.git import pin
-from kit.upstream.render import MEGATRON, render
+from kit.upstream.render import MEGATRON, diff_files, render
 from kit.upstream.rewrite import Text, find_drift
 from kit.upstream.selection import GROUPS, all_rewrites, select
 from kit.upstream.source import read_source
