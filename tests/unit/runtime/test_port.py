@@ -54,3 +54,19 @@ def test_holder_in_a_written_proc(tmp_path):
     holder = holder_of(8000, proc=tmp_path)
     assert holder.startswith("process 12 (python -m xxx")
     assert holder.endswith("x…) listens on it")
+
+
+def test_a_port_whose_connections_were_just_closed_is_free():
+    """The side that closes first keeps its port in TIME_WAIT, as a server does that was stopped."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio's servers do
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            served, _ = server.accept()
+            served.close()
+            assert client.recv(1) == b""
+    with socket.socket() as unprepared, pytest.raises(OSError, match="in use"):
+        unprepared.bind(("127.0.0.1", port))
+    require_free("127.0.0.1", port)

@@ -13,6 +13,8 @@ from kit.units import GIB, MIB
 
 SPARK_13B = ModelShape(40, 5120, 14336, 60000, 32768, 8192, 2, 26_625_085_440)
 
+SMALL = ModelShape(2, 64, 128, 2000, 2048, 256, 2, MIB)
+
 
 def sizes(pool, device, context=4096, max_sequences=1, shape=SPARK_13B):
     plan = plan_serving(
@@ -41,6 +43,14 @@ def test_on_a_cpu_everything_is_host_memory():
         "compiled programs",
         "reserve",
     }
+
+
+@pytest.mark.parametrize(("context", "reserve"), [(64, 16 * MIB), (8192, None)])
+def test_the_reserve_on_a_cpu_is_what_was_seen_of_holes(context, reserve):
+    """At least 16 MiB, else three quarters of the activations: nothing else adds them to the plan."""
+    shape = replace(SPARK_13B, max_context=8192) if reserve is None else SMALL
+    host = sizes(Pool.HOST, "cpu", context=context, shape=shape)
+    assert host["reserve"] == (reserve or host["activations"] * 3 // 4)
 
 
 def test_4_bit_weights_are_laid_out_anew_on_a_cpu_only():
