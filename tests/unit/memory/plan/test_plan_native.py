@@ -47,7 +47,7 @@ def test_on_a_cpu_everything_is_host_memory():
 
 @pytest.mark.parametrize(("context", "reserve"), [(64, 16 * MIB), (8192, None)])
 def test_the_reserve_on_a_cpu_is_what_was_seen_of_holes(context, reserve):
-    """At least 16 MiB, else three quarters of the activations: nothing else adds them to the plan."""
+    """At least 16 MiB, else three quarters of the activations."""
     shape = replace(SPARK_13B, max_context=8192) if reserve is None else SMALL
     host = sizes(Pool.HOST, "cpu", context=context, shape=shape)
     assert host["reserve"] == (reserve or host["activations"] * 3 // 4)
