@@ -214,6 +214,7 @@ def _demo(wish: Wish, listener: Listener) -> Model:
     from kit.weights.convert.convert import convert_checkpoint
     from kit.weights.convert.locate import CHECKPOINT_NAME
     from kit.weights.convert.record import RECORD_NAME, sound_record
+    from kit.weights.convert.support_files import has_old_code
     from kit.weights.layers import verify_files
 
     locked = read_lock(bundled("kit.lock")).weights[DEMO]
@@ -228,6 +229,8 @@ def _demo(wish: Wish, listener: Listener) -> Model:
     if record and not _sound(output, record):
         listener.say("the converted demo is damaged; converting it again")
         (output / RECORD_NAME).unlink()  # what has no record is replaced
+    elif record and not has_old_code(record):
+        return model_at(output)
     convert_checkpoint(
         bundled(DEMO) / checkpoint,
         output,
