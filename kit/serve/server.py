@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import json
 import logging
 import os
 import signal
@@ -17,10 +18,11 @@ from typing import Any, NoReturn
 
 import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from kit.errors import EnvironmentNotReady, IntegrityError, KitError
 from kit.serve.api.app import AppOptions, create_app
+from kit.serve.api.errors import bad_request
 from kit.serve.api.generation import Answers
 from kit.serve.budget import BudgetWatch, look
 from kit.serve.engine import Engine
@@ -36,6 +38,7 @@ from an answer to the end of a body that it did not need."""
 
 class Connection(H11Protocol):
     """Closes what only trickles: headers, and the rest of a body whose request has its answer.
+    What is no HTTP gets its error as JSON, like every other request.
 
     A body that is wanted is bounded in :mod:`kit.serve.api.bodies`; an idle connection between two
     requests is uvicorn's to close.
@@ -56,6 +59,24 @@ class Connection(H11Protocol):
         """Expect what is still missing, if anything is."""
         super().data_received(data)
         self._expect()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's refusal of bytes that no request can be read from, in our words."""
+        body = json.dumps(bad_request(msg, code="invalid_http").body()).encode()
+        length = str(len(body)).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", length),
+            (b"connection", b"close"),
+        ]
+        reason = STATUS_PHRASES[400]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=reason),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """Expect the rest of a body that was not read."""

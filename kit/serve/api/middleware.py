@@ -23,7 +23,11 @@ logger = logging.getLogger("kit.serve")
 _QUIET_ROUTES = ("/health", "/v1/health", "/metrics")
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
 """Printable ASCII without blanks: a line of the log stays one line, and its words apart."""
-_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]*)(:[0-9]*)?", re.IGNORECASE)
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5}))?", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://(?P<host>[^/?#]*)(?P<path>.*)", re.IGNORECASE | re.DOTALL)
+
+
+_LAST_PORT = 65535
 
 
 class Observe:
@@ -43,6 +47,8 @@ class Observe:
             return await self._app(scope, receive, send)
         started = time.monotonic()
         status = CLIENT_GONE
+        if target := _ABSOLUTE.fullmatch(scope["path"]):
+            _ask_as_proxies_do(scope, target["host"], target["path"])
         scope["path"] = scope["path"].rstrip("/") or "/"
         state = scope.setdefault("state", {})
         state["request_id"] = _request_id(Headers(scope=scope))
@@ -73,6 +79,15 @@ class Observe:
             if reason := scope["state"].get("reason"):
                 told += f": {reason}"
             logger.info("%s %s %d %.3f s %s", client, place, status, seconds, told)
+
+
+def _ask_as_proxies_do(scope: Scope, host: str, path: str) -> None:
+    """A target with scheme and host means what the path alone does; its host wins over the header's
+    (RFC 9112, 3.2.2).
+    """
+    scope["path"] = path
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    scope["headers"] = [(b"host", host.encode("latin-1", "replace")), *others]
 
 
 def _request_id(headers: Headers) -> str:
@@ -107,7 +122,9 @@ class HostCheck:
         if header is None:
             return True  # HTTP/1.0: no browser
         found = _HOST.fullmatch(header)
-        name = found["name"].lower().removesuffix(".") if found else ""
+        if found is None or int(found["port"] or 0) > _LAST_PORT:
+            return False
+        name = found["name"].lower().removesuffix(".")
         if name.startswith("[") or _is_address(name):
             return True
         below = (f"*.{name.split('.', dots)[-1]}" for dots in range(1, name.count(".") + 1))
@@ -177,6 +194,10 @@ class Gate:
             error = ApiError(401, message, code="invalid_api_key", headers=challenge)
             refusal = error.response_to(scope)
             return await refusal(scope, receive, send)
+        encoding = Headers(scope=scope).get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            refusal = _encoded(encoding).response_to(scope)
+            return await refusal(scope, receive, send)
         UNKNOWN.set(self._unknown_parameters)
         body = Body(
             scope,
@@ -200,6 +221,14 @@ class Gate:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         matches = hmac.compare_digest(given.strip().encode("latin-1"), self._expected)
         return matches and scheme.lower() == "bearer"  # in any case: RFC 9110, 11.1
+
+
+def _encoded(encoding: str) -> ApiError:
+    """A body that would have to be unpacked first, to a size that nobody knows."""
+    message = f"The body's Content-Encoding is {encoding[:40]!r}: send it as it is, without one."
+    return ApiError(
+        415, message, code="unsupported_content_encoding", headers={"Accept-Encoding": "identity"}
+    )
 
 
 def _is_quiet(path: str) -> bool:

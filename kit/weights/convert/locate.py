@@ -12,7 +12,6 @@ from kit.checkpoint.source import unreadable
 from kit.errors import EnvironmentNotReady, IntegrityError, UsageError, printable
 from kit.records import open_plain, read_json, read_plain
 
-_CHECKPOINT_NAME = "mp_rank_00_model_states.pt"
 _ZERO_3 = "zero_pp_rank_*_mp_rank_*_model_states.pt"
 _SINGLE = (".pt", ".pth", ".bin")
 _SHOWN = 3
@@ -172,7 +171,7 @@ def _nothing(source: Path) -> _Found | None:
     if not source.exists():
         return _Found("nothing has that name", "check the path; is it mounted?")
     if not any(source.iterdir()):
-        return _Found("the folder is empty", f"give a folder that holds {_CHECKPOINT_NAME}")
+        return _Found("the folder is empty", f"give a folder that holds {CHECKPOINT_NAME}")
     return None
 
 
@@ -195,7 +194,7 @@ def _latest(source: Path) -> _Found | None:
         return None
     with open_plain(source / "latest") as file:
         tag = printable(file.read(300).decode(errors="replace").strip())
-    steps = sorted(path.parent for path in source.glob(f"*/{_CHECKPOINT_NAME}"))
+    steps = sorted(path.parent for path in source.glob(f"*/{CHECKPOINT_NAME}"))
     held = ", ".join(step.name for step in steps) or "no checkpoint of another step either"
     way = f"give it: {shlex.quote(str(steps[-1]))}" if steps else "copy the whole save folder again"
     return _Found(
@@ -261,11 +260,11 @@ def _others(source: Path) -> _Found | None:
     """Files by other names: one that may be renamed, steps below, or whatever is there."""
     names = sorted(path.name for path in source.iterdir())
     files = [name for name in names if name.endswith(_SINGLE)]
-    below = sorted(path.parent for path in source.glob(f"*/{_CHECKPOINT_NAME}"))
+    below = sorted(path.parent for path in source.glob(f"*/{CHECKPOINT_NAME}"))
     shown = printable(", ".join(names[:_SHOWN]))
     shown += f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     hint = (
-        f"give a folder that holds {_CHECKPOINT_NAME}, that file itself, or a MindSpore .ckpt file"
+        f"give a folder that holds {CHECKPOINT_NAME}, that file itself, or a MindSpore .ckpt file"
     )
     if below:
         hint = f"if you mean the one in it, give that: {shlex.quote(str(below[-1]))}"

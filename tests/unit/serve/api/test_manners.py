@@ -1,5 +1,6 @@
 """HTTP as clients, browsers and proxies expect it."""
 
+import json
 import logging
 import socket
 from collections.abc import Callable
@@ -110,6 +111,9 @@ def test_any_web_page(start: Start) -> None:
         ("notlocalhost", 400),
         ("", 400),
         ("localhost:80:90", 400),
+        ("localhost:65535", 200),
+        ("localhost:99999", 400),
+        ("localhost:1234567", 400),
     ],
 )
 def test_names_that_a_server_on_loopback_is_asked_by(start: Start, host: str, status: int) -> None:
@@ -121,6 +125,50 @@ def test_names_that_a_server_on_loopback_is_asked_by(start: Start, host: str, st
         assert told.json()["error"]["code"] == "host_not_allowed"
         assert "KIT_ALLOW_HOSTS" in told.json()["error"]["message"]
         assert told.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+def test_an_encoded_body_is_refused_by_name(http: httpx.Client, encoding: str) -> None:
+    told = http.post("/v1/completions", content=b"\x1f\x8b", headers={"Content-Encoding": encoding})
+    assert told.status_code == 415
+    assert told.json()["error"]["code"] == "unsupported_content_encoding"
+    assert told.headers["accept-encoding"] == "identity"
+
+
+def ask_raw(server: RunningServer, request: str) -> tuple[bytes, bytes]:
+    """Head and body of what comes back until the server closes."""
+    address = urlsplit(server.url)
+    answer = b""
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(request.encode())
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost/v1/models", b" 200 "),
+        ("HTTP://LOCALHOST:80/v1/models/", b" 200 "),
+        ("http://evil.example/v1/models", b" 400 "),
+        ("http://localhost", b" 404 "),
+    ],
+)
+def test_targets_as_proxies_are_asked(start: Start, target: str, status: bytes) -> None:
+    server = start(allow_hosts=own_hosts("127.0.0.1", ()))
+    asked = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    head, _ = ask_raw(server, asked)
+    assert status in head.splitlines()[0]
+
+
+@pytest.mark.parametrize("request_", ["GET\r\n\r\n", f"GET / HTTP/1.1\r\nA: {'x' * 100_000}\r\n"])
+def test_what_is_no_request_gets_json_too(start: Start, request_: str) -> None:
+    head, body = ask_raw(start(), request_)
+    assert b" 400 " in head.splitlines()[0]
+    assert b"application/json" in head
+    assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
 @pytest.mark.parametrize(
