@@ -36,7 +36,7 @@ def restart(
     exercise: Annotated[bool, option.Exercise] = True,
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
-    """Start the service again as it is; prove it and hold its memory as kit up does.
+    """Start the service again as it is; it has to pass the checks of kit up.
 
     A new KIT_API_KEY takes effect with it.
     """

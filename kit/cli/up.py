@@ -48,7 +48,7 @@ def up(
     """Serve a model inside a measured memory budget.
 
     Starts an OpenAI-compatible server, waits until it is ready, asks one question, fills its
-    context, and holds the peak of host RAM and VRAM against the budget. Run again, it changes
+    context, and compares the peaks of host RAM and VRAM with the budget. Run again, it changes
     nothing that already runs as asked.
     """
     from kit.doctor.examine import before_start

@@ -211,7 +211,7 @@ class Answering:
 
 
 def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: Listener) -> Assessed:
-    """Let the service do its work, while ``recorder`` looks, and hold its peaks; ends the looking.
+    """Let the service do its work, while ``recorder`` looks, and check its peaks; ends the looking.
 
     Raises:
         BudgetExceeded: the cap on VRAM refused what the work took.

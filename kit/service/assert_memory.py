@@ -45,7 +45,7 @@ def assert_service(
     keep: bool,
     environ: Mapping[str, str] = os.environ,
 ) -> AssertReport:
-    """Fill the context of the service, which is started unless it runs, and hold its peaks.
+    """Fill the context of the service, which is started unless it runs, and check its peaks.
 
     A service that already ran goes on, whatever is measured. One that was started for this is
     stopped at the end, unless ``keep``; past its budget in any case.

@@ -118,7 +118,7 @@ def rollback(
     examine: Examine | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> UpReport:
-    """Go back to the service that proved itself before the present one, or before the last one.
+    """Go back to the service that passed its checks before the present one, or before the last one.
 
     Raises:
         ServiceError: there was none before.

@@ -62,7 +62,7 @@ class MeasuredRun:
     receipt: Path
 
     def prove(self, ready: Ready, listener: Listener) -> Assessed:
-        """Let the service do its work, hold its peaks, and write the receipt.
+        """Let the service do its work, check its peaks, and write the receipt.
 
         Raises:
             KitError: see :func:`kit.proof.assertion.prove`.

@@ -54,7 +54,7 @@ def assert_(
     instance: Annotated[str | None, option.Instance] = None,
     as_json: Annotated[bool, option.Json] = False,
 ) -> None:
-    """Prove what the service takes: fill its context, hold the peaks, write a receipt.
+    """Prove what the service takes: fill its context, check the peaks, write a receipt.
 
     Measures the service that runs, as it is; else starts one as kit up does, with the same
     options, and stops it afterwards. Exit code 5: a peak passed its budget, or could not be
@@ -79,10 +79,10 @@ def assert_(
         timeout_seconds=timeout,
         examine=before_start if preflight else None,
     )
-    _hold(context, options, keep=keep, as_json=as_json)
+    _assert(context, options, keep=keep, as_json=as_json)
 
 
-def _hold(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: bool) -> None:
+def _assert(context: typer.Context, options: "UpOptions", *, keep: bool, as_json: bool) -> None:
     from kit.cli.render import Terminal
     from kit.memory.budget import require
     from kit.service.assert_memory import assert_service
