@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kit.cli import options as option
 from kit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ def loaders(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write a receipt there.")
     ] = None,
-    png: Annotated[Path | None, option.Png] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Draw a picture there.")
+    ] = None,
     simulate: Annotated[
         bool,
         typer.Option(

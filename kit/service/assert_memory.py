@@ -149,7 +149,7 @@ def _measure(
 def _measure_running(intent: Intent, service: Service, listener: Listener) -> UpReport:
     begin = time.monotonic()
     runtime, running = service.runtime, service.running
-    client = intent.client()
+    client = intent.client
     health = client.health()
     if isinstance(health, Failed) and health.exit_code == BudgetExceeded.exit_code:
         with measured_run(intent, runtime, running):  # which leaves a receipt of it

@@ -219,7 +219,7 @@ def _start(intent: Intent, old: Service | None, runtime: Runtime, listener: List
         try:
             answer = _ask(intent, ready, listener)
         except ServiceError as error:
-            require_no_death(runtime, running, intent.client(), listener, lived)
+            require_no_death(runtime, running, intent.client, listener, lived)
             raise refused_request(error.message, running, lived()) or error from None
         return Up(running, ready, answer, run.prove(ready, listener))
 
@@ -231,7 +231,7 @@ def _ready(
     listener: Listener,
     lived: LivedSoFar = Lived,
 ) -> Ready:
-    ready = wait_ready(runtime, running, intent.client(), intent.timeout_seconds, listener, lived)
+    ready = wait_ready(runtime, running, intent.client, intent.timeout_seconds, listener, lived)
     require_alive(runtime, running, listener, lived)
     if ready.model != intent.spec.name:
         raise ServiceError(
@@ -242,7 +242,7 @@ def _ready(
 
 
 def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None:
-    client = intent.client()
+    client = intent.client
     if client.is_busy(ready.max_sequences):
         return None
     try:
@@ -256,14 +256,14 @@ def _ask_if_free(intent: Intent, ready: Ready, listener: Listener) -> str | None
 def _ask(intent: Intent, ready: Ready, listener: Listener) -> str:
     listener.progress("asking a first question", None)
     try:
-        return intent.client().ask(
+        return intent.client.ask(
             ready.model,
             intent.model.question,
             max_tokens=min(_ANSWER_TOKENS[intent.model.demo], max(1, ready.context_length // 4)),
             timeout_seconds=_ANSWER_SECONDS,
         )
     except ServiceError:
-        health = intent.client().health()
+        health = intent.client.health()
         if isinstance(health, Failed):  # since it was ready; it knows better why
             raise postmortem.refusal(health) from None
         raise
@@ -300,7 +300,7 @@ def report_of(
 
 def _held(intent: Intent, runtime: Runtime) -> Assessed:
     """The peaks so far of a service that already ran, whatever it has done."""
-    measured = look_again(runtime, intent.client(), intent.spec.device)
+    measured = look_again(runtime, intent.client, intent.spec.device)
     return Assessed(measured, assess(intent.spec.budget, measured), None, "it was running already")
 
 

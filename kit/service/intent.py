@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import kit
@@ -93,11 +94,13 @@ class Intent:
     examine: Examine | None = None
     proof: Proof = PROOF
     ranks: int = 1
-    plan: Plan = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "plan", self._plan())
+    @cached_property
+    def plan(self) -> Plan:
+        """What serving takes, line by line."""
+        return plan_of(self.spec, self.shape, self.build, self.ranks)
 
+    @cached_property
     def client(self) -> Client:
         """A client of the service once it runs."""
         return Client(base_url(self.spec.host, self.spec.port), self.settings.api_key)
@@ -115,9 +118,6 @@ class Intent:
         ram = self.settings.max_ram_bytes or default_ram_budget(self.plan.peak_bytes(Pool.HOST))
         vram = self.settings.max_vram_bytes if self.spec.device == "cuda" else None
         return replace(self, spec=replace(self.spec, max_ram_bytes=ram, max_vram_bytes=vram))
-
-    def _plan(self) -> Plan:
-        return plan_of(self.spec, self.shape, self.build, self.ranks)
 
 
 def plan_of(spec: ServeSpec, shape: ModelShape, build: TorchBuild, ranks: int) -> Plan:

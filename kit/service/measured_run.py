@@ -112,7 +112,7 @@ def measured_run(
     run = run_of(intent.spec, intent.plan, now())
     receipt = intent.proof.receipt or new_path(intent.settings.state_dir, RECEIPTS, run, ".json")
     timeline = receipt.with_suffix(".jsonl")
-    client = intent.client()
+    client = intent.client
     with recording(timeline, run, runtime, client, device_use=device_use) as recorder:
         measured = MeasuredRun(intent, runtime, running, client, recorder, receipt)
         try:
