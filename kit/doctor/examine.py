@@ -1,4 +1,4 @@
-"""One examination: gather what the chosen checks read, run them, and sum up."""
+"""One examination: gather what checks read, run them, sum up; before a start, refuse."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

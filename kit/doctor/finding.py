@@ -1,4 +1,4 @@
-"""What a check found: a status, the evidence for it, and the remedy."""
+"""What a check found: status, evidence, remedy; and the phrases that checks share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

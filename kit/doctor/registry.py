@@ -1,4 +1,4 @@
-"""Every check, in the order in which they are shown; what one requires comes before it."""
+"""Every check in the order in which it is shown; every adapter that observes a fact."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""What is done with a service that answers, to check it against its budget."""
+"""Checking a service against its budget: fill its context, then compare its peaks."""
 
 import math
 import threading

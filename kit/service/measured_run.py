@@ -1,4 +1,4 @@
-"""A run of the service that is recorded from its start, and the receipt that it ends in."""
+"""A run of the service recorded from its start, its receipt, and `kit up`'s report."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""From a service that ran before back to everything that is decided before it starts."""
+"""Services that passed their checks: remembered, and decided anew as they ran."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Upstream's files as they were found, checked against what kit.lock says of them."""
+"""Upstream's files: checked against kit.lock, written as a tree, with a manifest."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Rendering: the rewritten tree, made from the pristine files in memory, then written whole."""
+"""The rewritten tree: made from pristine files in memory, written whole, shown as a diff."""
 
 import difflib
 import hashlib

@@ -1,4 +1,4 @@
-"""Where upstream comes from: a git repository, a clone or folder of this machine, or a tarball."""
+"""Bringing upstream in: from a git repository, a folder of this machine, or a tarball."""
 
 import io
 import lzma

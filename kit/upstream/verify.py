@@ -1,4 +1,4 @@
-"""The state of the upstream trees: every file is read and checked against the lock."""
+"""The state of the upstream trees against the lock, and of every rewrite in them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

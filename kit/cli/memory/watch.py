@@ -1,4 +1,4 @@
-"""`kit memory watch`."""
+"""`kit memory watch` and `kit memory explain`."""
 
 import time
 from pathlib import Path

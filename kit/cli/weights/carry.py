@@ -1,4 +1,4 @@
-"""`kit weights export` and `kit weights export-peft`."""
+"""`kit weights export`, `export-peft`, `bundle` and `unbundle`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`kit weights list` and `kit weights lock`."""
+"""`kit weights list`, `lock`, `verify` and `refresh`."""
 
 import json
 from dataclasses import asdict

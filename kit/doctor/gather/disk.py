@@ -1,4 +1,4 @@
-"""Room for the download, its conversion and the image."""
+"""Room for the download, its conversion and the image; folders that may be written."""
 
 import os
 import tempfile

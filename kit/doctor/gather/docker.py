@@ -1,4 +1,4 @@
-"""The Docker engine, as it describes itself."""
+"""The Docker engine, as it describes itself, and Compose."""
 
 import shutil
 from collections.abc import Mapping

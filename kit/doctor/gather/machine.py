@@ -1,4 +1,4 @@
-"""Kernel, CPU, and signs of NVIDIA hardware that need no driver."""
+"""Kernel, CPU, memory and its limits, Python, NVIDIA's driver and its GPUs."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The data folder: the locks, what was fetched, and what was converted."""
+"""The data folder: locks, what was fetched and converted; upstream's trees."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Back to upstream: a converted directory as checkpoint files that upstream's code loads."""
+"""Back to upstream's checkpoint files; adapters as the ``peft`` library loads them."""
 
 import json
 import math

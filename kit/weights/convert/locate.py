@@ -1,4 +1,4 @@
-"""Finding the files of a checkpoint and its tokenizer; where there is none, what lies there."""
+"""Finding a checkpoint's files, its tokenizer, an adapter; else what is there instead."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The files beside the tensors that make a converted directory open in Hugging Face tools."""
+"""The files beside the tensors, by which Hugging Face tools open a directory."""
 
 import json
 import shutil
