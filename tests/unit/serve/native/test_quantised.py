@@ -31,7 +31,7 @@ def quantised_dir(
     source = tmp_path_factory.mktemp("source")
     state = make_state(layers=2, hidden=HIDDEN, ffn=FFN, vocab=2000)
     torch.save(state, source / "mp_rank_00_model_states.pt")
-    tokenizer = Path(__file__).parents[2] / "golden" / "data" / "a" / "tokenizer"
+    tokenizer = Path(__file__).parents[3] / "golden" / "data" / "a" / "tokenizer"
 
     def convert(precision: str) -> Path:
         output = source.with_name(f"{source.name}-{precision}")
