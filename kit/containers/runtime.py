@@ -171,7 +171,7 @@ class ContainerRuntime:
         return self._running(state)
 
     def status(self) -> Running | None:
-        """The container that the state file tells of."""
+        """The container that the state file names."""
         state = self._read()
         return None if state is None else self._running(state)
 
@@ -213,7 +213,7 @@ class ContainerRuntime:
         return _visible(container)
 
     def container(self) -> Container | None:
-        """The container that the state file tells of; None: there is none (any more)."""
+        """The container that the state file names; None: there is none (any more)."""
         state = self._read()
         if state is None or state.project is None:
             return None
@@ -264,7 +264,7 @@ class ContainerRuntime:
         return None if state is None else self.compose(state.spec, project=state.project).config()
 
     def orphan(self, port: int) -> Orphan | None:
-        """A container of this state folder that the state does not tell of, on whatever port.
+        """A container of this state folder that the state does not name, on whatever port.
 
         Another kit's is none of our business, whatever it is called.
         """

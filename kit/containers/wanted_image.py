@@ -47,7 +47,7 @@ def build(
     """Build the image out of the checkout ``root``; returns its tag.
 
     Args:
-        on_line: is told every line that Docker prints.
+        on_line: called with every line that Docker prints.
 
     Raises:
         EnvironmentNotReady: there is no Docker client with BuildKit, or a step of the build said
@@ -275,7 +275,8 @@ def build_image(wanted: WantedImage, log: Path, on_line: Callable[[str], None]) 
     """Build it out of this checkout.
 
     Args:
-        log: keeps what the build prints, line by line, which ``on_line`` is told.
+        log: keeps what the build prints.
+        on_line: called with each line of it.
 
     Raises:
         EnvironmentNotReady: something that the build needs is missing.

@@ -31,7 +31,7 @@ def fill(target: Target, python: str, root: Path, say: Callable[[str], None]) ->
 
     Args:
         python: of the base image, such as ``3.12``.
-        say: is told what happens, in a line each.
+        say: called with each line of progress.
 
     Raises:
         UsageError: ``python`` is not one that the images run on.

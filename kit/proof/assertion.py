@@ -163,7 +163,7 @@ def _prompt(tokens: int) -> list[int]:
 
 EXERCISE_SECONDS = 120.0
 """`kit up` leaves the exercise out where it would take longer."""
-# Whatever takes longer than a day is told as that: nobody waits for it.
+# Whatever takes longer than a day counts as a day: nobody waits for it.
 _DAY_SECONDS = 86_400.0
 
 
@@ -187,7 +187,7 @@ PROOF = Proof()
 
 @dataclass(frozen=True)
 class Assessed:
-    """What came of it.
+    """The result of the checks.
 
     Attributes:
         work: None where the context was not filled; ``skipped`` then says why.
@@ -211,7 +211,9 @@ class Answering:
 
 
 def prove(answering: Answering, proof: Proof, recorder: Recorder, listener: Listener) -> Assessed:
-    """Let the service do its work, while ``recorder`` looks, and check its peaks; ends the looking.
+    """Let the service do its work, while ``recorder`` looks, and check its peaks.
+
+    The recorder is stopped.
 
     Raises:
         BudgetExceeded: the cap on VRAM refused what the work took.

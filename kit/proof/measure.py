@@ -17,7 +17,7 @@ from kit.runtime.protocol import Runtime
 class DeviceUse:
     """Measures by process where the driver tells that, else what the GPUs hold more than before.
 
-    Inside a container and under WSL2 the driver tells of whole GPUs only. What others take
+    Inside a container and under WSL2 the driver reports whole GPUs only. What others take
     meanwhile then counts as the service's.
 
     Attributes:

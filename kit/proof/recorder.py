@@ -39,7 +39,7 @@ class Recorder:
         run: what the timeline is of.
         writer: is given the samples that are kept.
         device_use: measures VRAM.
-        on_sample: is told every sample, kept or not.
+        on_sample: called with every sample, kept or not.
 
     Attributes:
         ended: set once the service has ended, or can no longer be looked at.
@@ -106,7 +106,7 @@ class Recorder:
         return Timeline(self._run, tuple(self._kept))
 
     def lived(self) -> Lived:
-        """What has been seen so far, for the day that the service dies."""
+        """What has been seen so far, in case the service dies."""
         return Lived(self.timeline(), self._address_space_peak_bytes, frozenset(self._pids))
 
     def _record(self) -> None:

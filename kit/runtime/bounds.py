@@ -30,7 +30,7 @@ class Bounds:
 
 
 NO_BOUNDS = Bounds()
-"""None that is known of."""
+"""No limit is known."""
 
 
 def bounds_of(pid: int) -> Bounds:

@@ -110,7 +110,7 @@ class LocalRuntime:
         return self._running(state, process)
 
     def status(self) -> Running | None:
-        """The service the state file tells of."""
+        """The service that the state file names."""
         state, process = self._read()
         return self._running(state, process) if state and process else None
 

@@ -230,7 +230,7 @@ class Images(Protocol):
         """Bring the image of that name from its registry.
 
         Args:
-            on_line: is told every line that this prints.
+            on_line: called with every line that this prints.
 
         Raises:
             EnvironmentNotReady: it cannot be had.

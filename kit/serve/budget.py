@@ -139,7 +139,7 @@ def _measured(host: int | Unavailable, pool_bytes: int | None) -> Measured:
 
 logger = logging.getLogger("kit.serve")
 
-# A breach is told before the next scrape of Prometheus (every 5 s, monitoring/prometheus.yml).
+# A breach is reported before the next scrape of Prometheus (every 5 s, monitoring/prometheus.yml).
 CHECK_SECONDS = 2.0
 _TIDY_EVERY, _TIDY_BYTES = 5, 16 * MIB
 """Looks between two times that memory is tidied up, and how much more than at first is worth it."""
@@ -171,7 +171,7 @@ class BudgetWatch:
 
     Args:
         budget: what was promised.
-        readiness: is told of a breach and of its end.
+        readiness: learns of a breach and of its end.
         look: measures.
         give_back: frees what nobody needs; called when it is over the budget.
         tidy: frees what costs nothing to free; called now and then while it holds more than first.
@@ -208,7 +208,7 @@ class BudgetWatch:
         self._ended.set()
 
     def check(self) -> None:
-        """Look once, and tell of a breach that begins or ends."""
+        """Look once, and report a breach that begins or ends."""
         seen = self._look()
         self._first = self._first or seen.parts
         self._looks += 1

@@ -282,7 +282,7 @@ def find_here(name: str, data_dir: Path, engine: EngineName, fits: Fits) -> Path
     """The directory of set ``name`` that the engine serves; None: there is none.
 
     Of several precisions it is the first of bf16, int8 and int4 that fits; where none does, the
-    smallest, so that the preflight says what lacks.
+    smallest, so that the preflight says what is missing.
     """
     if engine == "megatron":
         directory = checkpoint_dir(data_dir, name)

@@ -165,7 +165,7 @@ def fetch(settings: Settings, source: str | None, notice: Callable[[str], None])
     Args:
         source: an address, a clone, a folder or a tarball; by default the mirror of the settings,
             else the repository of the lock.
-        notice: is told what happens, in a line each.
+        notice: called with each line of progress.
 
     Raises:
         UsageError: ``source`` is nothing of that kind, or something else lies in ``pristine``.

@@ -1,4 +1,4 @@
-"""One path of serving, simulated in a process of its own, and what came of it.
+"""One path of serving, simulated in a process of its own, and its result.
 
 Usage: python -m kit.proof.simulate.run JSON; see :class:`Job`. Upstream keeps its state in globals,
 and the simulation bends torch: neither belongs into a process that does anything else.

@@ -1,4 +1,4 @@
-"""One rank: a process that holds upstream's model, or its part of it, and does what it is told.
+"""One rank: a process that holds upstream's model, or its part of it, and carries out tasks.
 
 Usage: python -m kit.serve.megatron.rank SOCKET
 """
@@ -140,7 +140,7 @@ def _explain(error: Exception) -> KitError:
 def run(connection: Connection) -> None:
     """Follow orders until there are no more.
 
-    A rank that failed waits for the server to end it: the exit codes then tell of no other rank
+    A rank that failed waits for the server to end it: the exit codes then name no other rank
     than one that was killed, which may be why this one failed.
     """
     orders = Orders(connection)

@@ -26,7 +26,7 @@ from kit.weights.fetch.http import (
 from kit.weights.fetch.proxy import ProxiedTransport
 
 START_BYTES = 512
-"""From so many first bytes it is told."""
+"""That many bytes at the beginning are enough to tell."""
 
 _PAGE = (b"<!doctype html", b"<html")
 _POINTER = b"version https://git-lfs.github.com/spec/"
