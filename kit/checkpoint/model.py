@@ -1,9 +1,11 @@
 """The files of a model, of whatever format, as one set of tensors with a mapping."""
 
 import re
+from collections.abc import Mapping as Shaped
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from kit.checkpoint.layout import (
     Dimensions,
@@ -15,9 +17,11 @@ from kit.checkpoint.layout import (
     refuse,
 )
 from kit.checkpoint.mindspore import MindSporeFile, index_mindspore, is_mindspore
+from kit.checkpoint.published import family_of, map_published
 from kit.checkpoint.source import SourceFile
 from kit.checkpoint.tensor_parallel import merge_ranks
-from kit.checkpoint.torchfile import index_checkpoint
+from kit.checkpoint.torchfile import index_checkpoint, index_state_dict
+from kit.errors import UsageError
 
 _ROOT = "transformer."
 _LAYERS = _ROOT + "transformer.layers."
@@ -45,6 +49,7 @@ class Model:
     files: tuple[SourceFile, ...]
     dimensions: Dimensions
     mappings: tuple[Mapping, ...]
+    family: Literal["spark", "baichuan2", "chatglm"] = "spark"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the converted tensors by name."""
@@ -68,6 +73,27 @@ def read_model(paths: Sequence[Path]) -> Model:
         return Model((file,), *map_parameters(file))
     files = tuple(index_checkpoint(path) for path in paths)
     return Model(files, *map_tensors(merge_ranks(files)))
+
+
+def read_published(paths: Sequence[Path], config: Shaped[str, Any]) -> Model:
+    """Index the ``.bin`` shards of a family as its hub publishes them.
+
+    Args:
+        config: the published ``config.json``.
+
+    Raises:
+        EnvironmentNotReady: a file cannot be read.
+        UsageError: it is of no family that the kit knows.
+        IntegrityError: see :func:`read_model`.
+    """
+    files = tuple(index_state_dict(path) for path in paths)
+    family = family_of(files)
+    if family is None:
+        raise UsageError(
+            f"{paths[0].parent} holds a model of a family that the kit does not convert",
+            hint="Baichuan2-13B and ChatGLM-6B are read as their hubs publish them",
+        )
+    return Model(files, *map_published(family, files, config), family.name)
 
 
 def map_parameters(file: MindSporeFile) -> tuple[Dimensions, tuple[Mapping, ...]]:

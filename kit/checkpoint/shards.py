@@ -100,7 +100,7 @@ def plan_shards(
     Raises:
         UsageError: the model's widths cannot be cut into groups for int4.
     """
-    ordered = sorted(mappings, key=lambda m: (m.source.pieces[0].offset, m.source.name))
+    ordered = sorted(mappings, key=_place)
     group_size = _group_size(mappings) if dtype == "int4" else None
     copies = [_copy(mapping, dtype, group_size) for mapping in ordered]
     groups = list(_groups(copies, max_shard_bytes))
@@ -108,6 +108,12 @@ def plan_shards(
         _shard(_file_name(number, len(groups)), group, converted)
         for number, group in enumerate(groups, start=1)
     )
+
+
+def _place(mapping: Mapping) -> tuple[str, int, str]:
+    """Where a sweep meets the tensor: shards of tensor parallelism are read side by side."""
+    first = mapping.source.pieces[0]
+    return str(first.path), first.offset, mapping.source.name
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:

@@ -9,7 +9,7 @@ arguments, the rotary frequencies, which are no weights) is not looked at.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,12 +76,24 @@ def index_checkpoint(path: Path) -> CheckpointFile:
         IntegrityError: it is not an intact torch zip file, holds no ``language_model``, or a tensor
             is not contiguous, of another type than fp32, fp16 and bf16, or larger than its bytes.
     """
+    return _index(path, _upstreams)
+
+
+def index_state_dict(path: Path) -> CheckpointFile:
+    """Index a file whose tensors are a flat state dict, under their full names.
+
+    Raises:
+        EnvironmentNotReady, UnsafePickle, IntegrityError: see :func:`index_checkpoint`.
+    """
+    return _index(path, lambda archive, root: dict(_leaves(root)))
+
+
+def _index(path: Path, choose: Callable[[Archive, object], dict[str, TensorRef]]) -> CheckpointFile:
     with Archive(path) as archive:
         if "byteorder" in archive and archive.read("byteorder", 64) != b"little":
             raise IntegrityError(f"{path} holds big-endian tensors", hint=_SAVE_HINT)
         root = read_pickle(archive.read("data.pkl", MAX_PICKLE_BYTES), source=str(path))
-        named, heads = _language_model(root, path)
-        _require_tied(archive, named, heads)
+        named = choose(archive, root)
         status = archive.stat()
         return CheckpointFile(
             path=path,
@@ -91,6 +103,12 @@ def index_checkpoint(path: Path) -> CheckpointFile:
             checksums=archive.checksums(),
             tensors=tuple(_entry(archive, name, tensor) for name, tensor in named.items()),
         )
+
+
+def _upstreams(archive: Archive, root: object) -> dict[str, TensorRef]:
+    named, heads = _language_model(root, archive.path)
+    _require_tied(archive, named, heads)
+    return named
 
 
 def _language_model(root: object, path: Path) -> tuple[dict[str, TensorRef], dict[str, TensorRef]]:

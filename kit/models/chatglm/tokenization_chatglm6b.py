@@ -108,6 +108,32 @@ class ChatGLM6BTokenizer(PreTrainedTokenizer):
         text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
         return _tidied(_BLANK_PIECE.sub(lambda piece: " " * int(piece[1]), text))
 
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        *args: Any,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        return_tensors: str | None = None,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """transformers', with ``[gMASK]`` and ``<sop>`` at the end, which no text spells."""
+        options["tokenize"] = False
+        text = super().apply_chat_template(conversation, *args, **options)
+        if not tokenize:
+            return text
+        encoded = self(
+            text,
+            return_tensors=return_tensors,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
     def chat_prompt(self, query: str, history: Sequence[tuple[str, str]] = ()) -> str:
         """The text of a conversation as the published ``chat`` makes it.
 

@@ -13,9 +13,10 @@ import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
 from kit.checkpoint.journal import JOURNAL_NAME
 from kit.checkpoint.lora import Adapter, require_fit
-from kit.checkpoint.model import Model, read_model
+from kit.checkpoint.model import Model, read_model, read_published
+from kit.checkpoint.published import find_shards
 from kit.checkpoint.source import Progress
-from kit.errors import IntegrityError
+from kit.errors import IntegrityError, UsageError
 from kit.files import (
     exclusive,
     full_disk_explained,
@@ -28,6 +29,7 @@ from kit.files import (
 from kit.memory.plan.shape import DTYPES
 from kit.weights.convert.facts import find_arguments, model_config
 from kit.weights.convert.locate import find_checkpoint, find_tokenizer, open_adapter
+from kit.weights.convert.published import read_config, write_published_files
 from kit.weights.convert.record import (
     ConversionRecord,
     MergedLora,
@@ -104,7 +106,8 @@ def convert_checkpoint(
 
     Args:
         source: upstream's ``.pt`` file or folder of tensor-parallel shards, or MindSpore's
-            ``.ckpt``; see ``find_checkpoint``.
+            ``.ckpt``; see ``find_checkpoint``. Or the folder of Baichuan2-13B or ChatGLM-6B as its
+            hub publishes it.
         output: directory to make. Tensors are in ``precision`` there.
         tokenizer: SentencePiece model or its folder; None looks near the checkpoint.
         config: JSON file in upstream's argument names; None takes ``config.json`` near the
@@ -125,18 +128,35 @@ def convert_checkpoint(
         IntegrityError: checkpoint, adapter or tokenizer are damaged, unsafe (``UnsafePickle``), or
             not of one piece with each other or with the configuration.
     """
-    paths = find_checkpoint(source)
-    model = read_model(paths)
-    tokenizer_model = find_tokenizer(tokenizer, paths[0])
-    adapter, alpha = open_adapter(lora, lora_alpha) if lora else (None, 0.0)
-    if adapter:
-        require_fit(adapter, model.shapes())
-    arguments = find_arguments(config, paths[0])
-    facts = model_config(model.dimensions, DTYPES[precision], arguments, num_heads)
+    dtype = DTYPES[precision]
+    adapter, alpha = None, 0.0
+    if shards := find_shards(source):
+        if lora is not None:
+            raise UsageError(
+                "adapters in upstream's format are merged into iFlytekSpark's checkpoints alone",
+                hint="merge it with peft first, or leave --lora out",
+            )
+        published = read_config(source)
+        model = read_published(shards, published)
+
+        def write_support(into: Path) -> None:
+            write_published_files(into, source, model, published, dtype)
+    else:
+        paths = find_checkpoint(source)
+        model = read_model(paths)
+        tokenizer_model = find_tokenizer(tokenizer, paths[0])
+        if lora is not None:
+            adapter, alpha = open_adapter(lora, lora_alpha)
+            require_fit(adapter, model.shapes())
+        facts = model_config(model.dimensions, dtype, find_arguments(config, paths[0]), num_heads)
+
+        def write_support(into: Path) -> None:
+            write_support_files(into, facts, tokenizer_model)
+
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         with full_disk_explained(Path(support), "nothing was begun"):
-            write_support_files(Path(support), facts, tokenizer_model)
+            write_support(Path(support))
         job = _Job(model, adapter, alpha, precision, Path(support), output, known, allow_nonfinite)
         return _already_converted(job, overwrite) or _convert(job, progress)
 

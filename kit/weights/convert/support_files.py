@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,17 @@ from kit.records import MAX_BYTES, read_object, read_plain
 from kit.weights.convert.record import RECORD_NAME, ConversionRecord, read_record, write_record
 from kit.weights.digest import sha256_file
 
-SPARK_SOURCE = Path(kit.__file__).parent / "models/spark"
+
+@dataclass(frozen=True)
+class Code:
+    """The modelling code that travels with a family's directories."""
+
+    source: Path
+    files: tuple[str, ...]
+
+
+_MODELS = Path(kit.__file__).parent / "models"
+SPARK_SOURCE = _MODELS / "spark"
 CODE_FILES = (
     "attention_spark.py",
     "cache_spark.py",
@@ -26,6 +36,39 @@ CODE_FILES = (
     "rotary_spark.py",
     "tokenization_spark.py",
 )
+CODE = {
+    "spark": Code(SPARK_SOURCE, CODE_FILES),
+    "baichuan2": Code(
+        _MODELS / "baichuan2",
+        (
+            "alibi_baichuan2.py",
+            "cache_baichuan2.py",
+            "configuration_baichuan2.py",
+            "modeling_baichuan2.py",
+            "tokenization_baichuan2.py",
+        ),
+    ),
+    "chatglm": Code(
+        _MODELS / "chatglm",
+        (
+            "cache_chatglm6b.py",
+            "configuration_chatglm6b.py",
+            "modeling_chatglm6b.py",
+            "prefix_chatglm6b.py",
+            "tokenization_chatglm6b.py",
+        ),
+    ),
+}
+
+
+def code_of(record: ConversionRecord) -> Code:
+    """The code of the family that a directory was converted for."""
+    return next(
+        (code for code in CODE.values() if not record.support.keys().isdisjoint(code.files)),
+        CODE["spark"],
+    )
+
+
 TRANSFORMERS_VERSION = "5.19.0"
 """The version that the kit pins; what else the code runs on, ``configuration_spark.py`` says."""
 
@@ -158,7 +201,8 @@ _CONFIGS = ("config.json", "generation_config.json")
 
 def has_old_code(record: ConversionRecord) -> bool:
     """Whether a directory's code is not this kit's: an older one can give wrong text."""
-    return any(record.support.get(name) != sha256_file(SPARK_SOURCE / name) for name in CODE_FILES)
+    code = code_of(record)
+    return any(record.support.get(name) != sha256_file(code.source / name) for name in code.files)
 
 
 def refresh(directory: Path, accept: Iterable[str] = ()) -> tuple[str, ...]:
@@ -188,7 +232,8 @@ def refresh(directory: Path, accept: Iterable[str] = ()) -> tuple[str, ...]:
             fresh = dict(_fresh(directory, replace(record, edited=edited)))
             for name, content in fresh.items():
                 write_durably(directory / name, content)
-            obsolete = [n for n in record.support if n.endswith(".py") and n not in CODE_FILES]
+            code = code_of(record)
+            obsolete = [n for n in record.support if n.endswith(".py") and n not in code.files]
             for name in obsolete:
                 (directory / name).unlink(missing_ok=True)
         except OSError as error:
@@ -196,7 +241,7 @@ def refresh(directory: Path, accept: Iterable[str] = ()) -> tuple[str, ...]:
                 f"cannot write to {directory}: {error.strerror}", hint="check its permissions"
             ) from error
         support = {n: digest for n, digest in record.support.items() if n not in obsolete}
-        support |= {name: sha256_file(SPARK_SOURCE / name) for name in CODE_FILES}
+        support |= {name: sha256_file(code.source / name) for name in code.files}
         support |= {name: sha256(content).hexdigest() for name, content in fresh.items()}
         renewed = replace(record, kit_version=kit.__version__, support=support, edited=edited)
         write_record(directory, renewed)
@@ -204,8 +249,9 @@ def refresh(directory: Path, accept: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 def _accepted(directory: Path, name: str, record: ConversionRecord) -> str:
-    if name not in record.support or name in CODE_FILES:
-        names = ", ".join(sorted(set(record.support) - set(CODE_FILES)))
+    code = code_of(record)
+    if name not in record.support or name in code.files:
+        names = ", ".join(sorted(set(record.support) - set(code.files)))
         raise UsageError(f"{name} is no file of configuration", hint=f"one of {names}")
     path = directory / name
     if not path.is_file():
@@ -215,8 +261,9 @@ def _accepted(directory: Path, name: str, record: ConversionRecord) -> str:
 
 def _fresh(directory: Path, record: ConversionRecord) -> Iterable[tuple[str, bytes]]:
     """The files that differ from what this kit would write, with their new content."""
-    for name in (*CODE_FILES, _TEMPLATE):
-        content = (SPARK_SOURCE / name).read_bytes()
+    code = code_of(record)
+    for name in (*code.files, _TEMPLATE):
+        content = (code.source / name).read_bytes()
         if name == _TEMPLATE and not _untouched(directory, name, record):
             continue
         path = directory / name

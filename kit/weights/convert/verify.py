@@ -14,7 +14,6 @@ from typing import Literal
 from blake3 import blake3
 
 from kit.checkpoint.compare import compare
-from kit.checkpoint.model import read_model
 from kit.checkpoint.pages import PageRelease, read_into
 from kit.checkpoint.shards import was_converted
 from kit.commands import command
@@ -23,7 +22,7 @@ from kit.lock import LockedFile
 from kit.records import MAX_BYTES, open_plain, parse_object, read_object
 from kit.units import MIB
 from kit.weights import folder, layers
-from kit.weights.convert.locate import find_checkpoint
+from kit.weights.convert.published import open_model
 from kit.weights.convert.record import RECORD_NAME, ConversionRecord, Precision, read_record
 from kit.weights.digest import Progress, sha256_file
 from kit.weights.fetch.transfer import Watch
@@ -265,7 +264,7 @@ def prove_conversion(source: Path, output: Path, progress: Progress | None = Non
             f"{output} holds no conversion", hint=command("kit weights convert", source, output)
         )
     require_provable(record.precision, output if record.lora else None)
-    model = read_model(find_checkpoint(source))
+    model = open_model(source)
     dtype: Literal["bfloat16", "float32"] = "bfloat16" if record.precision == "bf16" else "float32"
     return compare(model.files, model.mappings, output, dtype, progress=progress)
 
