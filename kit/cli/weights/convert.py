@@ -118,16 +118,18 @@ def _report(
 ) -> None:
     from kit.units import format_gib
     from kit.weights.convert.convert import nonfinite_text
+    from kit.weights.convert.support_files import CODE, code_of
 
     if as_json:
         content = {"output": str(output), "proven_tensors": proven, **asdict(record)}
         print(json.dumps(content, ensure_ascii=False, indent=2))
     else:
         size = format_gib(sum(record.files.values()))
-        print(
-            f"{output} holds the model: {size} in {record.precision}\n"
-            f"serve it: {command('kit up --model', output)}"
-        )
+        print(f"{output} holds the model: {size} in {record.precision}")
+        if code_of(record) is CODE["spark"]:
+            print(f"serve it: {command('kit up --model', output)}")
+        else:
+            print(f"open it with transformers: from_pretrained({str(output)!r})")
     if proven is not None:
         print(f"proven: all {proven} tensors equal those of {source}", file=sys.stderr)
     if record.nonfinite:

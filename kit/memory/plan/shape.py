@@ -1,7 +1,7 @@
 """The shape of a converted model directory: its config.json, and its safetensors headers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from kit.checkpoint.encoding import OutputDType, Stored, choose_encoding, choose_group_size
 from kit.checkpoint.layout import Dimensions, expected_tensors
 from kit.checkpoint.shards import DEFAULT_MAX_SHARD_BYTES
-from kit.errors import EnvironmentNotReady, IntegrityError
+from kit.errors import EnvironmentNotReady, IntegrityError, UsageError, printable
 from kit.memory.plan.allocator import Allocator
 from kit.records import MAX_BYTES, parse_object, read_object
 
@@ -88,9 +88,11 @@ def read_shape(model_dir: Path) -> ModelShape:
 
     Raises:
         EnvironmentNotReady: config.json or the safetensors files are missing.
+        UsageError: the model is of a family that is not served.
         IntegrityError: one of them is damaged or cut short.
     """
     config = _config(model_dir)
+    require_served(config, model_dir)
     paths = sorted(model_dir.glob("*.safetensors"))
     if not paths:
         raise EnvironmentNotReady(
@@ -193,6 +195,25 @@ def _config(model_dir: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise _damaged(path, str(error)) from error
+
+
+SERVED_TYPE = "iflytekspark"
+"""The ``model_type`` of the directories that the kit's engines serve, so far."""
+
+
+def require_served(config: Mapping[str, Any], model_dir: Path) -> None:
+    """Return when the directory's model is of a family that is served.
+
+    Raises:
+        UsageError: it is of another.
+    """
+    if (found := config.get("model_type", SERVED_TYPE)) != SERVED_TYPE:
+        raise UsageError(
+            f"{model_dir} holds a model of type {printable(str(found))}; the kit serves "
+            f"{SERVED_TYPE} only",
+            hint="transformers opens it: AutoModelForCausalLM.from_pretrained(DIRECTORY, "
+            "trust_remote_code=True)",
+        )
 
 
 def _damaged(path: Path, why: str) -> IntegrityError:
