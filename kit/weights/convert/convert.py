@@ -5,12 +5,14 @@ it is complete. After any interruption the same call goes on behind the last fin
 """
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import kit
 from kit.checkpoint.convert import Conversion, Converted, convert_tensors
+from kit.checkpoint.encoding import OutputDType
 from kit.checkpoint.journal import JOURNAL_NAME
 from kit.checkpoint.lora import Adapter, require_fit
 from kit.checkpoint.model import Model, read_model, read_published
@@ -87,6 +89,30 @@ class _Job:
         return lora.alpha == self.alpha and match_all(lora.sources, self.adapter.files)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint that can be converted, and what writes the files beside its tensors."""
+
+    model: Model
+    write_support: Callable[[Path], None]
+    adapter: Adapter | None = None
+    alpha: float = 0.0
+
+
+def _published(
+    folder: Path, shards: Sequence[Path], dtype: OutputDType, lora: Path | None
+) -> _Opened:
+    if lora is not None:
+        raise UsageError(
+            "adapters in upstream's format are merged into iFlytekSpark's checkpoints alone",
+            hint="merge it with peft first, or leave --lora out",
+        )
+    config = read_config(folder)
+    model = read_published(shards, config)
+    write = partial(write_published_files, folder=folder, model=model, config=config, dtype=dtype)
+    return _Opened(model, write)
+
+
 def convert_checkpoint(
     source: Path,
     output: Path,
@@ -129,35 +155,32 @@ def convert_checkpoint(
             not of one piece with each other or with the configuration.
     """
     dtype = DTYPES[precision]
-    adapter, alpha = None, 0.0
     if shards := find_shards(source):
-        if lora is not None:
-            raise UsageError(
-                "adapters in upstream's format are merged into iFlytekSpark's checkpoints alone",
-                hint="merge it with peft first, or leave --lora out",
-            )
-        published = read_config(source)
-        model = read_published(shards, published)
-
-        def write_support(into: Path) -> None:
-            write_published_files(into, source, model, published, dtype)
+        opened = _published(source, shards, dtype, lora)
     else:
         paths = find_checkpoint(source)
         model = read_model(paths)
         tokenizer_model = find_tokenizer(tokenizer, paths[0])
-        if lora is not None:
-            adapter, alpha = open_adapter(lora, lora_alpha)
+        adapter, alpha = open_adapter(lora, lora_alpha) if lora else (None, 0.0)
+        if adapter:
             require_fit(adapter, model.shapes())
         facts = model_config(model.dimensions, dtype, find_arguments(config, paths[0]), num_heads)
-
-        def write_support(into: Path) -> None:
-            write_support_files(into, facts, tokenizer_model)
-
+        write = partial(write_support_files, config=facts, tokenizer_model=tokenizer_model)
+        opened = _Opened(model, write, adapter, alpha)
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         with full_disk_explained(Path(support), "nothing was begun"):
-            write_support(Path(support))
-        job = _Job(model, adapter, alpha, precision, Path(support), output, known, allow_nonfinite)
+            opened.write_support(Path(support))
+        job = _Job(
+            opened.model,
+            opened.adapter,
+            opened.alpha,
+            precision,
+            Path(support),
+            output,
+            known,
+            allow_nonfinite,
+        )
         return _already_converted(job, overwrite) or _convert(job, progress)
 
 
