@@ -51,17 +51,37 @@ Known = Callable[[Path], str | None]
 
 
 @dataclass(frozen=True)
+class _Opened:
+    """A checkpoint that can be converted, and what writes the files beside its tensors."""
+
+    model: Model
+    write_support: Callable[..., None]
+    adapter: Adapter | None = None
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True)
 class _Job:
     """Everything known before the first byte is converted. ``support`` holds finished files."""
 
-    model: Model
-    adapter: Adapter | None
-    alpha: float
+    opened: _Opened
     precision: Precision
     support: Path
     output: Path
     known: Known
     allow_nonfinite: bool
+
+    @property
+    def model(self) -> Model:
+        return self.opened.model
+
+    @property
+    def adapter(self) -> Adapter | None:
+        return self.opened.adapter
+
+    @property
+    def alpha(self) -> float:
+        return self.opened.alpha
 
     @property
     def conversion(self) -> Conversion:
@@ -89,16 +109,6 @@ class _Job:
         return lora.alpha == self.alpha and match_all(lora.sources, self.adapter.files)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A checkpoint that can be converted, and what writes the files beside its tensors."""
-
-    model: Model
-    write_support: Callable[[Path], None]
-    adapter: Adapter | None = None
-    alpha: float = 0.0
-
-
 def _published(
     folder: Path, shards: Sequence[Path], dtype: OutputDType, lora: Path | None
 ) -> _Opened:
@@ -111,6 +121,19 @@ def _published(
     model = read_published(shards, config)
     write = partial(write_published_files, folder=folder, model=model, config=config, dtype=dtype)
     return _Opened(model, write)
+
+
+def _upstreams(
+    paths: Sequence[Path], tokenizer: Path | None, lora: Path | None, lora_alpha: float | None
+) -> _Opened:
+    """Upstream's checkpoint; what is written beside its tensors lacks the configuration yet."""
+    model = read_model(paths)
+    write = partial(write_support_files, tokenizer_model=find_tokenizer(tokenizer, paths[0]))
+    if lora is None:
+        return _Opened(model, write)
+    adapter, alpha = open_adapter(lora, lora_alpha)
+    require_fit(adapter, model.shapes())
+    return _Opened(model, write, adapter, alpha)
 
 
 def convert_checkpoint(
@@ -154,33 +177,19 @@ def convert_checkpoint(
         IntegrityError: checkpoint, adapter or tokenizer are damaged, unsafe (``UnsafePickle``), or
             not of one piece with each other or with the configuration.
     """
-    dtype = DTYPES[precision]
     if shards := find_shards(source):
-        opened = _published(source, shards, dtype, lora)
+        opened = _published(source, shards, DTYPES[precision], lora)
     else:
-        paths = find_checkpoint(source)
-        model = read_model(paths)
-        tokenizer_model = find_tokenizer(tokenizer, paths[0])
-        adapter, alpha = open_adapter(lora, lora_alpha) if lora else (None, 0.0)
-        if adapter:
-            require_fit(adapter, model.shapes())
-        facts = model_config(model.dimensions, dtype, find_arguments(config, paths[0]), num_heads)
-        write = partial(write_support_files, config=facts, tokenizer_model=tokenizer_model)
-        opened = _Opened(model, write, adapter, alpha)
+        opened = _upstreams(find_checkpoint(source), tokenizer, lora, lora_alpha)
+        model = opened.model
+        arguments = find_arguments(config, model.files[0].path)
+        facts = model_config(model.dimensions, DTYPES[precision], arguments, num_heads)
+        opened = replace(opened, write_support=partial(opened.write_support, config=facts))
     with exclusive(output, "writing"), tempfile.TemporaryDirectory() as support:
         # Written first: a tokenizer that does not fit should show before an hour of conversion.
         with full_disk_explained(Path(support), "nothing was begun"):
             opened.write_support(Path(support))
-        job = _Job(
-            opened.model,
-            opened.adapter,
-            opened.alpha,
-            precision,
-            Path(support),
-            output,
-            known,
-            allow_nonfinite,
-        )
+        job = _Job(opened, precision, Path(support), output, known, allow_nonfinite)
         return _already_converted(job, overwrite) or _convert(job, progress)
 
 
