@@ -30,6 +30,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
             folder = path.split("/")[1]
+            if path == "tests/contracts/test_runtime.py":  # starts containers, too
+                return "container"
             return folder if folder in BY_TURNS else path
 
     return ByTurns(config, log)
